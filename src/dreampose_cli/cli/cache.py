@@ -1,0 +1,205 @@
+"""`dreampose cache`: what is kept in the user cache, and removing it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from ..names import check_choice
+from . import options
+from .output import Output, size, table, when
+
+KINDS = ("subject", "base", "poses", "data", "partial")
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+app = typer.Typer(help="Look at and clean the cache: subjects, bases, poses and training frames.", no_args_is_help=True)
+
+
+def _kind(value: str | None) -> str | None:
+    return None if value is None else check_choice("kind", value, KINDS)
+
+
+def _bytes(value: str | None) -> str | None:
+    if value is not None:
+        _count(value)
+    return value
+
+
+def _count(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    if not match:
+        raise UsageError(f"--max-size is {text!r}, but must be a size such as 500MB or 2GB.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command("dir")
+def folder(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
+    r"""Print the cache folder (set DREAMPOSE_CACHE to use another one).
+
+    \b
+    Example:
+      du -sh "$(dreampose cache dir)"
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from .. import store
+
+    out.result(store.root(), {"path": store.root()})
+
+
+@app.command("ls")
+def ls(
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help="Only subject, base, poses, data or partial.",
+            callback=_kind,
+            autocompletion=lambda: list(KINDS),
+            show_default=False,
+        ),
+    ] = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    r"""List what is in the cache, what was used last first. The subject tuned last has a star.
+
+    \b
+    Examples:
+      dreampose cache ls
+      dreampose cache ls --kind subject -q
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from .. import store
+
+    entries = store.list_entries(kind)
+    last = store.last_subject()
+    total = sum(entry.bytes for entry in entries)
+    rows = [
+        [
+            entry.kind,
+            f"{entry.id}{' *' if entry.kind == 'subject' and entry.id == last else ''}",
+            entry.name or "",
+            size(entry.bytes),
+            when(entry.used_at),
+            entry.broken,
+        ]
+        for entry in entries
+    ]
+    lines = table(["KIND", "ID", "NAME", "SIZE", "USED", ""], rows, right={3}) if rows else ["nothing is cached"]
+    document = {"path": store.root(), "bytes": total, "last_subject": last, "entries": entries}
+    out.page([*lines, *([f"{size(total)} in {store.root()}"] if rows else [])], document, [e.id for e in entries])
+
+
+@app.command("rm")
+def rm(
+    entries: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ENTRY]...", help="Ids (or their beginning), names or photos.", show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Empty the cache, bases included.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    r"""Remove entries from the cache; print their ids.
+
+    \b
+    Examples:
+      dreampose cache rm anna
+      dreampose cache rm --all --dry-run
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from .. import store
+
+    if bool(entries) == everything:
+        raise UsageError("say which entries to remove, or --all.")
+    if everything and store.version() not in (None, str(store.VERSION)):
+        _clear_other_version(out, dry_run=dry_run, yes=yes)
+        return
+    chosen = store.list_entries() if everything else list({e.path: e for e in map(store.find_entry, entries)}.values())
+    _remove(out, chosen, store.remove, dry_run=dry_run, yes=yes)
+
+
+@app.command("prune")
+def prune(
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            help="Also what was not used for so many days.",
+            callback=options.positive("--older-than", zero=True),
+            show_default=False,
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-size",
+            metavar="SIZE",
+            help="Also what was not used longest, until SIZE is left (500MB, 2GB).",
+            callback=_bytes,
+            show_default=False,
+        ),
+    ] = None,
+    bases: Annotated[bool, typer.Option("--bases", help="Bases too; otherwise they stay.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    r"""Remove broken entries and unfinished work; with options also what is old or too much. Print the ids.
+
+    \b
+    Examples:
+      dreampose cache prune
+      dreampose cache prune --older-than 30 --max-size 5GB --yes
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from .. import store
+
+    kinds = store.KINDS if bases else store.PRUNED_KINDS
+    limit = None if max_size is None else _count(max_size)
+    chosen = store.prune(older_than_days=older_than, max_bytes=limit, kinds=kinds, dry_run=True)
+    _remove(out, chosen, store.remove, dry_run=dry_run, yes=yes)
+
+
+def _remove(out: Output, entries, remove, *, dry_run: bool, yes: bool) -> None:
+    """Show what goes, ask, remove it; the ids are the result."""
+    total = sum(entry.bytes for entry in entries)
+    for entry in entries:
+        label = f" ({entry.name})" if entry.name else ""
+        out.note(f"{'would remove' if dry_run else 'remove'} {entry.kind} {entry.id}{label}, {size(entry.bytes)}")
+    if not entries:
+        out.note("nothing to remove")
+    elif not dry_run:
+        what = f"{options.counted(len(entries), 'entry', 'entries')}, {size(total)}"
+        if not out.confirm(f"Remove {what}?", yes=yes):
+            out.note("nothing removed")
+            entries, total = [], 0
+        for entry in entries:
+            remove(entry)
+    out.result([entry.id for entry in entries], {"dry_run": dry_run, "bytes": total, "removed": entries})
+
+
+def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
+    """Empty a cache whose entries cannot be read."""
+    from .. import store
+
+    folder = store.root()
+    done = not dry_run and out.confirm(f"Remove everything in {folder}, made by another version?", yes=yes)
+    if done:
+        store.clear()
+    out.result([folder] if done else [], {"dry_run": dry_run, "cleared": folder if done else None})

@@ -1,0 +1,73 @@
+"""Every error a user can meet, as one tree.
+
+::
+
+    DreamposeError                 exit code 1
+    ├── UsageError                 exit code 2: the words on the command line contradict each other or a range
+    ├── MediaError                 a photo or video that cannot be read or written
+    ├── PoseError                  a pose file or pose sequence that cannot be used
+    │   └── NoPersonError          the estimator found nobody
+    ├── BaseError                  a base that is unknown, incomplete or of another version
+    ├── SubjectError               a subject that is unknown, incomplete or of another version
+    ├── StoreError                 the user cache cannot be read or written
+    ├── TrainingError              training cannot start or go on
+    └── OutputError                a result cannot be written where it was asked for
+        └── OutputExistsError      it exists already and --overwrite was not given
+
+The library raises these with one sentence that names the file, the reason and the way out; `__main__.main` is the
+only place where they become words on a screen and an exit code.
+"""
+
+from __future__ import annotations
+
+
+class DreamposeError(Exception):
+    """Base of all errors of this package; its text is one clear sentence for the user."""
+
+    exit_code = 1
+
+
+class UsageError(DreamposeError):
+    """The request itself is wrong: a value out of range, or options that contradict each other."""
+
+    exit_code = 2
+
+
+class MediaError(DreamposeError):
+    """A photo or video cannot be read or written."""
+
+
+class PoseError(DreamposeError):
+    """A pose file or pose sequence cannot be used."""
+
+
+class NoPersonError(PoseError):
+    """The estimator found nobody in the picture."""
+
+
+class BaseError(DreamposeError):
+    """A base is unknown, incomplete, or was made by another version."""
+
+
+class SubjectError(DreamposeError):
+    """A subject is unknown, incomplete, or was made by another version."""
+
+
+class StoreError(DreamposeError):
+    """The user cache cannot be read or written."""
+
+
+class TrainingError(DreamposeError):
+    """Training cannot start or go on."""
+
+
+class OutputError(DreamposeError):
+    """A result cannot be written where it was asked for."""
+
+
+class OutputExistsError(OutputError):
+    """The result exists already and overwriting was not asked for."""
+
+    @classmethod
+    def at(cls, path) -> OutputExistsError:
+        return cls(f"{path} exists already; add --overwrite to replace it, or choose another -o.")

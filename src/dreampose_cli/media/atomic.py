@@ -1,0 +1,131 @@
+"""Results appear whole or not at all: written beside their place under a temporary name, then renamed.
+
+A process that is killed leaves at most a hidden `.name.xxxxxxxx.tmp` sibling behind, never half a result.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import OutputError, OutputExistsError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary sibling (same suffix) to write to; it becomes `path` on success and vanishes on any failure.
+
+    Replaces an existing file; whether that is wanted is asked by `check_output`. Raises OutputError when the folder
+    is missing or the temporary file cannot be written (full disk, no permission).
+    """
+    target = Path(os.path.realpath(path))  # through a symbolic link, so that the link survives
+    _require_parent(path, target)
+    part = _sibling(target)
+    try:
+        yield part
+        os.replace(part, target)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and _is_about(error, part):
+            raise output_error(path, error) from error
+        raise
+
+
+@contextmanager
+def atomic_folder(
+    path: str | os.PathLike, overwrite: bool = False, *, owned: Callable[[str], bool] | None = None
+) -> Iterator[Path]:
+    """Yield a new temporary folder to fill; it becomes `path` on success and vanishes on any failure.
+
+    An existing folder is replaced only if it is empty or `overwrite` is set. With `owned`, a test of file names, it
+    is replaced only if every name in it passes: files of somebody else are never deleted. Without `owned` the caller
+    answers for its contents. Raises OutputExistsError and OutputError, before and after the work.
+    """
+    target = Path(os.path.realpath(path))
+    _require_parent(path, target)
+    require_replaceable(path, overwrite, owned)
+    part = _sibling(target)
+    try:
+        part.mkdir()
+        yield part
+        require_replaceable(path, overwrite, owned)  # again: the work may have taken hours
+        _replace_folder(part, target)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError) and _is_about(error, part):
+            raise output_error(path, error) from error
+        raise
+
+
+def require_replaceable(path: str | os.PathLike, overwrite: bool, owned: Callable[[str], bool] | None = None) -> None:
+    """Raise OutputExistsError or OutputError if the folder `path` may not be made or replaced (see `atomic_folder`)."""
+    folder = Path(path)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{path} is a file, and a folder is to be written there; choose another -o.")
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise output_error(path, error) from error
+    if names and not overwrite:
+        raise OutputExistsError.at(path)
+    foreign = next((name for name in names if owned and not owned(name)), None)
+    if foreign is not None:
+        raise OutputError(
+            f"{path} holds {foreign}, which is not part of an earlier result, so the folder is not replaced; "
+            "choose another -o or move that file away."
+        )
+
+
+def output_error(path: str | os.PathLike, error: OSError) -> OutputError:
+    """Words for an operating system's error on writing `path`."""
+    if error.errno in _FULL:
+        return disk_full(path)
+    if error.errno in _FORBIDDEN:
+        return OutputError(f"{path} cannot be written: no permission; choose another -o.")
+    return OutputError(f"{path} cannot be written: {error.strerror or error}; choose another -o.")
+
+
+def disk_full(path: str | os.PathLike) -> OutputError:
+    return OutputError(f"{path} cannot be written: the disk is full; free some space or choose another -o.")
+
+
+def _sibling(target: Path) -> Path:
+    return target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.tmp{target.suffix}")
+
+
+def _require_parent(path: str | os.PathLike, target: Path) -> None:
+    if not target.parent.is_dir():
+        raise OutputError(f"{path} cannot be written: the folder {target.parent} does not exist; create it first.")
+
+
+def _is_about(error: OSError, part: Path) -> bool:
+    """Whether the error came from writing the result, not from something else that went on meanwhile."""
+    if error.errno in _FULL:
+        return True
+    name = error.filename
+    return isinstance(name, str | os.PathLike) and (Path(name) == part or part in Path(name).parents)
+
+
+def _replace_folder(part: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(part, target)
+        return
+    old = _sibling(target)
+    os.rename(target, old)
+    try:
+        os.rename(part, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,69 @@
+"""Questions about input files, and about times in a clip, that every reader asks first."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+from ..errors import MediaError, UsageError
+
+
+def require_file(path: str | os.PathLike) -> None:
+    """Raise MediaError unless there is a file with something in it that may be read."""
+    file = Path(path)
+    if file.is_dir():
+        raise MediaError(f"{path} is a folder; give a file.")
+    try:
+        with open(file, "rb") as stream:
+            empty = not stream.read(1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MediaError(f"{path} does not exist; check the path.") from None
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+    if empty:
+        raise MediaError(f"{path} is empty; copy or download it again.")
+
+
+def list_files(folder: Path, suffixes: set[str]) -> list[Path]:
+    """The visible files of these suffixes, in the order of the numbers in their names: 9 before 10."""
+    names = [name for name in os.listdir(folder) if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
+    return [folder / name for name in sorted(names, key=_natural_order)]
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name)]
+
+
+def require_range(
+    path: str | os.PathLike, fps: float | None, start: float | None, end: float | None, duration: float | None
+) -> None:
+    """Raise UsageError unless `fps`, `start` and `end` describe a part of a clip of `duration` seconds."""
+    if fps is not None and not 0.01 <= fps <= 1000:
+        raise UsageError(f"{path}: {fps:g} is no frame rate; give a number from 0.01 to 1000.")
+    begin = start or 0.0
+    if not 0 <= begin < math.inf:
+        raise UsageError(f"{path}: cannot start at {begin:g} s; give a time from 0 on.")
+    if end is not None and not end > begin:
+        raise UsageError(f"{path}: the end ({end:g} s) must be later than the start ({begin:g} s).")
+    if duration is not None and begin >= duration:
+        raise UsageError(f"{path}: cannot start at {begin:g} s, it is {duration:.2f} s long; give an earlier start.")
+
+
+def first_index(own: float, seconds: float | None) -> int:
+    """Index of the first frame at or after a time, at `own` frames per second."""
+    return max(0, math.ceil((seconds or 0.0) * own - 1e-6))
+
+
+def shown_index(own: float, fps: float, n: int) -> int:
+    """Index of the frame that is shown at n / fps in a clip of `own` frames per second."""
+    return math.floor(n * own / fps + 1e-6)
+
+
+def resampled_length(
+    own: float, frames: float, fps: float | None = None, start: float | None = None, end: float | None = None
+) -> int:
+    """How many of `frames` frames at rate `own` there are between `start` and `end`, resampled to `fps`."""
+    last = frames if end is None else min(frames, first_index(own, end))
+    return max(0, math.ceil((last - first_index(own, start)) * (fps or own) / own - 1e-6))

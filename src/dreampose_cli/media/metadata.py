@@ -1,0 +1,93 @@
+"""What made a result, as JSON inside the result itself: written by `write_frames`, read back by `read_metadata`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from ..errors import MediaError
+from .ffmpeg import Ffmpeg, file_argument
+from .photos import known_formats
+
+KEY = "dreampose"
+_IMAGE_DESCRIPTION = 0x010E  # the EXIF tag
+
+
+def to_text(metadata: dict) -> str:
+    """The JSON that is embedded: one line of ASCII, wrapped in our key so that foreign comments are told apart."""
+    return json.dumps({KEY: metadata}, ensure_ascii=True, separators=(",", ":"))
+
+
+def png_chunk(metadata: dict | None) -> PngImagePlugin.PngInfo | None:
+    if metadata is None:
+        return None
+    info = PngImagePlugin.PngInfo()
+    info.add_text(KEY, to_text(metadata))
+    return info
+
+
+def exif(metadata: dict) -> bytes:
+    tags = Image.Exif()
+    tags[_IMAGE_DESCRIPTION] = to_text(metadata)
+    return tags.tobytes()
+
+
+def with_gif_comment(gif: bytes, metadata: dict) -> bytes:
+    """A GIF file with a comment extension before its first picture."""
+    text = to_text(metadata).encode("ascii")
+    blocks = b"".join(bytes([len(text[i : i + 255])]) + text[i : i + 255] for i in range(0, len(text), 255))
+    flags = gif[10]
+    start = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)  # after the header and the global palette
+    return gif[:start] + b"\x21\xfe" + blocks + b"\x00" + gif[start:]
+
+
+def read_metadata(path: str | os.PathLike) -> dict | None:
+    """The metadata `write_frames` put into a video, picture or folder of frames; None where there is none of ours.
+
+    Raises MediaError if the file does not exist or cannot be opened at all.
+    """
+    file = Path(path)
+    if file.is_dir():
+        pictures = sorted(name for name in os.listdir(file) if name.endswith(".png"))
+        return read_metadata(file / pictures[0]) if pictures else None
+    if not file.is_file():
+        raise MediaError(f"{path} does not exist; check the path.")
+    try:
+        with Image.open(file, formats=known_formats()) as picture:
+            text = _of_picture(picture)
+    except OSError:
+        text = _of_video(file)
+    except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
+        raise MediaError(f"{path} cannot be read: the picture is damaged.") from error
+    return _parse(text)
+
+
+def _of_picture(picture: Image.Image) -> str | None:
+    if picture.format == "PNG":
+        return picture.info.get(KEY)
+    if picture.format == "GIF":
+        comment = picture.info.get("comment")
+        return comment.decode("ascii", "replace") if comment else None
+    return picture.getexif().get(_IMAGE_DESCRIPTION)
+
+
+def _of_video(file: Path) -> str | None:
+    with Ffmpeg("-loglevel", "error", "-i", file_argument(file), "-f", "ffmetadata", "-") as ffmpeg:
+        text = ffmpeg.stdout.read().decode("utf-8", "replace")
+        if ffmpeg.finish() != 0:
+            raise MediaError(f"{file} cannot be read: it is no video or picture, or it is damaged.")
+    found = re.search(r"^comment=((?:[^\\\n]|\\.)*)", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"\\(.)", r"\1", found[1], flags=re.DOTALL) if found else None
+
+
+def _parse(text: str | None) -> dict | None:
+    try:
+        document = json.loads(text) if text else None
+    except ValueError:
+        return None
+    metadata = document.get(KEY) if isinstance(document, dict) else None
+    return metadata if isinstance(metadata, dict) else None

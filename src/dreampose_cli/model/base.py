@@ -1,0 +1,175 @@
+"""A base as one object: the network of the paper (section 4, figure 3) with its conventions, loaded and saved as a folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPImageProcessorPil, CLIPVisionModel
+
+from ..errors import BaseError
+from .adapter import ADAPTERS
+from .conditioning import unet_photo_channels
+from .config import CONFIG_FILE, BaseConfig, read_config
+
+ADAPTER_FILE = "adapter/adapter.safetensors"
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
+COMPONENTS = ("unet", "adapter", "vae", "image_encoder")
+
+
+@dataclass
+class Base:
+    """The components with the conventions that tie them together. Modules are in eval mode unless training."""
+
+    config: BaseConfig
+    unet: UNet2DConditionModel
+    adapter: nn.Module
+    vae: AutoencoderKL
+    image_encoder: CLIPVisionModel
+    image_processor: CLIPImageProcessorPil
+    scheduler: dict  # the config of the noise schedule, SD's by default
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.conv_in.weight.dtype
+
+    @property
+    def factor(self) -> int:
+        """f: pixels per latent along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.vae.config.latent_channels
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        height, width = self.config.resolution
+        return height // self.factor, width // self.factor
+
+    @property
+    def latent_shift(self) -> Tensor:
+        return torch.tensor(self.config.latent_shift, device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
+
+    @property
+    def latent_scale(self) -> Tensor:
+        return torch.tensor(self.config.latent_scale, device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
+
+    def components(self) -> dict[str, nn.Module]:
+        return {name: getattr(self, name) for name in COMPONENTS}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Base:
+        for module in self.components().values():
+            module.to(device=device, **({} if dtype is None else {"dtype": dtype})).eval()
+        return self
+
+    def predict(self, noisy: Tensor, timestep: Tensor | int, context: Tensor, pose: Tensor, photo: Tensor) -> Tensor:
+        """The UNet's output for noisy latents (B, C, h, w), context (B, T, D), pose and photo channels (B, *, h, w)."""
+        inputs = torch.cat([noisy, pose, photo], dim=1).to(self.dtype)
+        return self.unet(inputs, timestep, encoder_hidden_states=context.to(self.dtype)).sample.float()
+
+
+def unet_inputs(config: BaseConfig, latent_channels: int, factor: int) -> int:
+    """Input channels of the widened UNet: latents, then the pose window, then the photo channels."""
+    return latent_channels + config.poses.total_channels + unet_photo_channels(config, latent_channels, factor)
+
+
+def widen(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
+    """Give `unet` more input channels in place: the pretrained ones and the bias untouched, the new ones zero.
+
+    So the first prediction for any pose is exactly the pretrained one (paper section 4.3).
+    """
+    old = unet.conv_in
+    if in_channels < old.in_channels:
+        raise BaseError(f"a UNet of {old.in_channels} input channels cannot be narrowed to {in_channels}.")
+    new = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    new = new.to(device=old.weight.device, dtype=old.weight.dtype)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        new.bias.copy_(old.bias)
+    unet.conv_in = new
+    unet.register_to_config(in_channels=in_channels)
+    return unet
+
+
+def make_adapter(config: BaseConfig, latent_shape: tuple[int, int, int], image_encoder: CLIPVisionModel) -> nn.Module:
+    """An adapter sized from the base: CLIP's token count and width, and the latent grid."""
+    vision = image_encoder.config
+    tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+    return ADAPTERS[config.photo.adapter](latent_shape, tokens, vision.hidden_size)
+
+
+def save_base(base: Base, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Write every component and `base.json` into `folder` (which the caller made and publishes atomically)."""
+    folder = Path(folder)
+    weights = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
+    for name, file in weights.items():
+        module = getattr(base, name)
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        module.config.save_pretrained(folder / name) if name == "image_encoder" else module.save_config(folder / name)
+        save_module(module, folder / name / f"{file}.safetensors", dtype)
+    save_module(base.adapter, folder / ADAPTER_FILE, dtype)
+    base.image_processor.save_pretrained(folder / "image_encoder")
+    (folder / SCHEDULER_FILE).parent.mkdir(exist_ok=True)
+    (folder / SCHEDULER_FILE).write_text(json.dumps(base.scheduler, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(base.config.to_json(), encoding="utf-8")
+    return folder
+
+
+def save_module(module: nn.Module, file: Path, dtype: torch.dtype | None = None) -> None:
+    """The weights of one module as safetensors, cast to `dtype` on the way if given."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in module.state_dict().items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
+    """Load the base in `folder`. Raises BaseError naming the component that is missing or does not fit."""
+    folder = Path(folder)
+    config = read_config(folder)
+    try:
+        scheduler = json.loads((folder / SCHEDULER_FILE).read_text(encoding="utf-8"))
+        kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "image_encoder": CLIPVisionModel}
+        parts = {}
+        for name, kind in kinds.items():
+            parts[name] = load_component(kind, folder / name, dtype)
+        processor = CLIPImageProcessorPil.from_pretrained(folder / "image_encoder")
+        factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
+        height, width = config.resolution
+        shape = (parts["vae"].config.latent_channels, height // factor, width // factor)
+        adapter = make_adapter(config, shape, parts["image_encoder"]).to(dtype)
+        adapter.load_state_dict(load_file(folder / ADAPTER_FILE))
+    except BaseError:
+        raise
+    except Exception as error:  # the libraries raise a dozen types for a damaged file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BaseError(f"the base in {folder} cannot be loaded: {reason}") from error
+    expected = unet_inputs(config, shape[0], factor)
+    if parts["unet"].config.in_channels != expected:
+        raise BaseError(
+            f"the base in {folder} contradicts itself: its UNet takes {parts['unet'].config.in_channels} channels, "
+            f"its {CONFIG_FILE} needs {expected}."
+        )
+    return Base(config, adapter=adapter, image_processor=processor, scheduler=scheduler, **parts).to(device)
+
+
+def load_component(kind: type, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """One diffusers or transformers component from a folder, safetensors only, without the libraries' own chatter."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    name = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
+    return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, **{name: dtype})

@@ -1,0 +1,91 @@
+"""Which bases there are, and which one is meant. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .. import store
+from ..errors import BaseError
+from .config import CONFIG_FILE, read_config
+
+MINI = "mini"
+MINI_NOTE = (
+    "base mini knows mannequins only; for people: `dreampose base import` the official checkpoints, "
+    "`dreampose train` your own, or `--base owner/name` from the Hub."
+)
+
+
+@dataclass(frozen=True)
+class BaseEntry:
+    """A base on this machine; resolution is (height, width)."""
+
+    name: str
+    kind: str  # "bundled", "trained" or "imported"
+    path: Path
+    resolution: tuple[int, int] | None
+    summary: str
+
+
+def bundled() -> Path:
+    """The folder of `mini`."""
+    return Path(str(resources.files("dreampose_cli") / "data" / "mini"))
+
+
+def list_bases() -> list[BaseEntry]:
+    """`mini` and the bases in the store, by name; damaged ones say so in their summary."""
+    folders = [(MINI, bundled(), "bundled")] if (bundled() / CONFIG_FILE).exists() else []
+    home = store.root() / "bases"
+    if home.is_dir():
+        folders += [(p.name, p, None) for p in sorted(home.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    entries = []
+    for name, path, kind in folders:
+        try:
+            config = read_config(path)
+        except BaseError as error:
+            entries.append(BaseEntry(name, kind or "trained", path, None, f"broken: {error}"))
+            continue
+        kind = kind or ("imported" if "imported_from" in config.provenance else "trained")
+        height, width = config.resolution
+        entries.append(BaseEntry(name, kind, path, config.resolution, f"{width}x{height}, knows {config.people}"))
+    return entries
+
+
+def resolve_base(name: str | None, note: Callable[[str], None] | None = None) -> Path:
+    """The folder of the base meant: `name`, else DREAMPOSE_BASE, else the only own one, else `mini` with a note.
+
+    `name` is `mini`, a base in the store, or a folder. Raises BaseError naming what there is.
+    """
+    name = name or os.environ.get("DREAMPOSE_BASE") or None
+    if name is None:
+        own = [entry for entry in list_bases() if entry.kind != "bundled" and entry.resolution]
+        if len(own) == 1:
+            return own[0].path
+        if len(own) > 1:
+            names = ", ".join(entry.name for entry in own)
+            raise BaseError(f"several bases are here ({names}); choose one with --base or DREAMPOSE_BASE.")
+        if note:
+            note(MINI_NOTE)
+        return bundled()
+    if name == MINI:
+        return bundled()
+    if (store.root() / "bases" / name / CONFIG_FILE).exists():
+        return store.root() / "bases" / name
+    if Path(name).is_dir():
+        read_config(Path(name))
+        return Path(name)
+    known = ", ".join(entry.name for entry in list_bases()) or "none"
+    raise BaseError(f"unknown base {name!r}: no folder and no base of that name; known are: {known}.")
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Everything `base.json` says, with the folder's size in bytes."""
+    import dataclasses
+
+    config = read_config(path)
+    size = sum(p.stat().st_size for p in Path(path).rglob("*.safetensors") if "checkpoints" not in p.parts)
+    return {"path": str(path), "bytes": size, **dataclasses.asdict(config)}

@@ -1,0 +1,51 @@
+"""Names and limits that the command line and the library share; imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from .errors import UsageError
+
+SAMPLERS = ("pndm", "ddim", "dpm++")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+PRESETS = ("mini", "estimator")
+
+GUIDANCE_RANGE = (0.0, 30.0)
+STEPS_RANGE = (1, 1000)
+SEED_RANGE = (0, 2**63 - 1)
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def check_device(device: str) -> str:
+    """`device` itself when it is auto, cpu, cuda, cuda:N or mps (here or elsewhere); else UsageError."""
+    if not _DEVICE.fullmatch(device):
+        raise UsageError(f"{device!r} is no device; use auto, cpu, cuda, cuda:N (such as cuda:0) or mps.")
+    return device
+
+
+def check_name(name: str) -> str:
+    """`name` itself when it may name a subject or a base: letters, digits, dot, underscore, hyphen. Else UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a name; use up to 64 letters, digits, dots, underscores and hyphens, "
+            "beginning with a letter or a digit."
+        )
+    return name
+
+
+def check_range(what: str, value: float, limits: tuple[float, float]) -> float:
+    """`value` itself when it is a number within `limits` (inclusive); UsageError naming `what` otherwise."""
+    low, high = limits
+    if not math.isfinite(value) or not low <= value <= high:
+        raise UsageError(f"{what} is {value:g}, but must be between {low:g} and {high:g}.")
+    return value
+
+
+def check_choice(what: str, value: str, choices: tuple[str, ...]) -> str:
+    """`value` itself when it is one of `choices`; UsageError that lists them otherwise."""
+    if value not in choices:
+        raise UsageError(f"there is no {what} {value!r}; choose one of {', '.join(choices)}.")
+    return value

@@ -1,0 +1,375 @@
+"""Pose sequences in files: our own `.poses`, the official DreamPose `.npy` folders, and folders of IUV pictures.
+
+`.poses` is a deflated zip that `numpy.load` opens as an npz: `header.json`, and `frames/000000.npy` and so on, each
+uint16 (3, H, W): plane 0 the body part, planes 1 and 2 U and V times 65535.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import PoseError
+from ..media.atomic import atomic_folder, atomic_path
+from ..media.files import list_files
+from .sequence import PoseSequence, subsequence
+
+__all__ = ["PoseWriter", "is_pose_source", "open_poses", "subsequence", "write_dreampose_folder", "write_iuv_folder"]
+
+FORMAT = "dreampose-poses"
+VERSION = 1
+PARTS = 24
+DEFAULT_FPS = 30.0  # of sources that do not know their rate; the rate of the paper's data
+
+_SCALE = 65535
+_LARGEST_SIDE = 16384
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # one date for all members: the same poses give the same bytes
+_OFFICIAL = re.compile(r"frame_(\d+)_densepose\.npy")
+_PROBED_PICTURES = 5
+
+
+class PoseWriter:
+    """Writes a `.poses` file, frame by frame with flat memory; a context manager, whole or not at all.
+
+    size: (height, width). Replaces an existing file. Raises PoseError for frames of another size or with values out
+    of range and if there are none at the end, OutputError if the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        size: tuple[int, int],
+        fps: float,
+        *,
+        has_parts: bool = True,
+        source: str = "",
+        estimator: str | None = None,
+    ) -> None:
+        self._path, self._size, self._count = path, tuple(size), 0
+        self._header = {"width": int(size[1]), "height": int(size[0]), "fps": float(fps), "has_parts": bool(has_parts)}
+        self._header |= {"source": source, "estimator": estimator}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> PoseWriter:
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(atomic_path(self._path))
+            self._zip = stack.enter_context(zipfile.ZipFile(part, "w"))
+            self._stack = stack.pop_all()
+        return self
+
+    def append(self, frame: np.ndarray) -> None:
+        """Add a pose frame: float (3, H, W), I in 0..24, U and V in [0, 1]."""
+        if frame.shape != (3, *self._size):
+            raise PoseError(
+                f"{self._path}: pose frame {self._count} has the shape {frame.shape}, not {(3, *self._size)}."
+            )
+        if not _in_range(frame):
+            raise PoseError(
+                f"{self._path}: pose frame {self._count} holds values out of range; I is 0 to 24, U and V are 0 to 1."
+            )
+        planes = np.empty(frame.shape, np.uint16)
+        planes[0] = np.rint(frame[0]) if self._header["has_parts"] else 0
+        planes[1:] = np.rint(np.asarray(frame[1:], np.float64) * _SCALE)
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, planes, version=(1, 0), allow_pickle=False)
+        self._add(_member(self._count), buffer.getvalue())
+        self._count += 1
+
+    def __exit__(self, *raised) -> bool | None:
+        if raised[0] is not None:
+            return self._stack.__exit__(*raised)
+        with self._stack:
+            if not self._count:
+                raise PoseError(f"{self._path} cannot be written: there are no pose frames.")
+            header = {"format": FORMAT, "version": VERSION, "frames": self._count, **self._header}
+            self._add("header.json", json.dumps(header, indent=1).encode())
+        return None
+
+    def _add(self, name: str, data: bytes) -> None:
+        member = zipfile.ZipInfo(name, _EPOCH)
+        member.compress_type = zipfile.ZIP_DEFLATED
+        member.external_attr = 0o644 << 16
+        self._zip.writestr(member, data, compresslevel=6)
+
+
+def open_poses(path: str | os.PathLike, *, fps: float | None = None) -> PoseSequence:
+    """Open a pose sequence: a `.poses` file, a DreamPose `.npy` folder or file, a folder of IUV pictures or one.
+
+    fps: the rate of sources that do not know theirs (all but `.poses`, which keeps its own), 30 if not given.
+    Raises PoseError for everything else, and for files that are cut short, damaged or of another version.
+    """
+    source = Path(path)
+    if not source.exists():
+        raise PoseError(f"{path} does not exist; check the path.")
+    rate = fps or DEFAULT_FPS
+    try:
+        if not source.is_dir():
+            if source.suffix.lower() == ".npy":
+                return _NpyPoses(source, [source], rate)
+            if source.suffix.lower() == ".png":
+                return _IuvPoses(source, [source], rate)
+            return _ZipPoses(source)
+        if arrays := _arrays(source):
+            return _NpyPoses(source, arrays, rate)
+        if pictures := list_files(source, {".png"}):
+            return _IuvPoses(source, pictures, rate)
+    except OSError as error:
+        raise PoseError(f"{path} cannot be read: {error.strerror or 'it is damaged'}; check the file.") from error
+    raise PoseError(
+        f"{path} holds no poses; give a .poses file, a folder of frame_N_densepose.npy files or of IUV pictures (PNG), "
+        "or a video to take the poses from."
+    )
+
+
+def is_pose_source(path: str | os.PathLike) -> bool:
+    """Whether `open_poses` is the way to open this, rather than the pose estimator; reads a few pictures at most."""
+    source = Path(path)
+    try:
+        if source.is_dir():
+            pictures = list_files(source, {".png"})
+            return bool(_arrays(source)) or (bool(pictures) and len(_channel_orders(pictures)) == 1)
+        if source.suffix.lower() == ".png":
+            return len(_channel_orders([source])) == 1
+        return source.is_file() and (source.suffix.lower() in (".poses", ".npy") or zipfile.is_zipfile(source))
+    except (OSError, PoseError):
+        return False
+
+
+def write_iuv_folder(path: str | os.PathLike, sequence: PoseSequence, *, overwrite: bool = False) -> Path:
+    """Export as IUV pictures 00000.png, ... in detectron2's order RGB = (I, U, V), U and V times 255.
+
+    Raises PoseError if the sequence knows no body parts, OutputError and OutputExistsError as `atomic_folder`.
+    """
+    if not sequence.has_parts:
+        raise PoseError(f"{path} cannot be written: the poses know no body parts, which IUV pictures need.")
+    with atomic_folder(path, overwrite, owned=lambda name: bool(re.fullmatch(r"\d{5,}\.png", name))) as part:
+        for i, frame in enumerate(sequence):
+            planes = np.rint(frame * np.float32([1, 255, 255])[:, None, None]).astype(np.uint8)
+            Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0))).save(part / f"{i:05d}.png")
+    return Path(path)
+
+
+def write_dreampose_folder(path: str | os.PathLike, sequence: PoseSequence, *, overwrite: bool = False) -> Path:
+    """Export as the files of the official DreamPose: frame_0_densepose.npy, ... float64 (2, H, W), U and V."""
+    with atomic_folder(path, overwrite, owned=lambda name: bool(_OFFICIAL.fullmatch(name))) as part:
+        for i, frame in enumerate(sequence):
+            np.save(part / f"frame_{i}_densepose.npy", frame[1:].astype(np.float64), allow_pickle=False)
+    return Path(path)
+
+
+class _ZipPoses(PoseSequence):
+    """Poses in a `.poses` file; the open file stays with its process, so that workers can have copies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock, self._open = path.absolute(), threading.Lock(), None
+        with _zip_errors(path):
+            header = self._read_header()
+        height, width = header["height"], header["width"]
+        super().__init__(
+            header["frames"], (height, width), header["fps"], has_parts=header["has_parts"], source=header["source"]
+        )
+        self.estimator: str | None = header.get("estimator")
+
+    def frame(self, i: int) -> np.ndarray:
+        self._require_index(i)
+        with _zip_errors(self._path):
+            data = self._zip().read(_member(i))
+            planes = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        if planes.dtype != np.uint16 or planes.shape != (3, *self.size) or planes[0].max() > PARTS:
+            raise PoseError(f"{self._path}: pose frame {i} is damaged; extract the poses again.")
+        frame = planes.astype(np.float32)
+        frame[1:] /= _SCALE
+        return frame
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_lock": None, "_open": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self._lock = threading.Lock()
+
+    def _zip(self) -> zipfile.ZipFile:
+        """The open zip of this process: a forked worker must not share a file position with its parent."""
+        with self._lock:
+            if self._open is None or self._open[0] != os.getpid():
+                self._open = (os.getpid(), zipfile.ZipFile(self._path))
+            return self._open[1]
+
+    def _read_header(self) -> dict:
+        members = {member.filename: member for member in self._zip().infolist()}
+        if "header.json" not in members:
+            raise PoseError(f"{self._path} is no .poses file; make one with `dreampose poses VIDEO -o NAME.poses`.")
+        try:
+            header = json.loads(self._zip().read("header.json"))
+            form, version = header["format"], header["version"]
+        except (ValueError, KeyError, TypeError):
+            form, version = None, None
+        if form != FORMAT:
+            raise PoseError(f"{self._path} is no .poses file; make one with `dreampose poses VIDEO -o NAME.poses`.")
+        if version != VERSION:
+            raise PoseError(
+                f"{self._path} is a .poses file of version {version}, and this program reads version {VERSION}; "
+                "extract the poses again or update dreampose-cli."
+            )
+        if not _is_sound(header):
+            raise PoseError(f"{self._path} is damaged: its header makes no sense; extract the poses again.")
+        expected = 6 * header["width"] * header["height"]
+        for i in range(header["frames"]):
+            member = members.get(_member(i))
+            if member is None or not 0 < member.file_size - expected <= 4096:
+                raise PoseError(
+                    f"{self._path} is damaged: pose frame {i} of {header['frames']} is missing or of another size; "
+                    "extract the poses again."
+                )
+        return header
+
+
+class _FilePoses(PoseSequence):
+    """Poses with one file a frame; the size is that of the first."""
+
+    def __init__(self, source: Path, files: list[Path], fps: float, has_parts: bool) -> None:
+        self._files = files
+        super().__init__(len(files), self._read(files[0]).shape[1:], fps, has_parts=has_parts, source=str(source))
+
+    def frame(self, i: int) -> np.ndarray:
+        self._require_index(i)
+        frame = self._read(self._files[i])
+        if frame.shape[1:] != self.size:
+            raise PoseError(
+                f"{self._files[i]} is {frame.shape[2]}x{frame.shape[1]}, the first frame "
+                f"{self.size[1]}x{self.size[0]}; all frames of a pose sequence need one size."
+            )
+        return frame
+
+    def _read(self, file: Path) -> np.ndarray:
+        raise NotImplementedError
+
+
+class _NpyPoses(_FilePoses):
+    """The official DreamPose's files: U and V without the body part."""
+
+    def __init__(self, source: Path, files: list[Path], fps: float) -> None:
+        super().__init__(source, files, fps, has_parts=False)
+
+    def _read(self, file: Path) -> np.ndarray:
+        try:
+            planes = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise PoseError(f"{file} cannot be read: it is damaged, cut short or no .npy file of numbers.") from error
+        if not isinstance(planes, np.ndarray) or planes.ndim != 3 or planes.shape[0] != 2 or 0 in planes.shape:
+            shape = getattr(planes, "shape", "unknown")
+            raise PoseError(f"{file} has the shape {shape}; DreamPose's pose files are (2, height, width).")
+        frame = np.zeros((3, *planes.shape[1:]), np.float32)
+        if planes.dtype.kind == "f":
+            frame[1:] = planes
+        if planes.dtype.kind != "f" or not _in_range(frame):
+            raise PoseError(f"{file} holds no U and V: DreamPose's pose files are numbers from 0.0 to 1.0.")
+        return np.clip(frame, 0, 1)
+
+
+class _IuvPoses(_FilePoses):
+    """IUV pictures; which channel holds the body part is seen from several of them."""
+
+    def __init__(self, source: Path, files: list[Path], fps: float) -> None:
+        orders = _channel_orders(files)
+        if not orders:
+            raise PoseError(
+                f"{source} holds no IUV pictures: no channel is a body part from 0 to {PARTS} with U and V beside it; "
+                "take the poses of ordinary pictures with `dreampose poses`."
+            )
+        if len(orders) > 1:
+            raise PoseError(
+                f"{source}: it cannot be told whether red or blue holds the body part, because both stay below "
+                f"{PARTS + 1}; give frames with a whole person in them, in the order red = I, green = U, blue = V."
+            )
+        self._order = orders[0]
+        super().__init__(source, files, fps, has_parts=True)
+
+    def _read(self, file: Path) -> np.ndarray:
+        frame = _picture(file)[..., self._order].transpose(2, 0, 1).astype(np.float32)
+        if frame[0].max() > PARTS:
+            raise PoseError(f"{file} is no IUV picture: a body part above {PARTS}; remove it from the sequence.")
+        frame[1:] /= 255
+        frame[1:, frame[0] == 0] = 0
+        return np.ascontiguousarray(frame)
+
+
+def _channel_orders(files: list[Path]) -> list[list[int]]:
+    """The possible places of (I, U, V) among red, green, blue, judged from a few pictures spread over the sequence.
+
+    I never exceeds 24, U or V do, and where I is 0 so are they.
+    """
+    chosen = sorted({round(k * (len(files) - 1) / (_PROBED_PICTURES - 1)) for k in range(_PROBED_PICTURES)})
+    pictures = [_picture(files[k]) for k in chosen]
+    return [order for order in ([0, 1, 2], [2, 1, 0]) if _fits(pictures, order)]
+
+
+def _fits(pictures: list[np.ndarray], order: list[int]) -> bool:
+    part, u, v = ([picture[..., channel] for picture in pictures] for channel in order)
+    if not any(i.any() for i in part) or any(i.max() > PARTS for i in part):
+        return False
+    if max(max(a.max(), b.max()) for a, b in zip(u, v, strict=True)) <= PARTS:
+        return False
+    stray = sum(int(((i == 0) & ((a > 0) | (b > 0))).sum()) for i, a, b in zip(part, u, v, strict=True))
+    return stray == 0
+
+
+def _picture(file: Path) -> np.ndarray:
+    """An IUV picture as uint8 (H, W, 3), the bytes as they are in the file."""
+    try:
+        with Image.open(file, formats=("PNG",)) as picture:
+            if picture.mode not in ("RGB", "RGBA"):
+                raise PoseError(f"{file} is no IUV picture: it has no three channels of 8 bits.")
+            return np.asarray(picture)[..., :3]
+    except PoseError:
+        raise
+    except Exception as error:  # Pillow raises nearly every type on damaged files
+        raise PoseError(f"{file} cannot be read: it is damaged, cut short or no PNG.") from error
+
+
+def _arrays(folder: Path) -> list[Path]:
+    """The official pose files of a folder by number, or else all of its .npy files. Gaps in the numbers are closed."""
+    files = list_files(folder, {".npy"})
+    official = [(int(found[1]), file) for file in files if (found := _OFFICIAL.fullmatch(file.name))]
+    return [file for _, file in sorted(official)] or files
+
+
+def _member(i: int) -> str:
+    return f"frames/{i:06d}.npy"
+
+
+def _in_range(frame: np.ndarray) -> bool:
+    """Whether I is within 0..24 and U, V within [0, 1], but for rounding; False for what is no number."""
+    tolerance = 1e-4
+    low, high = frame.min(axis=(1, 2)), frame.max(axis=(1, 2))
+    return bool((low >= -tolerance).all() and high[0] <= PARTS + tolerance and (high[1:] <= 1 + tolerance).all())
+
+
+def _is_sound(header: dict) -> bool:
+    sizes = all(type(header.get(key)) is int and 0 < header[key] <= _LARGEST_SIDE for key in ("width", "height"))
+    frames = type(header.get("frames")) is int and header["frames"] > 0
+    fps = type(header.get("fps")) in (int, float) and 0 < header["fps"] < 1e6
+    return sizes and frames and fps and type(header.get("has_parts")) is bool and type(header.get("source")) is str
+
+
+@contextlib.contextmanager
+def _zip_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise PoseError(
+            f"{path} is cut short, damaged or no .poses file; copy it again or extract the poses again."
+        ) from error
+    except OSError as error:
+        raise PoseError(f"{path} cannot be read: {error.strerror or error}; check the path.") from error

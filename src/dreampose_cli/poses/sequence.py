@@ -1,0 +1,106 @@
+"""The pose sequence: pose frames in time, read one by one, and the window of five around a frame.
+
+A pose frame is float32 (3, H, W): the body part I (0 background, 1..24, integral) and the surface coordinates U and V
+in [0, 1], all zero in the background.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..errors import UsageError
+from ..media.files import first_index, require_range, resampled_length, shown_index
+
+
+class PoseSequence:
+    """Pose frames of one size at a constant rate, with random access; subclasses read them from where they are.
+
+    size: (height, width). fps: frames per second. has_parts: False where the source knows no body parts (the files of
+    the official DreamPose), then plane 0 is zero everywhere. source: what it was made from, in words.
+    """
+
+    def __init__(
+        self, length: int, size: tuple[int, int], fps: float, *, has_parts: bool = True, source: str = ""
+    ) -> None:
+        self.size = size
+        self.fps = fps
+        self.has_parts = has_parts
+        self.source = source
+        self._length = length
+
+    def frame(self, i: int) -> np.ndarray:
+        """Pose frame `i`, 0 <= i < len: float32 (3, H, W), a fresh array. Raises PoseError if it cannot be read."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self.frame(i) for i in range(len(self)))
+
+    def _require_index(self, i: int) -> None:
+        if not 0 <= i < self._length:
+            raise IndexError(f"pose frame {i} of {self._length}")
+
+
+class PosesInMemory(PoseSequence):
+    """A pose sequence of arrays float32 (3, H, W) that are there already."""
+
+    def __init__(self, frames: Sequence[np.ndarray], fps: float, *, has_parts: bool = True, source: str = "") -> None:
+        super().__init__(len(frames), frames[0].shape[1:], fps, has_parts=has_parts, source=source)
+        self._frames = frames
+
+    def frame(self, i: int) -> np.ndarray:
+        self._require_index(i)
+        return np.array(self._frames[i], np.float32)
+
+
+class _Part(PoseSequence):
+    """A part of another sequence, at another rate: frame n is the one shown at start + n / fps."""
+
+    def __init__(self, whole: PoseSequence, first: int, length: int, fps: float) -> None:
+        super().__init__(length, whole.size, fps, has_parts=whole.has_parts, source=whole.source)
+        self._whole, self._first = whole, first
+
+    def frame(self, i: int) -> np.ndarray:
+        self._require_index(i)
+        shown = self._first + shown_index(self._whole.fps, self.fps, i)
+        return self._whole.frame(min(shown, len(self._whole) - 1))
+
+
+def subsequence(
+    sequence: PoseSequence, fps: float | None = None, start: float | None = None, end: float | None = None
+) -> PoseSequence:
+    """The frames from `start` to before `end` (seconds), resampled to `fps`, read only when asked for.
+
+    Picks the same moments as `media.read_video` with the same arguments. Raises UsageError for an empty range.
+    """
+    require_range(sequence.source or "the pose sequence", fps, start, end, len(sequence) / sequence.fps)
+    length = resampled_length(sequence.fps, len(sequence), fps, start, end)
+    if length == 0:
+        raise UsageError(f"There is no pose frame from {start or 0:g} s to {end:g} s; give a longer range.")
+    return _Part(sequence, first_index(sequence.fps, start), length, fps or sequence.fps)
+
+
+def window_indices(i: int, length: int, n_poses: int = 5, stride: float = 1.0, rule: str = "edge") -> list[int]:
+    """Indices of the pose window of frame `i` in a clip of `length` frames, oldest first (section 3.2 of the paper).
+
+    Offsets k = -(n_poses // 2) .. n_poses // 2 become i + round(k * stride). Where a window reaches out of the clip,
+    "edge" takes the nearest frame and "current" frame `i` itself, as the official code does.
+    """
+    if not 0 <= i < length:
+        raise IndexError(f"frame {i} of {length}")
+    if n_poses < 1 or n_poses % 2 == 0:
+        raise ValueError(f"a pose window has an odd number of frames, not {n_poses}")
+    if not 0 < stride < math.inf:
+        raise UsageError(f"The stride of the pose window must be above 0, not {stride:g}.")
+    if rule not in ("edge", "current"):
+        raise ValueError(f"{rule!r} is no rule for the ends of a clip")
+    reach = n_poses // 2
+    window = [i + round(k * stride) for k in range(-reach, reach + 1)]
+    if rule == "edge":
+        return [min(max(j, 0), length - 1) for j in window]
+    return [j if 0 <= j < length else i for j in window]

@@ -1,0 +1,84 @@
+"""Removing what is in the cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from ..errors import StoreError
+from .entries import Entry, list_entries
+from .filelock import hold
+from .folder import FOLDERS, VERSION_FILE, check, root, storing, version
+from .locks import take
+from .writing import delete
+
+# A base took hours of training or gigabytes of download: pruning leaves it alone unless it is named.
+PRUNED_KINDS = ("subject", "poses", "data", "partial")
+
+
+def remove(entry: Entry) -> None:
+    """Remove one entry. StoreError when another process is using it."""
+    if not _remove_unless_used(entry):
+        raise StoreError(f"{entry.kind} {entry.id} is in use by another dreampose; wait for it to end and try again.")
+
+
+def prune(
+    *,
+    older_than_days: float | None = None,
+    max_bytes: int | None = None,
+    partials: bool = True,
+    kinds: Iterable[str] = PRUNED_KINDS,
+    dry_run: bool = False,
+) -> list[Entry]:
+    """Remove what is broken, unfinished work (`partials`), what was not used for `older_than_days`, and then the
+    least recently used until the cache holds at most `max_bytes`; only of `kinds`, never what is in use.
+
+    Returns the removed entries (with `dry_run`, those that would be).
+    """
+    everything = list_entries()
+    candidates = [entry for entry in everything if entry.kind in set(kinds)]
+    horizon = time.time() - older_than_days * 86400 if older_than_days is not None else None
+    chosen = [
+        entry
+        for entry in candidates
+        if (partials if entry.kind == "partial" else entry.broken)
+        or (horizon is not None and entry.used_at < horizon and entry.kind != "partial")
+    ]
+    if max_bytes is not None:
+        total = sum(entry.bytes for entry in everything) - sum(entry.bytes for entry in chosen)
+        for entry in reversed([entry for entry in candidates if entry not in chosen and entry.kind != "partial"]):
+            if total <= max_bytes:
+                break
+            chosen.append(entry)
+            total -= entry.bytes
+    if dry_run:
+        return chosen
+    return [entry for entry in chosen if _remove_unless_used(entry)]
+
+
+def clear() -> None:
+    """Remove everything in the cache, of whatever version; files in the folder that are not the cache's stay."""
+    if version() is None:
+        check()
+        return
+    for held in sorted((root() / "locks").glob("*.lock")):
+        release = hold(held, 0)
+        if release is None:
+            raise StoreError(f"the cache {root()} is in use by another dreampose; wait for it to end and try again.")
+        release()
+    with storing():
+        for name in (*FOLDERS.values(), "locks", "used", "last-subject", VERSION_FILE):
+            delete(root() / name, at_once=True)
+
+
+def _remove_unless_used(entry: Entry) -> bool:
+    release = take(entry.lock_name, 0)
+    if release is None:
+        return False
+    try:
+        with storing():
+            delete(entry.path)
+            (root() / "used" / f"{entry.kind}-{entry.id}").unlink(missing_ok=True)
+    finally:
+        release()
+    return True

@@ -1,0 +1,78 @@
+"""Stage "vae" of a from-scratch base: an autoencoder of the training pictures, and the statistics of its latents."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..model.base import Base
+from ..model.conditioning import pictures_to_tensor
+from .frames import Clip, FrameStore
+from .loop import Draw, LoopSettings
+
+
+class AutoencoderTask:
+    """Reconstruction on crops around the figure.
+
+    Loss: L1 + half the L1 of gradients + 3 MSE + L1 of f x f means + a little KL. Trained plainly, a four-channel latent
+    tends to lose one hue axis; early on three of its channels are pulled towards a colour thumbnail and the colour
+    channels of some pictures are permuted, which prevents it.
+    """
+
+    def __init__(self, base: Base, frames: FrameStore, clips: list[Clip], crop: int = 80):
+        self.base, self.frames, self.crop = base, frames, crop
+        self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
+        self.modules: dict[str, nn.Module] = {"vae": base.vae}
+
+    def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
+        target = self._crops(draw, settings.batch_size).to(self.base.device)
+        posterior = self.base.vae.encode(target).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=draw.torch).to(target.device)
+        output = self.base.vae.decode(posterior.mean + posterior.std * noise).sample
+        thumbnail = F.avg_pool2d(target, self.base.factor)
+        loss = reconstruction_loss(output, target, self.base.factor)
+        loss = loss + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+        pull = max(0.0, 1.0 - step / (0.25 * settings.steps))
+        if pull:
+            loss = loss + pull * F.l1_loss(posterior.mean[:, :3], thumbnail)
+        return loss
+
+    def _crops(self, draw: Draw, count: int) -> Tensor:
+        rng, size = draw.numpy, self.crop
+        out = np.empty((count, size, size, 3), np.uint8)
+        height, width = self.frames.pictures.shape[1:3]
+        for i, row in enumerate(rng.choice(self.rows, count)):
+            body = np.argwhere(self.frames.poses[row, 0, ::4, ::4] > 0) * 4
+            centre = body[rng.integers(len(body))] if len(body) and rng.random() < 0.9 else (height // 2, width // 2)
+            top = int(np.clip(centre[0] - size // 2 + rng.integers(-16, 17), 0, height - size))
+            left = int(np.clip(centre[1] - size // 2 + rng.integers(-16, 17), 0, width - size))
+            picture = self.frames.pictures[row, top : top + size, left : left + size]
+            out[i] = picture[..., rng.permutation(3)] if rng.random() < 0.5 else picture
+        return pictures_to_tensor(out, self.base.config.target_range)
+
+
+def reconstruction_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:
+    """L1 + half the L1 of the gradients + 3 MSE + L1 of the means over factor x factor blocks."""
+    difference = output - target
+    gradient = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
+    return (
+        difference.abs().mean()
+        + 0.5 * gradient
+        + 3 * difference.square().mean()
+        + F.avg_pool2d(difference, factor).abs().mean()
+    )
+
+
+@torch.no_grad()
+def latent_statistics(base: Base, frames: FrameStore, clips: list[Clip], count: int = 512) -> tuple[list, list]:
+    """Per-channel shift (mean) and scale (1 / standard deviation) of the latents of `count` random frames."""
+    rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
+    rows = np.sort(np.random.default_rng(0).choice(rows, min(count, len(rows)), replace=False))
+    means = []
+    for part in np.array_split(rows, max(1, len(rows) // 16)):
+        pictures = pictures_to_tensor(frames.pictures[part], base.config.target_range).to(base.device)
+        means.append(base.vae.encode(pictures).latent_dist.mode())
+    latents = torch.cat(means).transpose(0, 1).flatten(1)
+    return latents.mean(1).tolist(), (1 / latents.std(1)).tolist()

@@ -1,0 +1,160 @@
+"""The network's task: predict the noise (or velocity) of a target frame from a photo and a pose window.
+
+Phase 1 (paper section 4.4) draws random pairs of frames of one subject from a frame store; phase 2 draws crops of a
+subject's own photos. Both are a source of `Batch`es for the one loss here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..model.base import Base
+from ..model.conditioning import (
+    clip_pixels,
+    context,
+    encode,
+    null_context,
+    null_pose,
+    photo_channels,
+    pictures_to_tensor,
+    pose_channels,
+)
+from ..model.surface import build_surface
+from ..sampling import make_sampler
+from .frames import Clip, FrameStore
+from .loop import Draw, LoopSettings
+
+
+@dataclass
+class Batch:
+    """B training samples. The photo conditions, the target is predicted.
+
+    target and photo_latents (B, C, h, w); photos uint8 (B, H, W, 3); photo_poses (B, 3, H, W); windows
+    (B, n, 3, H, W), the target's own pose in the middle.
+    """
+
+    target: Tensor
+    photo_latents: Tensor
+    photos: np.ndarray
+    photo_poses: Tensor
+    windows: Tensor
+
+
+class Source(Protocol):
+    """Where the samples come from."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Share of samples whose image, pose, or both are replaced by null (paper section 4.4: 5 % each)."""
+
+    image: float = 0.05
+    pose: float = 0.05
+    both: float = 0.05
+
+
+class DenoisingTask:
+    """UNet + adapter, and CLIP where it starts from nothing."""
+
+    def __init__(self, base: Base, source: Source, *, train_encoder: bool, dropout: Dropout | None):
+        self.base, self.source, self.dropout = base, source, dropout
+        self.modules: dict[str, nn.Module] = {"unet": base.unet, "adapter": base.adapter}
+        base.vae.requires_grad_(False)
+        base.image_encoder.requires_grad_(train_encoder)
+        if train_encoder:
+            self.modules["image_encoder"] = base.image_encoder
+        self.schedule = make_sampler("ddim", base.scheduler)
+
+    def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
+        base, config = self.base, self.base.config
+        batch = self.source.draw(draw.numpy, settings.batch_size)
+        count = settings.batch_size
+        target = batch.target.to(base.device)
+        windows = batch.windows.to(base.device)
+        noise = torch.randn(target.shape, generator=draw.torch).to(base.device)
+        timesteps = torch.randint(0, self.schedule.config.num_train_timesteps, (count,), generator=draw.torch)
+        fate = torch.rand(count, generator=draw.torch)
+        timesteps, fate = timesteps.to(base.device), fate.to(base.device)
+
+        pixels = clip_pixels(base, list(batch.photos)).to(base.device)
+        tokens = context(base, pixels, batch.photo_latents.to(base.device))
+        pose = pose_channels(config.poses, windows, base.factor)
+        surface = None
+        if config.photo.unet_channels == "surface":
+            photos = pictures_to_tensor(batch.photos, (-1.0, 1.0)).to(base.device)
+            surface = build_surface(photos, batch.photo_poses.to(base.device))
+        middle = windows[:, config.poses.count // 2]
+        photo = photo_channels(config, batch.photo_latents.to(base.device), surface, middle, base.factor)
+        if self.dropout is not None:
+            drop = self.dropout
+            no_image = (fate < drop.image) | ((fate >= drop.image + drop.pose) & (fate < drop.image + drop.pose + drop.both))
+            no_pose = (fate >= drop.image) & (fate < drop.image + drop.pose + drop.both)
+            if no_image.any():
+                tokens = torch.where(no_image.view(-1, 1, 1), null_context(base), tokens)
+            pose = torch.where(no_pose.view(-1, 1, 1, 1), null_pose(config.poses, pose), pose)
+            # The carried texture needs both; the plain photo latents need the image only.
+            blank = no_image | no_pose if surface is not None else no_image
+            photo = torch.where(blank.view(-1, 1, 1, 1), torch.zeros_like(photo), photo)
+
+        noisy = self.schedule.add_noise(target, noise, timesteps)
+        prediction = base.predict(noisy, timesteps, tokens, pose, photo)
+        if self.schedule.config.prediction_type == "v_prediction":
+            goal = self.schedule.get_velocity(target, noise, timesteps)
+        else:
+            goal = noise
+        return F.mse_loss(prediction, goal)
+
+
+class PairSource:
+    """Phase 1: random pairs of frames of one subject; latents of all frames are encoded once and kept beside them."""
+
+    def __init__(self, base: Base, frames: FrameStore, clips: list[Clip], latents: Callable[[list[int]], Tensor]):
+        self.base, self.frames, self.clips, self.latents = base, frames, clips, latents
+
+    def draw(self, rng: np.random.Generator, count: int) -> Batch:
+        settings = self.base.config.poses
+        photos, targets, windows = [], [], []
+        for _ in range(count):
+            clip = self.clips[rng.integers(len(self.clips))]
+            photo, target = rng.choice(clip.length, 2, replace=clip.length < 2)
+            photos.append(clip.start + photo)
+            targets.append(clip.start + target)
+            windows.append(
+                self.frames.window(clip, int(target), settings.count, settings.training_fps, settings.window_rule)
+            )
+        return Batch(
+            target=self.latents(targets),
+            photo_latents=self.latents(photos),
+            photos=self.frames.pictures[photos],
+            photo_poses=torch.from_numpy(self.frames.pose(photos)),
+            windows=torch.from_numpy(np.stack(windows)),
+        )
+
+
+@torch.no_grad()
+def encode_frames(base: Base, frames: FrameStore, progress=None) -> Callable[[list[int]], Tensor]:
+    """Latents of every frame, encoded once: target and condition share them where their VAE input ranges agree.
+
+    Returns a function from rows to float32 (B, C, h, w). Held in memory as float16: 10 KB a frame for mini.
+    """
+    config = base.config
+    if config.photo.condition_range != config.target_range:
+        raise ValueError("target and condition have different VAE input ranges: encode them apart")
+    count, chunk = len(frames.pictures), 32
+    height, width = base.latent_size
+    store = torch.empty(count, base.latent_channels, height, width, dtype=torch.float16)
+    for start in range(0, count, chunk):
+        pictures = pictures_to_tensor(frames.pictures[start : start + chunk], config.target_range).to(base.device)
+        store[start : start + chunk] = encode(base, pictures).to("cpu", torch.float16)
+        if progress and start % (32 * chunk) == 0:
+            progress(start, count, "latents")
+    return lambda rows: store[rows].float()

@@ -1,0 +1,246 @@
+"""Phase 1: from a folder of clips to a base (paper section 4.4), or to a pose estimator.
+
+A preset is a list of stages. `mini` trains every component from nothing: first the VAE, then UNet, adapter and CLIP.
+A base that starts from Stable Diffusion trains UNet and adapter. State lives under OUTPUT/checkpoints/<stage>/; the
+finished components and `base.json`, which is written last, in OUTPUT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from .. import __version__
+from ..device import pick_device
+from ..errors import OutputExistsError, UsageError
+from ..model.base import Base, load_base, save_base
+from ..model.bases import resolve_base
+from ..model.conditioning import prepare_photo
+from ..model.config import CONFIG_FILE
+from ..model.presets import MINI, build_mini
+from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
+from ..poses.estimator import ESTIMATOR_FILE, PoseNet
+from ..poses.preview import colour
+from ..rendering import RenderSettings, render_batch
+from .autoencoder import AutoencoderTask, latent_statistics
+from .denoising import DenoisingTask, Dropout, PairSource, encode_frames
+from .frames import FrameStore, prepare_frames
+from .loop import LoopSettings, latest_checkpoint, run
+from .posing import PosingTask
+
+Progress = Callable[[int, int | None, str], None]
+Note = Callable[[str], None]
+
+STAGES = {
+    "mini": {
+        "vae": LoopSettings(steps=4000, learning_rate=2e-3, batch_size=12, warmup=100, decay=0.9, save_every=500),
+        "network": LoopSettings(
+            steps=8000, learning_rate=8e-4, batch_size=16, warmup=200, decay=0.3, ema=0.998, save_every=500
+        ),
+    },
+    "estimator": {
+        "estimator": LoopSettings(
+            steps=4000, learning_rate=2e-3, batch_size=8, warmup=100, decay=0.6, ema=0.995, save_every=500
+        ),
+    },
+    # The paper's settings: lr 5e-6, effective batch 16, constant.
+    "paper": {
+        "network": LoopSettings(steps=20000, learning_rate=5e-6, batch_size=16, save_every=500),
+    },
+}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    path: Path
+    steps: int
+    seconds: float
+    finished: bool
+
+
+def train(
+    videos: Path,
+    output: Path,
+    *,
+    preset: str | None = None,
+    base: str | None = None,
+    max_steps: int | None = None,
+    save_every: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    gradient_checkpointing: bool = False,
+    eight_bit_adam: bool = False,
+    stages: list[str] | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> TrainResult:
+    """Train a base (or, with preset "estimator", an estimator) from the clips in `videos` into the folder `output`.
+
+    `max_steps` caps each stage. `stages` limits the run to some; the others must be finished in `output`. `resume` goes
+    on from the newest checkpoint. Raises TrainingError, UsageError, OutputExistsError.
+    """
+    if preset is not None and preset not in STAGES:
+        raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(STAGES)}.")
+    preset = preset or ("paper" if base else "mini")
+    if preset != "paper" and base:
+        raise UsageError(f"the preset {preset} starts from nothing; leave --base or --preset out.")
+    if preset == "paper" and not base:
+        raise UsageError("the preset paper starts from a base; name it with --base.")
+    note = note or (lambda text: None)
+    started = time.monotonic()
+    settings = {
+        name: _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, dtype, eight_bit_adam)
+        for name, stage in STAGES[preset].items()
+    }
+    total = sum(s.steps for s in settings.values())
+    marker = ESTIMATOR_CONFIG if preset == "estimator" else CONFIG_FILE
+    checkpoints = output / "checkpoints"
+    if not _may_start(output, marker, checkpoints, resume, overwrite, note):
+        return TrainResult(output, total, 0.0, True)
+    output.mkdir(parents=True, exist_ok=True)
+
+    where = pick_device(device)
+    model = None
+    if preset == "mini":
+        model = build_mini(seed).to(where)
+    elif preset == "paper":
+        model = load_base(resolve_base(base, note), device=where)
+    if model is not None and gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+    resolution = model.config.resolution if model else MINI.resolution
+    frames = prepare_frames(videos, resolution, progress=progress, note=note)
+    clips = frames.split("train")
+
+    def stage(name: str, task, on_save=None) -> None:
+        part = _labelled(progress, name)
+        go_on = resume or (stages is not None and name not in stages)
+        found = latest_checkpoint(checkpoints / name) if go_on else None
+        if found is not None:
+            note(f"{name}: going on from {found.name}.")
+        run(task, settings[name], checkpoints=checkpoints / name, resume=go_on, progress=part, on_save=on_save)
+
+    if preset == "estimator":
+        network = PoseNet().to(where)
+        stage("estimator", PosingTask(network, frames, clips, where))
+        _publish_estimator(network, output, frames, settings, time.monotonic() - started)
+        return TrainResult(output, total, time.monotonic() - started, True)
+    if "vae" in settings:
+        stage("vae", AutoencoderTask(model, frames, clips))
+        shift, scale = latent_statistics(model, frames, clips)
+        model.config = dataclasses.replace(model.config, latent_shift=tuple(shift), latent_scale=tuple(scale))
+    source = PairSource(model, frames, clips, encode_frames(model, frames, progress))
+    task = DenoisingTask(model, source, train_encoder=preset == "mini", dropout=Dropout())
+    stage("network", task, on_save=lambda step: write_strip(model, frames, output / "validation" / f"{step:08d}.png"))
+    provenance = {
+        "trained_by": f"dreampose train --preset {preset}",
+        "version": __version__,
+        "stages": {name: asdict(s) for name, s in settings.items()},
+        "samples": settings["network"].steps * settings["network"].batch_size,
+        "clips": len(clips),
+        "frames": sum(clip.length for clip in clips),
+        "seconds": round(time.monotonic() - started),
+    }
+    model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance)
+    publish_base(model, output, torch.float16 if preset == "mini" else None)
+    return TrainResult(output, total, time.monotonic() - started, True)
+
+
+def _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, dtype, eight_bit_adam) -> LoopSettings:
+    asked = {"save_every": save_every, "batch_size": batch_size, "learning_rate": learning_rate}
+    changes = {key: value for key, value in asked.items() if value is not None}
+    steps = min(stage.steps, max_steps) if max_steps else stage.steps
+    autocast = dtype if dtype in ("bfloat16", "float16") else None
+    return dataclasses.replace(
+        stage, steps=steps, seed=seed, autocast=autocast, eight_bit_adam=eight_bit_adam, **changes
+    )
+
+
+def _may_start(output: Path, marker: str, checkpoints: Path, resume: bool, overwrite: bool, note: Note) -> bool:
+    """Whether there is something to do in `output`; clears it for `overwrite`."""
+    if resume:
+        if (output / marker).exists():
+            note(f"{output} is finished already.")
+            return False
+        if not checkpoints.is_dir():
+            note(f"{output} has no checkpoint; starting afresh.")
+        return True
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        ours = output.is_dir() and ((output / marker).exists() or checkpoints.is_dir())
+        if not (overwrite and ours):
+            raise OutputExistsError(
+                f"{output} exists already; add --resume to go on with it, --overwrite to train it anew, or choose another -o."
+            )
+        shutil.rmtree(output)
+    return True
+
+
+def _labelled(progress: Progress | None, label: str) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, total, text="": progress(done, total, f"{label}, {text}" if text else label)
+
+
+def publish_base(model: Base, output: Path, dtype: torch.dtype | None) -> None:
+    """Move a complete set of components into `output`; `base.json`, which makes it a base, comes last."""
+    partial = output / "partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    save_base(model, partial, dtype)
+    entries = sorted(partial.iterdir(), key=lambda p: p.name == CONFIG_FILE)
+    for entry in entries:
+        target = output / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(entry, target)
+    partial.rmdir()
+
+
+def _publish_estimator(network: PoseNet, output: Path, frames: FrameStore, settings, seconds: float) -> None:
+    tensors = {k: v.detach().cpu().half().contiguous() for k, v in network.state_dict().items()}
+    save_file(tensors, output / ESTIMATOR_FILE)
+    config = {
+        "widths": list(network.widths),
+        "resolution": list(frames.pictures.shape[1:3]),
+        "provenance": {
+            "trained_by": "dreampose train --preset estimator",
+            "version": __version__,
+            "stages": {name: asdict(s) for name, s in settings.items()},
+            "clips": len(frames.split("train")),
+            "seconds": round(seconds),
+        },
+    }
+    (output / ESTIMATOR_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def write_strip(model: Base, frames: FrameStore, path: Path, count: int = 6) -> None:
+    """A validation strip: rows of photo, pose, prediction and truth for clips that are not trained on, if any."""
+    clips = (frames.split("test") or frames.split("train"))[:count]
+    settings = RenderSettings.of(model)
+    columns = []
+    for clip in clips:
+        first = frames.pictures[clip.start]
+        for part in (2, 1):
+            row = min(clip.length - 1, clip.length * 2 // 3 if part == 2 else clip.length // 3)
+            poses = model.config.poses
+            window = frames.window(clip, row, poses.count, poses.training_fps, poses.window_rule)
+            photo = prepare_photo(model, first, frames.pose([clip.start])[0])
+            made = render_batch(model, photo, torch.from_numpy(window)[None], settings)[0]
+            truth = frames.pictures[clip.start + row]
+            columns.append(np.concatenate([first, colour(window[poses.count // 2]), made, truth], axis=0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(columns, axis=1)).save(path)

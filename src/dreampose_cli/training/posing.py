@@ -1,0 +1,53 @@
+"""Training of the mini pose estimator on frames with exact labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..poses.estimator import PoseNet
+from .frames import Clip, FrameStore
+from .loop import Draw, LoopSettings
+
+
+class PosingTask:
+    """Cross-entropy on the part and L1 on U and V where the body is.
+
+    Frames are scaled, shifted and recoloured a little, so that people are found who stand elsewhere or further away.
+    """
+
+    def __init__(self, network: PoseNet, frames: FrameStore, clips: list[Clip], device: torch.device):
+        self.network, self.frames, self.device = network, frames, device
+        self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
+        self.modules: dict[str, nn.Module] = {"network": network}
+
+    def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
+        rng = draw.numpy
+        rows = rng.choice(self.rows, settings.batch_size)
+        pictures = torch.from_numpy(self.frames.pictures[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        poses = torch.from_numpy(self.frames.pose(rows))
+        pictures, poses = _move(rng, pictures, poses)
+        gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(rows), 3, 1, 1)).astype(np.float32))
+        pictures = (pictures * gain).clamp(-1, 1)
+        logits, uv = self.network(pictures.to(self.device))
+        part = poses[:, 0].round().long().to(self.device)
+        body = (part > 0).unsqueeze(1)
+        error = (uv - poses[:, 1:].to(self.device)).abs() * body
+        return F.cross_entropy(logits, part) + 4 * error.sum() / (2 * body.sum().clamp(min=1))
+
+
+def _move(rng: np.random.Generator, pictures: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    """Half of the samples scaled to 0.6 .. 1.15 and shifted, labels by nearest neighbour, pictures by their edge."""
+    count = len(pictures)
+    scale = np.where(rng.random(count) < 0.5, 1.0, 1 / rng.uniform(0.6, 1.15, count))
+    room = np.abs(scale - 1)
+    theta = np.zeros((count, 2, 3), np.float32)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    theta[:, 0, 2] = rng.uniform(-1, 1, count) * room
+    theta[:, 1, 2] = rng.uniform(-1, 1, count) * room
+    grid = F.affine_grid(torch.from_numpy(theta), list(pictures.shape), align_corners=False)
+    moved = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    labels = F.grid_sample(poses, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return moved, labels
