@@ -128,7 +128,7 @@ def bases() -> list[Finding]:
     except DreamposeError as problem:
         findings = [Finding("bases", "warning", names, str(problem))]
     if all(entry.kind == "bundled" for entry in found):
-        remedy = "mini knows mannequins only; for people train a base (`dreampose train --help`) and name it with --base"
+        remedy = "mini knows mannequins only; for people train a base, see `dreampose train --help`"
         findings.append(Finding("base for people", "warning", "none", remedy))
     return findings
 
@@ -170,7 +170,7 @@ def hub(environment: Mapping[str, str] = os.environ) -> Finding:
     try:
         port = target.port or (443 if target.scheme == "https" else 80)
     except ValueError:
-        return Finding("model hub", "warning", f"{target.geturl()!r} has no valid port", "mend HF_ENDPOINT or HTTPS_PROXY")
+        return Finding("model hub", "warning", "an address without a valid port", "mend HF_ENDPOINT or HTTPS_PROXY")
     label = f"{endpoint.hostname}{f' through the proxy {target.hostname}' if proxy else ''}"
     if connects(target.hostname or "", port, NETWORK_SECONDS):
         return Finding("model hub", "ok", f"{label} answers{where}")

@@ -10,16 +10,10 @@ import typer
 from . import options
 from .output import Output, plain, table
 
-app = typer.Typer(
-    help="List and describe bases: the trained networks that `tune` and `render` start from.", no_args_is_help=True
-)
 
-
-@app.command("ls")
 def ls(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    r"""List the bases on this machine: bundled, trained and imported.
+    """List the bases on this machine: bundled, trained, imported.
 
-    \b
     Example:
       dreampose base ls
     """
@@ -35,19 +29,17 @@ def ls(json: options.Json = False, quiet: options.Quiet = False, verbose: option
     )
 
 
-@app.command("info")
 def info(
     base: Annotated[
         str | None,
-        typer.Argument(metavar="[BASE]", help="Name or folder. Default: the one used.", show_default=False),
+        typer.Argument(metavar="BASE", help="Name or folder.", show_default="the one used without --base"),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""Say what a base is: architecture, conventions, settings, provenance and measured figures.
+    """Say what a base is: architecture, settings, origin, figures.
 
-    \b
     Examples:
       dreampose base info
       dreampose base info mini --json
@@ -77,3 +69,8 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else "-" if value in (None, {}) else str(value)
+
+
+app = typer.Typer(help="List and describe bases.", no_args_is_help=True)
+for command in (ls, info):
+    app.command(command.__name__, help=options.described(command))(command)

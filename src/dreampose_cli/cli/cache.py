@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
-from ..names import check_choice
 from . import options
 from .output import Output, size, table, when
 
+if TYPE_CHECKING:
+    from ..store import Entry
+
 KINDS = ("subject", "base", "poses", "data", "partial")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-
-app = typer.Typer(help="Look at and clean the cache: subjects, bases, poses and training frames.", no_args_is_help=True)
-
-
-def _kind(value: str | None) -> str | None:
-    return None if value is None else check_choice("kind", value, KINDS)
-
 
 def _bytes(value: str | None) -> str | None:
     if value is not None:
@@ -39,11 +35,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-@app.command("dir")
 def folder(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    r"""Print the cache folder (set DREAMPOSE_CACHE to use another one).
+    """Print the cache folder; DREAMPOSE_CACHE sets another one.
 
-    \b
     Example:
       du -sh "$(dreampose cache dir)"
     """
@@ -53,7 +47,6 @@ def folder(json: options.Json = False, quiet: options.Quiet = False, verbose: op
     out.result(store.root(), {"path": store.root()})
 
 
-@app.command("ls")
 def ls(
     kind: Annotated[
         str | None,
@@ -61,18 +54,18 @@ def ls(
             "--kind",
             metavar="KIND",
             help="Only subject, base, poses, data or partial.",
-            callback=_kind,
+            callback=options.one_of("kind", KINDS),
             autocompletion=lambda: list(KINDS),
-            show_default=False,
         ),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""List what is in the cache, what was used last first. The subject tuned last has a star.
+    """List what is kept, with its size; what was used last comes first.
 
-    \b
+    A star marks the subject tuned last, which `render` takes by default.
+
     Examples:
       dreampose cache ls
       dreampose cache ls --kind subject -q
@@ -99,11 +92,10 @@ def ls(
     out.page([*lines, *([f"{size(total)} in {store.root()}"] if rows else [])], document, [e.id for e in entries])
 
 
-@app.command("rm")
 def rm(
     entries: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENTRY]...", help="Ids (or their beginning), names or photos.", show_default=False),
+        typer.Argument(metavar="ENTRY", help="Ids (or their beginning), names or photos."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Empty the cache, bases included.")] = False,
     dry_run: DryRun = False,
@@ -112,9 +104,8 @@ def rm(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""Remove entries from the cache; print their ids.
+    """Remove entries; print their ids.
 
-    \b
     Examples:
       dreampose cache rm anna
       dreampose cache rm --all --dry-run
@@ -128,19 +119,23 @@ def rm(
         _clear_other_version(out, dry_run=dry_run, yes=yes)
         return
     chosen = store.list_entries() if everything else list({e.path: e for e in map(store.find_entry, entries)}.values())
-    _remove(out, chosen, store.remove, dry_run=dry_run, yes=yes)
+
+    def act() -> list[Entry]:
+        for entry in chosen:
+            store.remove(entry)
+        return chosen
+
+    _remove(out, chosen, act, dry_run=dry_run, yes=yes)
 
 
-@app.command("prune")
 def prune(
     older_than: Annotated[
         float | None,
         typer.Option(
             "--older-than",
             metavar="DAYS",
-            help="Also what was not used for so many days.",
+            help="Also what was not used for so long.",
             callback=options.positive("--older-than", zero=True),
-            show_default=False,
         ),
     ] = None,
     max_size: Annotated[
@@ -148,21 +143,22 @@ def prune(
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Also what was not used longest, until SIZE is left (500MB, 2GB).",
+            help="Also the least recently used, until so much is left, such as 2GB.",
             callback=_bytes,
-            show_default=False,
         ),
     ] = None,
-    bases: Annotated[bool, typer.Option("--bases", help="Bases too; otherwise they stay.")] = False,
+    bases: Annotated[bool, typer.Option("--bases", help="Bases too.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""Remove broken entries and unfinished work; with options also what is old or too much. Print the ids.
+    """Remove broken entries and unfinished work; print their ids.
 
-    \b
+    With --older-than and --max-size also what is old or too much. Bases stay unless --bases is given, and what is in
+    use stays in any case.
+
     Examples:
       dreampose cache prune
       dreampose cache prune --older-than 30 --max-size 5GB --yes
@@ -172,12 +168,17 @@ def prune(
 
     kinds = store.KINDS if bases else store.PRUNED_KINDS
     limit = None if max_size is None else _count(max_size)
-    chosen = store.prune(older_than_days=older_than, max_bytes=limit, kinds=kinds, dry_run=True)
-    _remove(out, chosen, store.remove, dry_run=dry_run, yes=yes)
+
+    def act(dry_run: bool = False) -> list[Entry]:
+        return store.prune(older_than_days=older_than, max_bytes=limit, kinds=kinds, dry_run=dry_run)
+
+    _remove(out, act(dry_run=True), act, dry_run=dry_run, yes=yes)
 
 
-def _remove(out: Output, entries, remove, *, dry_run: bool, yes: bool) -> None:
-    """Show what goes, ask, remove it; the ids are the result."""
+def _remove(
+    out: Output, entries: list[Entry], act: Callable[[], list[Entry]], *, dry_run: bool, yes: bool
+) -> None:
+    """Show which entries go, ask, let `act` remove them; the ids are the result."""
     total = sum(entry.bytes for entry in entries)
     for entry in entries:
         label = f" ({entry.name})" if entry.name else ""
@@ -186,11 +187,12 @@ def _remove(out: Output, entries, remove, *, dry_run: bool, yes: bool) -> None:
         out.note("nothing to remove")
     elif not dry_run:
         what = f"{options.counted(len(entries), 'entry', 'entries')}, {size(total)}"
-        if not out.confirm(f"Remove {what}?", yes=yes):
+        if out.confirm(f"Remove {what}?", yes=yes):
+            entries = act()
+        else:
             out.note("nothing removed")
-            entries, total = [], 0
-        for entry in entries:
-            remove(entry)
+            entries = []
+    total = sum(entry.bytes for entry in entries)
     out.result([entry.id for entry in entries], {"dry_run": dry_run, "bytes": total, "removed": entries})
 
 
@@ -203,3 +205,8 @@ def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
     if done:
         store.clear()
     out.result([folder] if done else [], {"dry_run": dry_run, "cleared": folder if done else None})
+
+
+app = typer.Typer(help="List and remove what is kept: subjects, bases, poses.", no_args_is_help=True)
+for name, command in {"dir": folder, "ls": ls, "rm": rm, "prune": prune}.items():
+    app.command(name, help=options.described(command))(command)

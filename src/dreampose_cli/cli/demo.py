@@ -14,7 +14,7 @@ from .output import Output, duration, table
 def demo(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Folder to write; the last demo in it is replaced."),
+        typer.Option("--output", "-o", metavar="FOLDER", help="The folder to write; an earlier demo is replaced."),
     ] = Path("dreampose-demo"),
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -22,11 +22,11 @@ def demo(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""See it work: tune and render a mannequin that the base has never seen, beside the truth.
+    """See it work on a mannequin that the base has never seen.
 
-    Writes out.mp4 (photo, driving video, pose, result), strip.png and metrics.json. Needs no network.
+    Tunes and renders as you would, on generated material and without the network. Writes out.mp4 (photo, driving
+    video, pose, result), strip.png (with the truth beside) and metrics.json.
 
-    \b
     Examples:
       dreampose demo
       dreampose demo --seed 3 -o another/

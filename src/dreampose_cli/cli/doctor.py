@@ -11,11 +11,10 @@ MARKS = {"ok": "ok", "warning": "!!", "problem": "NO"}
 
 
 def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
-    r"""Say what this machine can do, and what to do about the rest.
+    """Say what this machine can do, and what to do about the rest.
 
     The exit code is 1 when something is missing without which nothing works.
 
-    \b
     Example:
       dreampose doctor
     """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -20,40 +23,22 @@ from ..names import (
     check_range,
 )
 
-MACHINE = "Machine"
-FILES = "Result and messages"
+FROM_BASE = "base's"
+MANY = 10**9
 
 
-def _dtype(value: str) -> str:
-    return check_choice("dtype", value, DTYPES)
+def described(command: Callable) -> str:
+    """A command's docstring as help: paragraphs flow to the terminal's width, indented blocks keep their lines."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(f"\b\n{text}" if "\n  " in text else text.replace("\n", " ") for text in paragraphs)
 
 
-def _sampler(value: str | None) -> str | None:
-    return None if value is None else check_choice("sampler", value, SAMPLERS)
+def within(option: str, low: float, high: float = MANY) -> Callable[[float | None], float | None]:
+    """A check that the number given with `option` lies in [low, high]."""
+    return lambda value: None if value is None else check_range(option, value, (low, high))
 
 
-def _seed(value: int) -> int:
-    return int(check_range("--seed", value, SEED_RANGE))
-
-
-def _steps(value: int | None) -> int | None:
-    return None if value is None else int(check_range("--steps", value, STEPS_RANGE))
-
-
-def _name(value: str | None) -> str | None:
-    return None if value is None else check_name(value)
-
-
-def guidance(option: str):
-    """A check that the guidance given with `option` is a number in its range."""
-
-    def check(value: float | None) -> float | None:
-        return None if value is None else check_range(option, value, GUIDANCE_RANGE)
-
-    return check
-
-
-def positive(option: str, *, zero: bool = False):
+def positive(option: str, *, zero: bool = False) -> Callable[[float | None], float | None]:
     """A check that the number given with `option` is finite and above zero (or zero, where that makes sense)."""
 
     def check(value: float | None) -> float | None:
@@ -64,138 +49,9 @@ def positive(option: str, *, zero: bool = False):
     return check
 
 
-Base = Annotated[
-    str | None,
-    typer.Option(
-        "--base",
-        metavar="BASE",
-        help="Base to use: a name (see `dreampose base ls`) or a folder. Default: DREAMPOSE_BASE, else the only "
-        "trained or imported one, else mini.",
-        show_default=False,
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="Where to compute: auto, cpu, cuda, cuda:N or mps.",
-        callback=check_device,
-        rich_help_panel=MACHINE,
-    ),
-]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype",
-        metavar="DTYPE",
-        help="Number format: auto, float32, float16 or bfloat16.",
-        callback=_dtype,
-        rich_help_panel=MACHINE,
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        metavar="N",
-        min=1,
-        help="Frames computed at once; fewer need less memory. Default: what suits the base.",
-        show_default=False,
-        rich_help_panel=MACHINE,
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option("--seed", metavar="N", help="Seed of all randomness; one seed gives one result.", callback=_seed),
-]
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        "--steps",
-        metavar="N",
-        help="Denoising steps, 1 to 1000. Default: the base's.",
-        callback=_steps,
-        show_default=False,
-    ),
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option(
-        "--sampler",
-        metavar="SAMPLER",
-        help=f"Sampler: {', '.join(SAMPLERS[:-1])} or {SAMPLERS[-1]}. Default: the base's.",
-        callback=_sampler,
-        autocompletion=lambda: list(SAMPLERS),
-        show_default=False,
-    ),
-]
-LearningRate = Annotated[
-    float | None,
-    typer.Option(
-        "--learning-rate",
-        metavar="RATE",
-        help="Learning rate of UNet and adapter. Default: the base's.",
-        callback=positive("--learning-rate"),
-        show_default=False,
-    ),
-]
-Name = Annotated[
-    str | None,
-    typer.Option(
-        "--name",
-        metavar="NAME",
-        help="A name for the result (letters, digits, dot, underscore, hyphen), to be used instead of its id.",
-        callback=_name,
-        show_default=False,
-    ),
-]
-Start = Annotated[
-    float | None,
-    typer.Option(
-        "--start",
-        metavar="SECONDS",
-        help="Begin here in the driving video.",
-        callback=positive("--start", zero=True),
-        show_default=False,
-    ),
-]
-End = Annotated[
-    float | None,
-    typer.Option(
-        "--end",
-        metavar="SECONDS",
-        help="Stop here in the driving video.",
-        callback=positive("--end"),
-        show_default=False,
-    ),
-]
-Fps = Annotated[
-    float | None,
-    typer.Option(
-        "--fps",
-        metavar="FPS",
-        help="Frames per second of the result. Default: the driving video's.",
-        callback=positive("--fps"),
-        show_default=False,
-    ),
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Replace a result that exists already.", rich_help_panel=FILES),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON document instead.", rich_help_panel=FILES),
-]
-Quiet = Annotated[
-    bool,
-    typer.Option("--quiet", "-q", help="No progress and no notes; the result alone.", rich_help_panel=FILES),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option("--verbose", "-v", help="More notes, and the whole story of an error.", rich_help_panel=FILES),
-]
+def one_of(what: str, choices: tuple[str, ...]) -> Callable[[str | None], str | None]:
+    """A check that the word given is one of `choices`."""
+    return lambda value: None if value is None else check_choice(what, value, choices)
 
 
 def check_span(start: float | None, end: float | None) -> None:
@@ -207,3 +63,126 @@ def check_span(start: float | None, end: float | None) -> None:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """"1 frame", "2 frames"."""
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def pixels(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT as (height, width); UsageError where it is none."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not match or not all(16 <= int(number) <= 4096 for number in match.groups()):
+        raise UsageError(f"--size is {text!r}, but must be WIDTHxHEIGHT in pixels, such as 128x160, each 16 to 4096.")
+    return int(match[2]), int(match[1])
+
+
+def whole(option: str, metavar: str, help: str, low: float, high: float = MANY, *, default: str | bool = True):
+    """An option that takes a whole number in [low, high]."""
+    return typer.Option(option, metavar=metavar, help=help, callback=within(option, low, high), show_default=default)
+
+
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="BASE",
+        help="A base's name or folder; see `base ls`.",
+        show_default="DREAMPOSE_BASE, the only own one, or mini",
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="A name to use in place of the id.",
+        callback=lambda value: None if value is None else check_name(value),
+    ),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--learning-rate",
+        metavar="RATE",
+        help="Learning rate of UNet and adapter.",
+        callback=positive("--learning-rate"),
+        show_default=FROM_BASE,
+    ),
+]
+Steps = Annotated[
+    int | None, whole("--steps", "N", "Denoising steps, 1 to 1000.", *STEPS_RANGE, default=FROM_BASE)
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="SAMPLER",
+        help=f"{', '.join(SAMPLERS[:-1])} or {SAMPLERS[-1]}.",
+        callback=one_of("sampler", SAMPLERS),
+        autocompletion=lambda: list(SAMPLERS),
+        show_default=FROM_BASE,
+    ),
+]
+ImageGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--image-guidance",
+        "--s1",
+        metavar="S",
+        help="Weight of the photo, 0 to 30.",
+        callback=within("--image-guidance", *GUIDANCE_RANGE),
+        show_default=FROM_BASE,
+    ),
+]
+PoseGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--pose-guidance",
+        "--s2",
+        metavar="S",
+        help="Weight of the pose, 0 to 30.",
+        callback=within("--pose-guidance", *GUIDANCE_RANGE),
+        show_default=FROM_BASE,
+    ),
+]
+Seed = Annotated[int, whole("--seed", "N", "One seed gives one result.", *SEED_RANGE)]
+Fps = Annotated[
+    float | None,
+    typer.Option(
+        "--fps",
+        metavar="FPS",
+        help="Frames a second of the result.",
+        callback=positive("--fps"),
+        show_default="the driving video's",
+    ),
+]
+Start = Annotated[
+    float | None,
+    typer.Option(
+        "--start", metavar="SECONDS", help="Begin here in the driving video.", callback=positive("--start", zero=True)
+    ),
+]
+End = Annotated[
+    float | None,
+    typer.Option("--end", metavar="SECONDS", help="Stop here in the driving video.", callback=positive("--end")),
+]
+BatchSize = Annotated[
+    int | None, whole("--batch-size", "N", "Frames at once; fewer need less memory.", 1, default=FROM_BASE)
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.", callback=check_device
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="auto, float32, float16 or bfloat16.",
+        callback=one_of("dtype", DTYPES),
+        autocompletion=lambda: list(DTYPES),
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a result that exists already.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes, the result alone.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More notes, and all there is about an error.")]

@@ -8,29 +8,22 @@ from typing import Annotated
 import typer
 
 from . import options
-from .output import Output
+from .output import Output, plain
 
 
 def poses(
     source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE", help="Video, picture, folder of frames, or poses in any known form.", show_default=False
-        ),
+        Path, typer.Argument(metavar="SOURCE", help="Video, picture, folder of frames, or poses in any known form.")
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="Pose file to write (.poses).", show_default=False),
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The pose file to write, .poses.")],
     estimator: Annotated[
-        str, typer.Option("--estimator", metavar="NAME", help="What finds the pose in a frame: mini knows mannequins.")
+        str, typer.Option("--estimator", metavar="NAME", help="What finds poses; mini knows mannequins.")
     ] = "mini",
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
     preview: Annotated[
-        Path | None,
-        typer.Option("--preview", metavar="FILE", help="Also draw the poses as a video here.", show_default=False),
+        Path | None, typer.Option("--preview", metavar="FILE", help="Also draw the poses as a video here.")
     ] = None,
     device: options.Device = "auto",
     overwrite: options.Overwrite = False,
@@ -38,13 +31,12 @@ def poses(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""Turn a driving video into a pose sequence.
+    """Turn a driving video into a pose sequence; print its path.
 
-    Worth a command of its own to look at the poses before rendering; `render --poses` takes the video itself too.
+    `render --poses` takes the video as well; this shows what it will see, or keeps it for later.
 
-    \b
     Examples:
-      dreampose poses dance.mp4 -o dance.poses --preview dance-poses.mp4
+      dreampose poses dance.mp4 -o dance.poses --preview look.mp4
       dreampose poses frames/ -o dance.poses --fps 12 --start 2 --end 8
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
@@ -65,5 +57,7 @@ def poses(
             progress=progress,
         )
     if found.gaps:
-        out.warn(f"{options.counted(found.gaps, 'frame')} of {found.frames} without a person.")
-    out.result(found.path, found)
+        gaps = found.gaps if isinstance(found.gaps, int) else len(found.gaps)
+        out.warn(f"nobody was found in {gaps} of {options.counted(found.frames, 'frame')}.")
+    height, width = found.size
+    out.result(found.path, {**plain(found), "size": {"width": width, "height": height}})

@@ -11,27 +11,18 @@ from ..errors import UsageError
 from . import options
 from .output import Output, duration
 
-GUIDANCE = "Quality"
-
 
 def render(
     poses: Annotated[
         list[Path],
         typer.Option(
-            "--poses",
-            metavar="SOURCE",
-            help="Driving video, picture, frames or pose file; repeat it for several results.",
-            show_default=False,
+            "--poses", metavar="SOURCE", help="Video, picture, frames or poses; can be repeated."
         ),
     ],
     output: Annotated[
         str,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="Result: .mp4, .gif, .webp, .png, or a folder of PNGs (a slash at the end, or no suffix).",
-            show_default=False,
+            "--output", "-o", metavar="PATH", help=".mp4, .gif, .webp, .png, or a folder (ending in /)."
         ),
     ],
     subject: Annotated[
@@ -39,57 +30,32 @@ def render(
         typer.Option(
             "--subject",
             metavar="SUBJECT",
-            help="Id or name of a subject, or a photo it was tuned from. Default: the one tuned last.",
-            show_default=False,
+            help="Id or name, or a photo it was tuned from.",
+            show_default="the one tuned last",
         ),
     ] = None,
     photo: Annotated[
-        Path | None,
-        typer.Option("--photo", metavar="FILE", help="Render from a photo with the untuned base.", show_default=False),
+        Path | None, typer.Option("--photo", metavar="FILE", help="Take a photo, untuned, in place of a subject.")
     ] = None,
     photo_pose: Annotated[
-        Path | None,
-        typer.Option(
-            "--photo-pose", metavar="FILE", help="The --photo's pose, if not to be estimated.", show_default=False
-        ),
+        Path | None, typer.Option("--photo-pose", metavar="FILE", help="The pose in --photo.")
     ] = None,
     base: options.Base = None,
     condition: Annotated[
-        int,
-        typer.Option("--condition", metavar="I", min=1, help="Which of the subject's photos to follow, from 1."),
+        int, options.whole("--condition", "I", "Which of the subject's photos to follow, from 1.", 1)
     ] = 1,
-    fps: options.Fps = None,
-    start: options.Start = None,
-    end: options.End = None,
-    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Show photo, pose and result together.")] = False,
-    audio: Annotated[bool, typer.Option("--audio", help="Keep the driving video's sound (.mp4).")] = False,
-    image_guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--image-guidance",
-            "--s1",
-            metavar="S",
-            help="Weight of the photo, 0 to 30. Default: the base's.",
-            callback=options.guidance("--image-guidance"),
-            show_default=False,
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    pose_guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--pose-guidance",
-            "--s2",
-            metavar="S",
-            help="Weight of the pose, 0 to 30. Default: the base's.",
-            callback=options.guidance("--pose-guidance"),
-            show_default=False,
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
+    image_guidance: options.ImageGuidance = None,
+    pose_guidance: options.PoseGuidance = None,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     seed: options.Seed = 0,
+    fps: options.Fps = None,
+    start: options.Start = None,
+    end: options.End = None,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Show photo, pose and result together.")
+    ] = False,
+    audio: Annotated[bool, typer.Option("--audio", help="Keep the driving video's sound.")] = False,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -98,19 +64,20 @@ def render(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""Render a subject dancing: one frame per pose.
+    """Render a subject in the poses of a dance; print the result's path.
 
-    \b
+    One frame for each pose, at the base's size. With a picture for a dance this is pose transfer.
+
     Examples:
       dreampose render --poses dance.mp4 -o out.mp4
-      dreampose render --poses dance.mp4 --subject anna -o out.mp4 --side-by-side
+      dreampose render --poses dance.mp4 -o out.mp4 --subject anna --audio
       dreampose render --poses a.mp4 --poses b.mp4 -o videos/
-      dreampose render --poses pose.png --photo photo.jpg -o still.png
+      dreampose render --poses pose.png -o still.png --photo photo.jpg
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
     if subject is not None and photo is not None:
-        raise UsageError("--subject and --photo exclude each other: a subject has its own photos.")
+        raise UsageError("--subject and --photo exclude each other: a subject has photos of its own.")
     if photo_pose is not None and photo is None:
         raise UsageError("--photo-pose needs --photo.")
     from ..rendering import render as render_poses
@@ -118,7 +85,7 @@ def render(
     with out.progress(None, "rendering") as progress:
         rendered = render_poses(
             poses=poses,
-            output=output,
+            output=output,  # as typed: a Path would lose the slash that means a folder
             subject=subject,
             photo=photo,
             photo_pose=photo_pose,

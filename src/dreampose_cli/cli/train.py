@@ -8,100 +8,80 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..names import PRESETS, check_choice
+from ..names import PRESETS
 from . import options
 from .output import Output, duration
 
-
-def _preset(value: str | None) -> str | None:
-    return None if value is None else check_choice("preset", value, PRESETS)
+PRESET = "preset's"
 
 
 def train(
     videos: Annotated[
-        Path,
-        typer.Argument(metavar="VIDEOS", help="Folder of clips with poses, as `synth` writes it.", show_default=False),
+        Path, typer.Argument(metavar="VIDEOS", help="Folder of clips with poses, as `synth` writes it.")
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="BASE", help="The base to write: a folder.", show_default=False),
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="BASE", help="The base to write, a folder.")],
     preset: Annotated[
         str | None,
         typer.Option(
             "--preset",
             metavar="PRESET",
-            help="What to train from nothing: mini, or estimator. Default: mini, or as --base says.",
-            callback=_preset,
+            help="Train from nothing: mini, or estimator, its pose estimator.",
+            callback=options.one_of("preset", PRESETS),
             autocompletion=lambda: list(PRESETS),
-            show_default=False,
+            show_default="mini where no --base is given",
         ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(
-            "--base", metavar="BASE", help="Base or Stable Diffusion folder to start from.", show_default=False
-        ),
+        typer.Option("--base", metavar="BASE", help="A base or a Stable Diffusion folder to start from."),
     ] = None,
     stages: Annotated[
         list[str] | None,
-        typer.Option(
-            "--stage",
-            metavar="STAGE",
-            help="Train this stage only; repeat it for several. Default: all of the preset's.",
-            show_default=False,
-        ),
+        typer.Option("--stage", metavar="STAGE", help="Only this stage; repeat it for several.", show_default="all"),
     ] = None,
     max_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--max-steps", metavar="N", min=1, help="At most N steps in each stage. Default: the preset's.",
-            show_default=False,
-        ),
+        int | None, options.whole("--max-steps", "N", "At most so many steps in each stage.", 1, default=PRESET)
     ] = None,
     save_every: Annotated[
-        int | None,
+        int | None, options.whole("--save-every", "N", "Steps from one checkpoint to the next.", 1, default=PRESET)
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
         typer.Option(
-            "--save-every", metavar="N", min=1, help="Steps between checkpoints. Default: the preset's.",
-            show_default=False,
+            "--learning-rate",
+            metavar="RATE",
+            help="Learning rate.",
+            callback=options.positive("--learning-rate"),
+            show_default=PRESET,
         ),
     ] = None,
-    learning_rate: options.LearningRate = None,
     seed: options.Seed = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in -o; begin afresh where there is none.")
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in -o, if there is one.")
     ] = False,
-    batch_size: options.BatchSize = None,
+    batch_size: Annotated[
+        int | None, options.whole("--batch-size", "N", "Samples at once; fewer need less memory.", 1, default=PRESET)
+    ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     gradient_checkpointing: Annotated[
-        bool,
-        typer.Option(
-            "--gradient-checkpointing",
-            help="Compute activations twice to need less memory.",
-            rich_help_panel=options.MACHINE,
-        ),
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice to save memory.")
     ] = False,
     eight_bit_adam: Annotated[
-        bool,
-        typer.Option(
-            "--8bit-adam",
-            help="Optimizer states in 8 bits (needs bitsandbytes).",
-            rich_help_panel=options.MACHINE,
-        ),
+        bool, typer.Option("--8bit-adam", help="Keep the optimizer in 8 bits; needs bitsandbytes.")
     ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""Train a base on fashion videos (the paper's phase 1).
+    """Train a base on fashion videos (phase 1); print its path.
 
-    Progress is kept in BASE/checkpoints: after Ctrl-C, a kill or a power cut, the same command with --resume goes on.
+    Checkpoints are kept in BASE/checkpoints: after Ctrl-C, a kill or a power cut the same command with --resume goes
+    on, and where it is finished it does nothing.
 
-    \b
     Examples:
-      dreampose synth clips/ --subjects 2000
+      dreampose synth clips/ --subjects 2000 --png
       dreampose train clips/ -o my-base --resume
       dreampose train videos/ -o people --base stable-diffusion-v1-4/
     """

@@ -10,42 +10,25 @@ import typer
 from . import options
 from .output import Output
 
+STEPS_LIMIT = 1_000_000
+
 
 def tune(
-    photos: Annotated[
-        list[Path], typer.Argument(metavar="PHOTO...", help="Photos of one person in one outfit.", show_default=False)
-    ],
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos of one person in one outfit.")],
     base: options.Base = None,
     name: options.Name = None,
     poses: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--poses",
-            metavar="FILE",
-            help="The photo's pose, if not to be estimated; once per photo, in their order.",
-            show_default=False,
-        ),
+        typer.Option("--poses", metavar="FILE", help="A photo's pose; once for each, in order."),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
-            "--steps",
-            metavar="N",
-            min=0,
-            max=1_000_000,
-            help="Steps for UNet and adapter. Default: the base's.",
-            show_default=False,
-        ),
+        options.whole("--steps", "N", "Steps of UNet and adapter.", 0, STEPS_LIMIT, default=options.FROM_BASE),
     ] = None,
     decoder_steps: Annotated[
         int | None,
-        typer.Option(
-            "--decoder-steps",
-            metavar="N",
-            min=0,
-            max=1_000_000,
-            help="Steps for the VAE decoder, 0 for none. Default: the base's.",
-            show_default=False,
+        options.whole(
+            "--decoder-steps", "N", "Steps of the decoder, 0 for none.", 0, STEPS_LIMIT, default=options.FROM_BASE
         ),
     ] = None,
     learning_rate: options.LearningRate = None,
@@ -54,9 +37,9 @@ def tune(
         typer.Option(
             "--decoder-learning-rate",
             metavar="RATE",
-            help="Learning rate of the decoder's steps. Default: the base's.",
+            help="Learning rate of the decoder.",
             callback=options.positive("--decoder-learning-rate"),
-            show_default=False,
+            show_default=options.FROM_BASE,
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -67,11 +50,11 @@ def tune(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    r"""Learn a subject from one or more photos and print its id.
+    """Learn a subject from one or more photos; print its id.
 
-    The same photos, base and settings are never tuned twice; an interrupted run goes on where it stopped.
+    What was tuned once, from the same photos with the same settings, is not tuned again; an interrupted run goes on
+    where it stopped. The photos' poses are estimated where --poses does not give them.
 
-    \b
     Examples:
       dreampose tune photo.jpg
       dreampose tune front.jpg back.jpg --name anna

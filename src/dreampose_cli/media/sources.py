@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MediaError
-from .files import first_index, list_files, require_range, resampled_length, shown_index
+from .files import first_index, list_files, require_range, resampled_length
 from .photos import SUFFIXES, open_picture, read_photo, to_rgb
 from .videos import decode, length_of, probe_video
 
@@ -111,21 +112,24 @@ def _read_pictures(files: list[Path], size: tuple[int, int]) -> Iterator[np.ndar
 
 
 def _open_animation(path: Path, fps: float | None, start: float | None, end: float | None) -> FrameSource:
-    """An animation shows each frame for a time of its own: made constant at its average rate first, like videos."""
-    ends = []
+    """An animation shows each frame for a time of its own. Its rate is the average one, if these times are alike but
+    for rounding; else the one of its shortest frame, so that none is lost."""
+    shown = []
     with open_picture(path) as picture:
         for index in range(picture.n_frames):
             picture.seek(index)
             picture.load()  # some formats tell the duration only then
-            shown = picture.info.get("duration") or 0
-            ends.append((ends[-1] if ends else 0.0) + (shown if shown > 10 else 100) / 1000)  # as browsers do
+            milliseconds = picture.info.get("duration") or 0
+            shown.append((milliseconds if milliseconds > 10 else 100) / 1000)  # as browsers do
         size = to_rgb(picture).shape[:2]
-    own = len(ends) / ends[-1]
-    require_range(path, fps, start, end, ends[-1])
-    length = resampled_length(own, len(ends), fps, start, end)
-    first, rate = first_index(own, start), fps or own
-    ticks = (first + shown_index(own, rate, n) for n in range(length))
-    return FrameSource(_read_animation(path, ends, ((tick + 0.5) / own for tick in ticks)), rate, length, size)
+    duration = sum(shown)
+    own = len(shown) / duration if max(shown) < 1.8 * min(shown) else 1 / min(shown)
+    require_range(path, fps, start, end, duration)
+    rate, begin = fps or own, first_index(own, start) / own
+    length = resampled_length(own, round(duration * own), fps, start, end)
+    middle = begin + 0.5 / max(own, rate)  # of the moment a frame stands for, away from the rounded ends
+    frames = _read_animation(path, list(itertools.accumulate(shown)), (middle + n / rate for n in range(length)))
+    return FrameSource(frames, rate, length, size)
 
 
 def _read_animation(path: Path, ends: list[float], times: Iterator[float]) -> Iterator[np.ndarray]:

@@ -51,9 +51,7 @@ def prune(
                 break
             chosen.append(entry)
             total -= entry.bytes
-    if dry_run:
-        return chosen
-    return [entry for entry in chosen if _remove_unless_used(entry)]
+    return [entry for entry in chosen if (_unused(entry) if dry_run else _remove_unless_used(entry))]
 
 
 def clear() -> None:
@@ -69,6 +67,13 @@ def clear() -> None:
     with storing():
         for name in (*FOLDERS.values(), "locks", "used", "last-subject", VERSION_FILE):
             delete(root() / name, at_once=True)
+
+
+def _unused(entry: Entry) -> bool:
+    release = take(entry.lock_name, 0)
+    if release is not None:
+        release()
+    return release is not None
 
 
 def _remove_unless_used(entry: Entry) -> bool:

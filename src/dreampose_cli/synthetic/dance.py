@@ -1,6 +1,7 @@
 """Dances: joint angles over time, drawn from a seed.
 
-A dance starts facing the camera and then turns; arms move between key poses, the feet step and the hips sway with the beat.
+A dance starts facing the camera and then turns; arms move between key poses, the feet step and the hips sway with the
+beat.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ Floats = NDArray[np.floating]
 
 _SIDED = ("arm_abduct", "arm_flex", "arm_twist", "elbow", "foot_x", "foot_z", "foot_lift", "foot_pitch")
 _CENTRAL = (
-    "travel", "shift", "dip", "pelvis_roll", "chest_roll", "chest_twist", "chest_bend", "head_yaw", "head_pitch", "head_roll",
+    "travel", "shift", "dip", "pelvis_roll", "chest_roll", "chest_twist", "chest_bend", "head_yaw", "head_pitch",
+    "head_roll",
 )  # fmt: skip
-#: Channel names: angles in degrees; travel, shift, dip and foot_* (except foot_pitch) in statures. `_l` / `_r`: the figure's side.
+#: Channel names: angles in degrees; travel, shift, dip and foot_* (except foot_pitch) in statures. `_l` / `_r`: the
+#: figure's side.
 CHANNELS: tuple[str, ...] = _CENTRAL + tuple(f"{name}_{side}" for side in "lr" for name in _SIDED)
 
 # One arm as (abduct, flex, twist, elbow) in degrees, chosen so that hands stay within the frame from every side.
@@ -37,14 +40,14 @@ _ARMS: dict[str, tuple[float, float, float, float]] = {
     "swing": (12, 30, -8, 40),
 }
 _ARM_WEIGHTS = {
-    "rest": 1.6, "away": 1.0, "hip": 2.0, "low": 1.3, "goalpost": 1.1, "lifted": 1.2, "crown": 0.7, "nape": 0.7, "forward": 0.7,
-    "front": 0.7, "belly": 0.6, "chin": 0.5, "back": 0.6, "swing": 0.8,
+    "rest": 1.6, "away": 1.0, "hip": 2.0, "low": 1.3, "goalpost": 1.1, "lifted": 1.2, "crown": 0.7, "nape": 0.7,
+    "forward": 0.7, "front": 0.7, "belly": 0.6, "chin": 0.5, "back": 0.6, "swing": 0.8,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Dance:
-    """F frames of motion: ``channels`` (F, len(CHANNELS)), ``yaw`` (F,) in degrees (0 faces the camera, not wrapped), ``fps``."""
+    """F frames of motion: ``channels`` (F, len(CHANNELS)), ``yaw`` (F,) in degrees: 0 faces the camera, not wrapped."""
 
     seed: int
     channels: Floats
@@ -65,7 +68,7 @@ def facing(yaw: Floats) -> Floats:
 
 
 def draw_dance(seed: int, frames: int, fps: float = 12.0) -> Dance:
-    """Draw a dance of ``frames`` frames. Deterministic; raises ValueError for fewer than one frame or a non-positive fps."""
+    """Draw a dance of ``frames`` frames, always the same for a seed; ValueError unless frames and fps are > 0."""
     if frames < 1 or not fps > 0:
         raise ValueError("a dance needs at least one frame and a positive frame rate")
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -174,6 +177,8 @@ def _steps(rng: np.random.Generator, time: Floats, moves: dict[str, Floats]) -> 
     moves["chest_twist"] = rng.uniform(2.0, 12.0) * np.cos(phase + rng.uniform(-0.5, 0.5))
     moves["chest_bend"] = rng.uniform(-3.0, 6.0) + rng.uniform(0.0, 3.0) * np.cos(phase)
     calm = np.clip(time / 8.0, 0.0, 1.0)
-    moves["head_yaw"] = calm * rng.uniform(0.0, 20.0) * np.sin(2 * np.pi * time / rng.uniform(18.0, 36.0) + rng.uniform(0.0, 6.3))
+    moves["head_yaw"] = (
+        calm * rng.uniform(0.0, 20.0) * np.sin(2 * np.pi * time / rng.uniform(18.0, 36.0) + rng.uniform(0.0, 6.3))
+    )
     moves["head_pitch"] = rng.uniform(-3.0, 5.0) + calm * rng.uniform(0.0, 6.0) * np.sin(phase + 1.0)
     moves["head_roll"] = rng.uniform(0.0, 6.0) * beat

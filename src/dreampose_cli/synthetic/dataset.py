@@ -22,6 +22,7 @@ from .subject import draw_subject
 FPS = 12.0
 VERSION = 1
 _SPLITS = ("train", "test")
+_NAMES = {*_SPLITS, "dataset.json"}  # a folder that holds anything else is never replaced
 Progress = Callable[[int, int | None, str], None]
 
 
@@ -67,10 +68,11 @@ def write_dataset(
 ) -> Path:
     """Write ``subjects`` clips of ``frames`` frames, one mannequin each, whole or not at all; return ``out``.
 
-    The layout is OUT/{train,test}/mannequin-NNNNNN/{video.mp4,video.poses} and OUT/dataset.json; ``png`` adds the pictures before
-    video compression as frames/00000.png and so on. ``test_subjects`` of the clips go to test (an eighth by default, at least
-    one). ``size`` is (height, width). A clip depends on (seed, split, its number) alone, so that a larger dataset begins with the
-    clips of a smaller one. ``progress(done, total, note)`` counts clips. Raises UsageError, OutputError, OutputExistsError.
+    The layout is OUT/{train,test}/mannequin-NNNNNN/{video.mp4,video.poses} and OUT/dataset.json; ``png`` adds the
+    pictures before video compression as frames/00000.png and so on. ``test_subjects`` of the clips go to test (an
+    eighth by default, at least one). ``size`` is (height, width). A clip depends on (seed, split, its number) alone,
+    so that a larger dataset begins with the clips of a smaller one. ``progress(done, total, note)`` counts clips.
+    Raises UsageError, OutputError, OutputExistsError.
     """
     if test_subjects is None:
         test_subjects = default_test_subjects(subjects)
@@ -86,7 +88,7 @@ def write_dataset(
             raise UsageError(words)
     counts = {"train": subjects - test_subjects, "test": test_subjects}
     clips = [plan_clip(seed, split, index) for split in _SPLITS for index in range(counts[split])]
-    with atomic_folder(out, overwrite) as part:
+    with atomic_folder(out, overwrite, owned=_NAMES.__contains__) as part:
         for split in _SPLITS:
             if counts[split]:
                 (part / split).mkdir()
@@ -97,7 +99,8 @@ def write_dataset(
             if progress is not None:
                 progress(len(rows), len(clips), f"{row['split']}/{row['name']}")
         document = {
-            "version": VERSION, "seed": seed, "frames": frames, "fps": FPS, "width": size[1], "height": size[0], "clips": rows,
+            "version": VERSION, "seed": seed, "frames": frames, "fps": FPS, "width": size[1], "height": size[0],
+            "clips": rows,
         }  # fmt: skip
         (part / "dataset.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return Path(out)
@@ -135,11 +138,15 @@ def _write_clip(task: _Task) -> dict:
         (task.folder / "frames").mkdir()
     with PoseWriter(task.folder / "video.poses", task.size, FPS, source=clip.name, estimator=None) as poses:
         write_frames(
-            task.folder / "video.mp4", _filed(perform(subject, dance, task.size), poses, task), fps=FPS, metadata={"mannequin": clip.name}
+            task.folder / "video.mp4",
+            _filed(perform(subject, dance, task.size), poses, task),
+            fps=FPS,
+            metadata={"mannequin": clip.name},
         )
     outfit = subject.outfit
     return {
-        "split": clip.split, "name": clip.name, "subject_seed": clip.subject_seed, "dance_seed": clip.dance_seed, "outfit": outfit.kind,
+        "split": clip.split, "name": clip.name, "subject_seed": clip.subject_seed, "dance_seed": clip.dance_seed,
+        "outfit": outfit.kind,
         "patterned": subject.patterned, "patterns": [outfit.top.pattern, outfit.bottom.pattern],
     }  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .dance import Dance
-from .geometry import Floats, Scene, SceneBuilder
+from .geometry import Scene, SceneBuilder
 from .skeleton import BONE, TRUNK_ASPECT, Body, Skeleton
 from .skirt import SkirtMotion, swing
 from .subject import Subject
@@ -33,12 +33,21 @@ def dressed(subject: Subject, skeleton: Skeleton, dance: Dance) -> tuple[Scene, 
     """The figure with clothes, shoes and hair, and how its skirt moves (None without one)."""
     body, outfit = subject.body, subject.outfit
     builder = SceneBuilder(len(skeleton.origin))
-    _trunk(builder, body, skeleton, 0.0035, TRUNK)
+    _trunk(builder, body, skeleton, 0.0035, TRUNK, seat=outfit.skirt is None)
     _head(builder, body, skeleton)
     _face(builder, body, skeleton)
     for side in "lr":
         arm = 0.0025 if outfit.sleeve > 0 else 0.0
-        _limbs(builder, body, skeleton, side, arm, outfit.leg if outfit.skirt is None else 0.0, dressed=True, sleeve=outfit.sleeve)
+        _limbs(
+            builder,
+            body,
+            skeleton,
+            side,
+            arm,
+            outfit.leg if outfit.skirt is None else 0.0,
+            dressed=True,
+            sleeve=outfit.sleeve,
+        )
         _garments(builder, subject, skeleton, side)
     motion = None
     if outfit.skirt is not None:
@@ -62,7 +71,10 @@ def dressed(subject: Subject, skeleton: Skeleton, dance: Dance) -> tuple[Scene, 
     return builder.build(), motion
 
 
-def _trunk(builder: SceneBuilder, body: Body, skeleton: Skeleton, cloth: float, material: int) -> None:
+def _trunk(
+    builder: SceneBuilder, body: Body, skeleton: Skeleton, cloth: float, material: int, *, seat: bool = True
+) -> None:
+    """The torso, thicker by ``cloth``; a skirt covers the ``seat`` and needs none of its own."""
     k = TRUNK_ASPECT
     chest, pelvis = BONE["chest"], BONE["pelvis"]
     origin, axes, length = skeleton.bone("chest")
@@ -78,7 +90,9 @@ def _trunk(builder: SceneBuilder, body: Body, skeleton: Skeleton, cloth: float, 
             axes[:, 2],
         ], 1)  # fmt: skip
         centre = skeleton.at("chest", sign * body.shoulder * 0.52, 0.026, -0.004)
-        builder.ellipsoid(centre, slope, (body.shoulder * 0.66, 0.03 + cloth, 0.038 + cloth), bone=chest, material=material)
+        builder.ellipsoid(
+            centre, slope, (body.shoulder * 0.66, 0.03 + cloth, 0.038 + cloth), bone=chest, material=material
+        )
         if body.bust:
             centre = skeleton.at("chest", sign * 0.04, 0.40 * length, 0.5 * c)
             size = 0.034 + 0.01 * body.bust + cloth
@@ -86,8 +100,14 @@ def _trunk(builder: SceneBuilder, body: Body, skeleton: Skeleton, cloth: float, 
     origin, axes, length = skeleton.bone("pelvis")
     builder.ellipsoid(origin, axes, (k * w * 1.0, 0.05, w * 1.0), bone=pelvis, material=material)
     builder.barrel(origin, axes, length, (w, h, 0.86 * h), k=k, clip=(0.0, 0.86), bone=pelvis, material=material)
-    builder.ellipsoid(skeleton.at("pelvis", 0.0, 0.8 * length, 0.0), axes, (0.9 * h * k, 0.04, 0.9 * h), bone=pelvis, material=material)
-    for sign in (1.0, -1.0):
+    builder.ellipsoid(
+        skeleton.at("pelvis", 0.0, 0.8 * length, 0.0),
+        axes,
+        (0.9 * h * k, 0.04, 0.9 * h),
+        bone=pelvis,
+        material=material,
+    )
+    for sign in (1.0, -1.0) if seat else ():
         centre = skeleton.at("pelvis", sign * 0.042, 0.64 * length, -0.4 * h)
         builder.ellipsoid(centre, axes, (0.058, 0.06, 0.05 + cloth), bone=pelvis, material=material)
 
@@ -96,8 +116,20 @@ def _head(builder: SceneBuilder, body: Body, skeleton: Skeleton) -> None:
     head = BONE["head"]
     _, axes, length = skeleton.bone("head")
     size = body.head
-    builder.ellipsoid(skeleton.at("head", 0, 0.46 * size, -0.004), axes, (0.365 * size, 0.46 * size, 0.44 * size), bone=head, material=HEAD)
-    builder.ellipsoid(skeleton.at("head", 0, 0.68 * size, 0.012), axes, (0.27 * size, 0.32 * size, 0.30 * size), bone=head, material=HEAD)
+    builder.ellipsoid(
+        skeleton.at("head", 0, 0.46 * size, -0.004),
+        axes,
+        (0.365 * size, 0.46 * size, 0.44 * size),
+        bone=head,
+        material=HEAD,
+    )
+    builder.ellipsoid(
+        skeleton.at("head", 0, 0.68 * size, 0.012),
+        axes,
+        (0.27 * size, 0.32 * size, 0.30 * size),
+        bone=head,
+        material=HEAD,
+    )
     origin, chest, _ = skeleton.bone("chest")
     radius = 0.0265 * body.girth**0.5
     start = origin + 0.06 * -chest[:, 1] + 0.004 * chest[:, 2]
@@ -108,7 +140,13 @@ def _face(builder: SceneBuilder, body: Body, skeleton: Skeleton) -> None:
     """Nose and ears: on the picture, too small for the charts."""
     head, size = BONE["head"], body.head
     _, axes, _ = skeleton.bone("head")
-    builder.ellipsoid(skeleton.at("head", 0, 0.58 * size, 0.41 * size), axes, (0.05 * size, 0.1 * size, 0.075 * size), bone=head, material=SKIN)
+    builder.ellipsoid(
+        skeleton.at("head", 0, 0.58 * size, 0.41 * size),
+        axes,
+        (0.05 * size, 0.1 * size, 0.075 * size),
+        bone=head,
+        material=SKIN,
+    )
     for sign in (1.0, -1.0):
         centre = skeleton.at("head", sign * 0.36 * size, 0.53 * size, -0.01)
         builder.ellipsoid(centre, axes, (0.035 * size, 0.1 * size, 0.06 * size), bone=head, material=SKIN)
@@ -119,7 +157,15 @@ def _scaled(radii: tuple[float, float, float], factor: float, add: float = 0.0) 
 
 
 def _limbs(
-    builder: SceneBuilder, body: Body, skeleton: Skeleton, side: str, arm: float, leg: float, *, dressed: bool = False, sleeve: float = 0.0
+    builder: SceneBuilder,
+    body: Body,
+    skeleton: Skeleton,
+    side: str,
+    arm: float,
+    leg: float,
+    *,
+    dressed: bool = False,
+    sleeve: float = 0.0,
 ) -> None:
     """Arms and legs. Dressed: joints inside sleeves (0..2) or trouser legs (0..2) are thickened by cloth."""
     girth = body.girth
@@ -129,7 +175,9 @@ def _limbs(
 
     def joint(name: str, radius: float, material: int) -> None:
         origin, axes, _ = skeleton.bone(f"{name}_{side}")
-        owner = {"lower_arm": "upper_arm", "lower_leg": "upper_leg", "hand": "lower_arm", "foot": "lower_leg"}.get(name, name)
+        owner = {"lower_arm": "upper_arm", "lower_leg": "upper_leg", "hand": "lower_arm", "foot": "lower_leg"}.get(
+            name, name
+        )
         builder.ellipsoid(origin, axes, (radius,) * 3, bone=bone(owner), material=material)
 
     origin, axes, length = skeleton.bone(f"upper_arm_{side}")
@@ -169,7 +217,9 @@ def _garments(builder: SceneBuilder, subject: Subject, skeleton: Skeleton, side:
     """Sleeves, trouser legs and boots: barrels around the limbs that end at a hem."""
     outfit, girth = subject.outfit, subject.body.girth
 
-    def cover(name: str, radii: tuple[float, float, float], share: float, start: float, end: float, material: int) -> None:
+    def cover(
+        name: str, radii: tuple[float, float, float], share: float, start: float, end: float, material: int
+    ) -> None:
         """A barrel around the first ``share`` of a limb, ``start`` to ``end`` thicker than it."""
         if share <= 0:
             return
@@ -188,7 +238,9 @@ def _garments(builder: SceneBuilder, subject: Subject, skeleton: Skeleton, side:
     cover("upper_arm", _UPPER_ARM, outfit.sleeve, 0.003, 0.003 if outfit.sleeve >= 1 else loose, SLEEVE)
     cover("lower_arm", _LOWER_ARM, outfit.sleeve - 1.0, 0.003, loose, SLEEVE)
     if outfit.skirt is None:
-        cover("upper_leg", _UPPER_LEG, outfit.leg, 0.003, 0.004 if outfit.leg >= 1 else 0.004 + outfit.leg_loose, TROUSER)
+        cover(
+            "upper_leg", _UPPER_LEG, outfit.leg, 0.003, 0.004 if outfit.leg >= 1 else 0.004 + outfit.leg_loose, TROUSER
+        )
         cover("lower_leg", _LOWER_LEG, outfit.leg - 1.0, 0.004, 0.006 + outfit.leg_loose + outfit.flare, TROUSER)
     else:
         cover("upper_leg", _UPPER_LEG, 0.35, 0.002, 0.001, TROUSER)
@@ -196,10 +248,19 @@ def _garments(builder: SceneBuilder, subject: Subject, skeleton: Skeleton, side:
         origin, axes, length = skeleton.bone(f"lower_leg_{side}")
         end = origin + axes[:, 1] * length
         flipped = np.stack([axes[:, 0], -axes[:, 1], axes[:, 2]], 1)
-        low, high = _LOWER_LEG[2] * girth + 0.004, (_LOWER_LEG[2] + (_LOWER_LEG[1] - _LOWER_LEG[2]) * 2 * outfit.boots) * girth + 0.005
+        low, high = (
+            _LOWER_LEG[2] * girth + 0.004,
+            (_LOWER_LEG[2] + (_LOWER_LEG[1] - _LOWER_LEG[2]) * 2 * outfit.boots) * girth + 0.005,
+        )
         high = min(high, _LOWER_LEG[0] * girth + 0.005)
         builder.barrel(
-            end, flipped, length * outfit.boots, (low, (low + high) / 2, high), two_sided=True, bone=BONE[f"lower_leg_{side}"], material=SHOE
+            end,
+            flipped,
+            length * outfit.boots,
+            (low, (low + high) / 2, high),
+            two_sided=True,
+            bone=BONE[f"lower_leg_{side}"],
+            material=SHOE,
         )
         builder.ellipsoid(end, axes, (low, low, low), bone=BONE[f"lower_leg_{side}"], material=SHOE)
 
@@ -232,16 +293,28 @@ def _hair(builder: SceneBuilder, subject: Subject, skeleton: Skeleton, dance: Da
         origin = skeleton.at("head", 0, 0.28 * size, -0.46 * size)
         down = np.stack([axes[:, 0], axes[:, 1], axes[:, 2]], 1)
         builder.barrel(
-            origin, down, (0.9 + 0.7 * amount) * size, (0.1 * size, 0.15 * size, 0.03 * size), shear=(swirl, -0.14 * size - np.abs(swirl)), **tags
+            origin,
+            down,
+            (0.9 + 0.7 * amount) * size,
+            (0.1 * size, 0.15 * size, 0.03 * size),
+            shear=(swirl, -0.14 * size - np.abs(swirl)),
+            **tags,
         )
         puff(0.28, -0.46, (0.12, 0.12, 0.12))
     elif style == "long":
         origin = skeleton.at("head", 0, 0.4 * size, -0.17 * size)
         length = (1.0 + 0.9 * amount) * size
         builder.barrel(
-            origin, axes, length, (0.28 * size, 0.27 * size, 0.2 * size), k=1.5, shear=(swirl, -0.12 * size - np.abs(swirl)), **tags
+            origin,
+            axes,
+            length,
+            (0.28 * size, 0.27 * size, 0.2 * size),
+            k=1.5,
+            shear=(swirl, -0.12 * size - np.abs(swirl)),
+            **tags,
         )
         builder.ellipsoid(
-            origin + axes[:, 1] * length + axes[:, 0] * swirl[:, None] - axes[:, 2] * (0.12 * size + np.abs(swirl))[:, None],
+            origin + axes[:, 1] * length + axes[:, 0] * swirl[:, None] - axes[:, 2] * (0.12 * size + np.abs(swirl))[:,
+            None],
             axes, (0.3 * size, 0.12 * size, 0.2 * size), **tags,
         )  # fmt: skip

@@ -3,8 +3,9 @@
 World axes, in units of one stature: X to the right of the picture, Y up from the ground, Z towards the camera.
 
 Every primitive is the surface ``x'^2 + z'^2 = c0 + c1 t + c2 t^2`` clipped to ``t_low <= t <= t_high``, where
-``(x', t, z') = A (p - o)`` is linear in the world point ``p``: barrels, cones (also sheared and elliptic) and ellipsoids are all
-of this form, so a ray meets each of them in a quadratic whose discriminant is a polynomial of the pixel's position.
+``(x', t, z') = A (p - o)`` is linear in the world point ``p``: barrels, cones (also sheared and elliptic) and
+ellipsoids are all of this form, so a ray meets each of them in a quadratic whose discriminant is a polynomial of the
+pixel's position.
 """
 
 from __future__ import annotations
@@ -82,12 +83,15 @@ class SceneBuilder:
     def barrel(
         self, origin, axes, length, radii, *, bone, material, k=1.0, clip=(0.0, 1.0), shear=(0.0, 0.0), two_sided=False
     ) -> None:
-        """A barrel from ``origin`` along ``axes[:, 1]``: depth radii at start, middle and end; width is ``k`` times depth.
+        """A barrel from ``origin`` along ``axes[:, 1]``: depth radii at start, middle and end; width is ``k`` times
+        depth.
 
         ``axes`` (F, 3, 3) has rows lateral, axis, front. ``shear`` moves the far end by (lateral, front) units.
         Scalars may be given per frame.
         """
-        per_frame = [np.broadcast_to(np.asarray(v, dtype=np.float64), (self.frames,))[:, None] for v in (length, *shear, k)]
+        per_frame = [
+            np.broadcast_to(np.asarray(v, dtype=np.float64), (self.frames,))[:, None] for v in (length, *shear, k)
+        ]
         length, shear_x, shear_z, k = per_frame
         along = axes[:, 1] / length
         frame = np.stack([(axes[:, 0] - shear_x * along) / k, along, axes[:, 2] - shear_z * along], 1)
@@ -131,13 +135,28 @@ class RayCaster:
         square = product(2, 2)
         square = np.where(np.abs(square) < 1e-5, 1e-5, square)
         b0, bx, by = -c1 * t[..., 2] / 2, product(0, 2), product(1, 2)
-        # Discriminant: the square of the half linear term minus square times constant term, collected by powers of (X, Y).
+        # Discriminant: the square of the half linear term minus square times constant term, collected by powers of
+        # (X, Y).
         d0 = b0 * b0 + square * c0
         dx, dy = 2 * b0 * bx + square * c1 * t[..., 0], 2 * b0 * by + square * c1 * t[..., 1]
         dxx, dyy = bx * bx - square * product(0, 0), by * by - square * product(1, 1)
         dxy = 2 * bx * by - 2 * square * product(0, 1)
         self._terms = np.stack(
-            [d0, dx, dy, dxx, dyy, dxy, b0 / square, bx / square, by / square, 1 / np.abs(square), t[..., 0], t[..., 1], t[..., 2]],
+            [
+                d0,
+                dx,
+                dy,
+                dxx,
+                dyy,
+                dxy,
+                b0 / square,
+                bx / square,
+                by / square,
+                1 / np.abs(square),
+                t[..., 0],
+                t[..., 1],
+                t[..., 2],
+            ],
             -1,
         )
         self._far_root = scene.two_sided[None] | (square < 0)
@@ -148,7 +167,11 @@ class RayCaster:
         columns, rows = self.camera.columns(), self.camera.rows()
         owner = np.full((height, width), -1, dtype=np.int16)
         depth = np.full((height, width), -1e3, dtype=np.float32)
-        origins, boxes, terms = self.scene.origin[frame].tolist(), self._boxes[frame].tolist(), self._terms[frame].tolist()
+        origins, boxes, terms = (
+            self.scene.origin[frame].tolist(),
+            self._boxes[frame].tolist(),
+            self._terms[frame].tolist(),
+        )
         for index, (left, right, top, bottom) in enumerate(boxes):
             if left >= right or top >= bottom:
                 continue
@@ -202,7 +225,8 @@ def _boxes(scene: Scene, camera: Camera) -> NDArray[np.int32]:
 
 
 def locate(scene: Scene, frame: int, owner: NDArray[np.integer], points: Floats) -> tuple[Floats, Floats]:
-    """Local coordinates (3, N) of surface points (3, N) on primitives ``owner`` (N,) and the outward unit normals (3, N)."""
+    """Local coordinates (3, N) of surface points (3, N) on primitives ``owner`` (N,) and the outward unit normals (3,
+    N)."""
     a = scene.frame[frame].astype(np.float32)
     origin = scene.origin[frame].astype(np.float32)
     rel = points - origin.T[:, owner]

@@ -210,7 +210,10 @@ class Painter:
             (spot(0.155, 0.395, 0.085, 0.024), np.array(subject.hair.colour) * 0.6 + skin * 0.25),
             (spot(0.15, 0.505, 0.082, 0.052), np.array([0.97, 0.97, 0.96])),
             (spot(0.15, 0.507, 0.046, 0.05), np.array(subject.eyes)),
-            (front & (side < 0.13) & (np.abs(t - 0.815 + 2.2 * side * side) < 0.034 - 0.12 * side), np.array(subject.lips)),
+            (
+                front & (side < 0.13) & (np.abs(t - 0.815 + 2.2 * side * side) < 0.034 - 0.12 * side),
+                np.array(subject.lips),
+            ),
         )
         for mask, value in paint:
             colour[:, mask] = np.asarray(value, dtype=np.float32)[:, None]

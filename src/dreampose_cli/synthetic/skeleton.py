@@ -1,7 +1,9 @@
-"""The figure's bones: proportions, forward kinematics of the arms and spine, inverse kinematics of the legs, and surface charts.
+"""The figure's bones: proportions, forward kinematics of the arms and spine, inverse kinematics of the legs, and
+surface charts.
 
-A bone's axes are rows (lateral, along, front): lateral points to the figure's own side for limbs (so that left and right are
-mirror images) and to the figure's left for the trunk and head; along points from the proximal to the distal end.
+A bone's axes are rows (lateral, along, front): lateral points to the figure's own side for limbs (so that left and
+right are mirror images) and to the figure's left for the trunk and head; along points from the proximal to the distal
+end.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ CHEST_SHARE = 0.57  # share of the torso chart's V that lies above the waist
 
 @dataclass(frozen=True)
 class Body:
-    """Proportions in statures; ``girth`` multiplies limb radii, ``fill`` is the share of the picture's height that it takes."""
+    """Proportions in statures; ``girth`` multiplies limb radii, ``fill`` is the share of the picture's height."""
 
     fill: float
     ankle: float
@@ -151,7 +153,7 @@ def pose_skeleton(body: Body, dance: Dance) -> Skeleton:
 
 
 def _arm(body: Body, dance: Dance, side: str, sign: float, chest: Floats, shoulder: Floats) -> tuple[Floats, ...]:
-    """Rotations of upper arm, lower arm and hand; where the hand would leave the picture the arm sinks towards the body."""
+    """Rotations of upper arm, lower arm and hand; an arm that would leave the picture sinks to the body."""
     angles = np.stack([dance.channel(f"{name}_{side}") for name in ("arm_abduct", "arm_flex", "arm_twist", "elbow")])
     sunk = np.zeros(len(dance))
     limit = 0.4 / body.fill - 0.022
@@ -201,7 +203,7 @@ _HEAD = np.array([n == "head" for n in BONES])
 
 
 def bone_coordinates(skeleton: Skeleton, frame: int, bone: NDArray[np.integer], points: Floats) -> Floats:
-    """Places (3, N) of world points (3, N) in their bones' axes: lateral / aspect and front in statures, along as 0..1."""
+    """World points (3, N) in their bones' axes (3, N): lateral / aspect and front in statures, along as 0..1."""
     axes = skeleton.axes[frame] / np.stack([_ASPECT, skeleton.length, np.ones(len(BONES))], 1)[:, :, None]
     rows = axes.astype(np.float32).reshape(-1, 9).T[:, bone].reshape(3, 3, -1)
     rel = points - skeleton.origin[frame].astype(np.float32).T[:, bone]
@@ -211,8 +213,9 @@ def bone_coordinates(skeleton: Skeleton, frame: int, bone: NDArray[np.integer], 
 def chart(bone: NDArray[np.integer], place: Floats) -> Floats:
     """Part number, U and V (3, N) of places from `bone_coordinates`.
 
-    Front and back charts share U (0 at the body's midline side of a limb, 1 at its outer side; torso 0 right, 1 left) and V (0 at
-    the proximal end). Hands and feet: U the angle around. Head: U from the face (0) to the back (1), V from crown to neck.
+    Front and back charts share U (0 at the body's midline side of a limb, 1 at its outer side; torso 0 right, 1 left)
+    and V (0 at the proximal end). Hands and feet: U the angle around. Head: U from the face (0) to the back (1), V
+    from crown to neck.
     """
     x, t, z = place
     around = np.arctan2(z, x) / np.float32(2 * np.pi)  # -0.5..0.5 from lateral

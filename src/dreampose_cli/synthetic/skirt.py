@@ -15,7 +15,7 @@ _SUBSTEPS = 8
 
 @dataclass(frozen=True)
 class SkirtMotion:
-    """Per frame (F,): hem offset (lateral, front) and radius in statures, hanging length, aspect, twist of the hem in turns."""
+    """Per frame (F,): the hem's offset and radius in statures, hanging length, aspect, the hem's twist in turns."""
 
     lateral: Floats
     front: Floats
@@ -65,7 +65,7 @@ def swing(skirt: Skirt, skeleton: Skeleton, yaw: Floats, fps: float, top: Floats
 
 
 def _legs(skeleton: Skeleton, top: Floats, drop: float, radius: float) -> tuple[Floats, Floats]:
-    """Where the legs are at the hem: centre (F, 2) in heading axes from ``top``, and the radius (F,) that holds both."""
+    """The legs at the hem: their centre (F, 2) in heading axes from ``top``, the radius (F,) that holds both."""
     places = []
     for side in "lr":
         knee, _, _ = skeleton.bone(f"lower_leg_{side}")

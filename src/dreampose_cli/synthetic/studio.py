@@ -23,7 +23,7 @@ _SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture, uint8 (H, W, 3), and its labels, float32 (3, H, W): part number 0..24, U and V in 0..1 (0 off the body)."""
+    """A picture, uint8 (H, W, 3), and its labels, float32 (3, H, W): part 0..24, U and V in 0..1 (0 off the body)."""
 
     picture: NDArray[np.uint8]
     pose: NDArray[np.float32]

@@ -16,7 +16,7 @@ HAIR_STYLES = ("bald", "short", "crop", "bob", "long", "bun", "ponytail", "afro"
 
 @dataclass(frozen=True)
 class Skirt:
-    """A skirt: ``drop`` below the hips and ``hem`` radius in statures, ``folds`` count and depth, spring rates in 1/s."""
+    """A skirt: ``drop`` below the hips and ``hem`` radius in statures, folds, the spring's rate in 1/s and damping."""
 
     drop: float
     hem: float
@@ -29,7 +29,7 @@ class Skirt:
 
 @dataclass(frozen=True)
 class Outfit:
-    """What is worn. ``sleeve`` and ``leg`` run 0..2 along upper and lower limb; ``skirt`` is None for trousers and shorts."""
+    """What is worn. ``sleeve`` and ``leg`` run 0..2 along upper and lower limb; trousers have no ``skirt``."""
 
     kind: str  # dress, skirt, trousers, shorts
     top: Cloth
@@ -92,7 +92,11 @@ def draw_subject(seed: int) -> Subject:
         seed=seed,
         body=_body(rng, feminine),
         skin=skin,
-        lips=tuple(float(c) for c in np.array(skin) * (0.3 if feminine else 0.55) + np.array([0.78, 0.14, 0.2]) * (0.7 if feminine else 0.38)),
+        lips=tuple(
+            float(c)
+            for c in np.array(skin) * (0.3 if feminine else 0.55)
+            + np.array([0.78, 0.14, 0.2]) * (0.7 if feminine else 0.38)
+        ),
         eyes=(0.16, 0.11, 0.08) if rng.random() < 0.7 else (0.15, 0.28, 0.42),
         hair=_hair(rng, feminine),
         outfit=outfit,
@@ -133,7 +137,14 @@ def _body(rng: np.random.Generator, feminine: bool) -> Body:
 
 def _skin(rng: np.random.Generator) -> Colour:
     tones = np.array(
-        [[0.97, 0.83, 0.74], [0.93, 0.76, 0.63], [0.86, 0.66, 0.51], [0.74, 0.53, 0.38], [0.58, 0.39, 0.27], [0.4, 0.26, 0.19]]
+        [
+            [0.97, 0.83, 0.74],
+            [0.93, 0.76, 0.63],
+            [0.86, 0.66, 0.51],
+            [0.74, 0.53, 0.38],
+            [0.58, 0.39, 0.27],
+            [0.4, 0.26, 0.19],
+        ]
     )
     position = rng.uniform(0, len(tones) - 1)
     low = int(min(position, len(tones) - 2))
@@ -141,18 +152,23 @@ def _skin(rng: np.random.Generator) -> Colour:
 
 
 def _hair(rng: np.random.Generator, feminine: bool) -> Hair:
-    colours = [(0.09, 0.07, 0.07), (0.2, 0.12, 0.08), (0.36, 0.21, 0.12), (0.55, 0.33, 0.16), (0.85, 0.68, 0.4), (0.62, 0.24, 0.12),
+    colours = [(0.09, 0.07, 0.07), (0.2, 0.12, 0.08), (0.36, 0.21, 0.12), (0.55, 0.33, 0.16), (0.85, 0.68, 0.4),
+    (0.62, 0.24, 0.12),
                (0.72, 0.71, 0.7), (0.75, 0.35, 0.5)]  # fmt: skip
     colour = colours[rng.choice(len(colours), p=[0.22, 0.2, 0.17, 0.12, 0.13, 0.08, 0.05, 0.03])]
-    styles = {"long": 3, "bob": 2.2, "ponytail": 2, "bun": 1.6, "afro": 0.8, "fringe": 2, "short": 0.8} if feminine else {
-        "short": 3, "crop": 2.2, "bald": 0.8, "afro": 0.7, "bun": 0.4, "fringe": 0.8
-    }  # fmt: skip
+    women = {"long": 3, "bob": 2.2, "ponytail": 2, "bun": 1.6, "afro": 0.8, "fringe": 2, "short": 0.8}
+    men = {"short": 3, "crop": 2.2, "bald": 0.8, "afro": 0.7, "bun": 0.4, "fringe": 0.8}
+    styles = women if feminine else men
     weights = np.array(list(styles.values()))
     return Hair(str(rng.choice(list(styles), p=weights / weights.sum())), colour, float(rng.random()))
 
 
 def _outfit(rng: np.random.Generator, feminine: bool, skin: Colour) -> Outfit:
-    kind = str(rng.choice(["dress", "skirt", "trousers", "shorts"], p=[0.44, 0.26, 0.2, 0.1] if feminine else [0.0, 0.0, 0.72, 0.28]))
+    kind = str(
+        rng.choice(
+            ["dress", "skirt", "trousers", "shorts"], p=[0.44, 0.26, 0.2, 0.1] if feminine else [0.0, 0.0, 0.72, 0.28]
+        )
+    )
     patterned = rng.random() < 0.82
     base = draw_colour(rng)
     while np.linalg.norm(np.array(base) - np.array(skin)) < 0.3:  # cloth must not pass for skin
@@ -168,7 +184,12 @@ def _outfit(rng: np.random.Generator, feminine: bool, skin: Colour) -> Outfit:
         base = draw_contrast(rng, top.colours[0])
         bottom = draw_cloth(rng, patterned=patterned and which != "top", base=base, prints=False)
     skirt = _skirt(rng, kind) if kind in ("dress", "skirt") else None
-    sleeve = float(rng.choice([0.0, rng.uniform(0.35, 0.6), rng.uniform(0.8, 1.2), rng.uniform(1.4, 1.65), 2.0], p=[0.26, 0.3, 0.1, 0.1, 0.24]))
+    sleeve = float(
+        rng.choice(
+            [0.0, rng.uniform(0.35, 0.6), rng.uniform(0.8, 1.2), rng.uniform(1.4, 1.65), 2.0],
+            p=[0.26, 0.3, 0.1, 0.1, 0.24],
+        )
+    )
     neckline = str(rng.choice(NECKLINES, p=[0.2, 0.15, 0.2, 0.1, 0.1, 0.1, 0.1, 0.05]))
     if neckline in ("tank", "strapless"):
         sleeve = 0.0
@@ -184,7 +205,9 @@ def _outfit(rng: np.random.Generator, feminine: bool, skin: Colour) -> Outfit:
         neckline=neckline,
         neck_depth=float(rng.uniform(0.3, 1.0)),
         sleeve=sleeve,
-        sleeve_loose=float(rng.choice([0.002, rng.uniform(0.004, 0.012), rng.uniform(0.012, 0.022)], p=[0.45, 0.4, 0.15])),
+        sleeve_loose=float(
+            rng.choice([0.002, rng.uniform(0.004, 0.012), rng.uniform(0.012, 0.022)], p=[0.45, 0.4, 0.15])
+        ),
         leg=leg,
         leg_loose=float(rng.uniform(0.003, 0.012)),
         flare=float(rng.choice([0.0, rng.uniform(0.006, 0.014), rng.uniform(0.018, 0.034)], p=[0.45, 0.35, 0.2])),
@@ -193,15 +216,21 @@ def _outfit(rng: np.random.Generator, feminine: bool, skin: Colour) -> Outfit:
         belt=draw_contrast(rng, bottom.colours[0]) if rng.random() < 0.3 else None,
         trim=draw_contrast(rng, top.colours[0]) if rng.random() < 0.25 else None,
         placket=bool(rng.random() < 0.15),
-        shoes=draw_colour(rng) if rng.random() < 0.5 else ((0.1, 0.1, 0.11) if rng.random() < 0.6 else (0.92, 0.91, 0.9)),
+        shoes=draw_colour(rng)
+        if rng.random() < 0.5
+        else ((0.1, 0.1, 0.11) if rng.random() < 0.6 else (0.92, 0.91, 0.9)),
         boots=boots,
     )
 
 
 def _skirt(rng: np.random.Generator, kind: str) -> Skirt:
-    drop = float(rng.choice([rng.uniform(0.16, 0.22), rng.uniform(0.22, 0.32), rng.uniform(0.32, 0.46)], p=[0.3, 0.42, 0.28]))
+    drop = float(
+        rng.choice([rng.uniform(0.16, 0.22), rng.uniform(0.22, 0.32), rng.uniform(0.32, 0.46)], p=[0.3, 0.42, 0.28])
+    )
     shape = rng.choice(["straight", "line", "full"], p=[0.2, 0.45, 0.35])
-    widen = {"straight": rng.uniform(0.0, 0.012), "line": rng.uniform(0.03, 0.065), "full": rng.uniform(0.075, 0.12)}[shape]
+    widen = {"straight": rng.uniform(0.0, 0.012), "line": rng.uniform(0.03, 0.065), "full": rng.uniform(0.075, 0.12)}[
+        shape
+    ]
     folds = int(rng.integers(6, 12)) if shape != "straight" else 0
     return Skirt(
         drop=drop,

@@ -12,10 +12,12 @@ from .geometry import Floats
 Colour = tuple[float, float, float]
 
 PATTERNS: tuple[str, ...] = (
-    "plain", "rings", "columns", "diagonal", "checks", "windowpane", "dots", "gradient", "blocks", "chevron", "diamonds", "print",
+    "plain", "rings", "columns", "diagonal", "checks", "windowpane", "dots", "gradient", "blocks", "chevron",
+    "diamonds", "print",
 )  # fmt: skip
 _PATTERN_WEIGHTS = {
-    "rings": 3.0, "columns": 2.0, "diagonal": 1.6, "checks": 2.0, "windowpane": 1.2, "dots": 2.2, "gradient": 1.2, "blocks": 1.0,
+    "rings": 3.0, "columns": 2.0, "diagonal": 1.6, "checks": 2.0, "windowpane": 1.2, "dots": 2.2, "gradient": 1.2,
+    "blocks": 1.0,
     "chevron": 1.2, "diamonds": 1.0, "print": 1.6,
 }  # fmt: skip
 
@@ -52,8 +54,9 @@ class Cloth:
 def colour_at(cloth: Cloth, around: Floats, along: Floats, circumference: float, span: tuple[float, float]) -> Floats:
     """Colours (3, N) of a cloth.
 
-    ``around`` (N,) is the angle in turns, 0 at the middle of the front; ``along`` (N,) the distance down the garment in statures;
-    ``circumference`` is in statures and ``span`` the garment's extent of ``along``. The pattern closes around the body.
+    ``around`` (N,) is the angle in turns, 0 at the middle of the front; ``along`` (N,) the distance down the garment
+    in statures; ``circumference`` is in statures and ``span`` the garment's extent of ``along``. The pattern closes
+    around the body.
     """
     first, second, third = (np.array(c, dtype=np.float32)[:, None] for c in cloth.colours)
     count = max(3, round(circumference / cloth.period))
@@ -81,7 +84,9 @@ def colour_at(cloth: Cloth, around: Floats, along: Floats, circumference: float,
             line = np.maximum(np.mod(column + 0.14, 1.0) < 0.28, np.mod(row, 1.0) < 0.28)
             return blend(line.astype(np.float32))
         case "diamonds":
-            return blend(inside(column + row) * inside(column - row) * 2.0 - inside(column + row) - inside(column - row) + 1.0)
+            return blend(
+                inside(column + row) * inside(column - row) * 2.0 - inside(column + row) - inside(column - row) + 1.0
+            )
         case "dots":
             shifted = column + 0.5 * np.mod(np.floor(row), 2.0)
             du, dv = np.mod(shifted + 0.5, 1.0) - 0.5, np.mod(row, 1.0) - 0.5
@@ -110,7 +115,14 @@ def emblem_mask(cloth: Cloth, x: Floats, y: Floats) -> Floats:
 def draw_colour(rng: np.random.Generator) -> Colour:
     """A garment colour: usually a clear hue, sometimes black, white, grey, navy or beige."""
     if rng.random() < 0.24:
-        neutral = [(0.13, 0.13, 0.15), (0.95, 0.94, 0.92), (0.5, 0.5, 0.52), (0.12, 0.17, 0.36), (0.83, 0.74, 0.6), (0.42, 0.28, 0.19)]
+        neutral = [
+            (0.13, 0.13, 0.15),
+            (0.95, 0.94, 0.92),
+            (0.5, 0.5, 0.52),
+            (0.12, 0.17, 0.36),
+            (0.83, 0.74, 0.6),
+            (0.42, 0.28, 0.19),
+        ]
         colour = np.array(neutral[rng.integers(len(neutral))]) + rng.normal(0, 0.02, 3)
         return tuple(float(c) for c in np.clip(colour, 0.05, 0.97))
     hue, saturation, value = rng.random(), rng.uniform(0.45, 0.92), rng.uniform(0.45, 0.95)
@@ -121,7 +133,7 @@ def draw_contrast(rng: np.random.Generator, other: Colour) -> Colour:
     """A garment colour that stands out from ``other``."""
     best, best_score = other, -1.0
     for _ in range(12):
-        colour = draw_colour(rng) if rng.random() < 0.7 else tuple([0.96, 0.95, 0.92])
+        colour = draw_colour(rng) if rng.random() < 0.87 else (0.96, 0.95, 0.92)
         apart = np.array(colour) - np.array(other)
         score = abs(float(apart @ [0.3, 0.59, 0.11])) + 0.35 * float(np.linalg.norm(apart))
         if score > 0.45:
@@ -139,9 +151,12 @@ def draw_cloth(rng: np.random.Generator, *, patterned: bool, base: Colour | None
     names = [n for n in _PATTERN_WEIGHTS if prints or n != "print"]
     weights = np.array([_PATTERN_WEIGHTS[n] for n in names])
     pattern = str(rng.choice(names, p=weights / weights.sum())) if patterned else "plain"
-    low, high = {"dots": (0.05, 0.085), "checks": (0.05, 0.1), "windowpane": (0.055, 0.1), "diamonds": (0.07, 0.11)}.get(
-        pattern, (0.042, 0.1)
-    )
+    low, high = {
+        "dots": (0.05, 0.085),
+        "checks": (0.05, 0.1),
+        "windowpane": (0.055, 0.1),
+        "diamonds": (0.07, 0.11),
+    }.get(pattern, (0.042, 0.1))
     return Cloth(
         pattern,
         (first, second, third),

@@ -88,13 +88,13 @@ def prepare_frames(
     sources = find_clips(dataset)
     stamp = [(s.name, s.split, *_stamp(s.frames), *(_stamp(s.poses) if s.poses else ())) for s in sources]
     key = store.key("frames", {"version": FRAMES_VERSION, "clips": stamp, "resolution": resolution, "fit": fit})
-    folder = store.root() / "data" / key
-    if not (folder / "clips.json").exists():
+    folder = store.path_of("data", key)
+    if not folder.exists():
         with store.lock(f"data-{key}"):
-            if not (folder / "clips.json").exists():
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with media.atomic_folder(folder, overwrite=True) as partial:
+            if not folder.exists():
+                with store.publish_folder("data", key) as partial:
                     _decode(sources, resolution, fit, partial, label, progress, note)
+    store.touch("data", key)
     return open_frames(folder)
 
 

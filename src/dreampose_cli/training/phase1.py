@@ -32,7 +32,7 @@ from ..model.presets import MINI, build_mini
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE, PoseNet
 from ..poses.preview import colour
-from ..rendering import RenderSettings, render_batch
+from ..rendering.batches import RenderSettings, render_batch
 from .autoencoder import AutoencoderTask, latent_statistics
 from .denoising import DenoisingTask, Dropout, PairSource, encode_frames
 from .frames import FrameStore, prepare_frames

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model.base import Base
-from .model.conditioning import Photo, decode, null_pose, photo_channels, pose_channels
-from .sampling import branch_weights, clip_noise, guide, make_sampler, sample
+from ..model.base import Base
+from ..model.conditioning import Photo, decode, null_pose, photo_channels, pose_channels
+from ..sampling import branch_weights, clip_noise, guide, make_sampler, sample
 
 
 @dataclass(frozen=True)

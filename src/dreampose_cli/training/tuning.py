@@ -1,0 +1,312 @@
+"""Phase 2: from photos of one subject to a subject (paper section 4.4): UNet + adapter first, then the VAE decoder.
+
+A subject is cached by what determines it: the photos' bytes, their poses, the base's content and the settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .. import __version__, media, store
+from ..device import pick_device
+from ..errors import NoPersonError, PoseError, StoreError, UsageError
+from ..fitting import fit_picture, fit_pose
+from ..model.base import Base, load_base, save_module
+from ..model.bases import resolve_base
+from ..model.conditioning import encode, pictures_to_tensor
+from ..model.config import TuningSettings
+from ..model.revision import revision
+from ..poses.extraction import nobody, poses_of
+from .autoencoder import reconstruction_loss
+from .denoising import Batch, DenoisingTask
+from .loop import Draw, LoopSettings, run
+
+Progress = Callable[[int, int | None, str], None]
+Note = Callable[[str], None]
+SUBJECT_VERSION = 1
+SUBJECT_FILE = "subject.json"
+
+
+@dataclass(frozen=True)
+class TunedSubject:
+    """A subject in the cache; `cached` says that nothing had to be computed."""
+
+    id: str
+    name: str | None
+    base: str
+    path: Path
+    cached: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Views:
+    """A subject's photos at the base's resolution: pictures uint8 (N, H, W, 3), poses float32 (N, 3, H, W)."""
+
+    pictures: np.ndarray
+    poses: np.ndarray
+
+
+def tune(
+    photos: list[Path],
+    *,
+    base: str | None = None,
+    name: str | None = None,
+    poses: list[Path] | None = None,
+    steps: int | None = None,
+    decoder_steps: int | None = None,
+    learning_rate: float | None = None,
+    decoder_learning_rate: float | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    estimator: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> TunedSubject:
+    """Tune the base on one or more photos of one subject; what is cached is returned at once.
+
+    `poses` are pose sources, one a photo, in place of the estimator. A run that was interrupted goes on where its last
+    checkpoint left it. Raises MediaError, PoseError, NoPersonError, BaseError, UsageError, StoreError.
+    """
+    note = note or (lambda text: None)
+    started = time.monotonic()
+    if not photos:
+        raise UsageError("tune needs at least one photo.")
+    if poses and len(poses) != len(photos):
+        raise UsageError(f"{len(photos)} photos but {len(poses)} --pose: give one for each photo, in the same order.")
+    pictures = [media.read_photo(path) for path in photos]
+    folder = resolve_base(base, note)
+    where = pick_device(device)
+    model = load_base(folder, device=where)
+    preset = settle(model.config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size)
+    views = read_views(model, photos, pictures, poses, estimator or model.config.estimator, device)
+    identity = {
+        "version": SUBJECT_VERSION,
+        "base": revision(folder),
+        "photos": [store.file_digest(path) for path in photos],
+        "poses": store.key(np.ascontiguousarray(views.poses).tobytes()),
+        "settings": asdict(preset),
+        "seed": seed,
+        "autocast": dtype if dtype in ("bfloat16", "float16") else None,
+    }
+    id = store.key("subject", identity)
+    with store.lock(f"subject-{id}", waiting=note, what=f"the subject {id}"):
+        entry = store.path_of("subject", id)
+        cached = (entry / SUBJECT_FILE).exists()
+        if not cached:
+            partial = store.partial_folder(id)
+            fit_subject(model, views, preset, seed, identity["autocast"], partial / "checkpoints", progress, note)
+            description = {
+                "id": id,
+                "name": name,
+                "dreampose": __version__,
+                "base": {"name": model.config.name, "path": str(folder), "revision": identity["base"]},
+                "photos": [
+                    {"file": str(path), "sha256": digest, "size": list(picture.shape[:2])}
+                    for path, digest, picture in zip(photos, identity["photos"], pictures, strict=True)
+                ],
+                "seconds": round(time.monotonic() - started, 1),
+                **{key: identity[key] for key in ("version", "settings", "seed")},
+            }
+            write_subject(model, views, description, partial)
+            shutil.rmtree(partial / "checkpoints", ignore_errors=True)
+            entry = store.publish_partial(id, "subject")
+        elif name is not None:
+            _rename(entry, name)
+    store.touch("subject", id)
+    store.set_last_subject(id)
+    return TunedSubject(id, name, model.config.name, entry, cached, time.monotonic() - started)
+
+
+def settle(preset: TuningSettings, steps, decoder_steps, rate, decoder_rate, batch_size) -> TuningSettings:
+    """The base's preset, but for what was asked for."""
+    asked = {
+        "steps": steps,
+        "decoder_steps": decoder_steps,
+        "learning_rate": rate,
+        "decoder_learning_rate": decoder_rate,
+        "batch_size": batch_size,
+    }
+    return dataclasses.replace(preset, **{key: value for key, value in asked.items() if value is not None})
+
+
+def read_views(model: Base, photos, pictures, poses, estimator: str, device: str) -> Views:
+    """Photos and their poses at the base's resolution; the poses from the given files, else from the estimator."""
+    config = model.config
+    fitted = [fit_picture(picture, config.resolution, config.fit) for picture in pictures]
+    frames = []
+    for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
+        if poses:
+            sequence, _, _ = poses_of(poses[i], estimator=estimator, device=device)
+            frame = sequence.frame(0)
+            if not (frame[1:] > 0).any():
+                raise PoseError(f"{poses[i]} shows nobody; give the pose of {path}, or leave it to the estimator.")
+        else:
+            frame = estimate_photo(picture, path, estimator, device)
+        if frame.shape[1:] == picture.shape[:2] or poses:
+            frame = fit_pose(frame, config.resolution, config.fit, config.poses.resize)
+        frames.append(frame)
+    return Views(np.stack(fitted), np.stack(frames))
+
+
+def estimate_photo(picture: np.ndarray, path: Path | str, estimator: str, device: str) -> np.ndarray:
+    """The pose (3, H, W) of one photo by the estimator. Raises NoPersonError."""
+    from ..poses.estimator import has_person, load_estimator
+
+    frame = load_estimator(estimator, pick_device(device)).estimate([picture])[0]
+    if not has_person(frame):
+        raise NoPersonError(nobody(path, estimator))
+    return frame
+
+
+def fit_subject(
+    model: Base,
+    views: Views,
+    preset: TuningSettings,
+    seed: int,
+    autocast: str | None,
+    checkpoints: Path | None,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> None:
+    """Tune `model` in place on `views`: UNet + adapter on random crops, then the decoder on full frames."""
+    if preset.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+    total = preset.steps + preset.decoder_steps
+    stages = [
+        ("network", NetworkTuning(model, views, preset.crop), preset.steps, preset.learning_rate, preset.batch_size, 0),
+        (
+            "decoder",
+            DecoderTuning(model, views),
+            preset.decoder_steps,
+            preset.decoder_learning_rate,
+            preset.decoder_batch_size,
+            preset.steps,
+        ),
+    ]
+    for name, task, steps, rate, batch, before in stages:
+        settings = LoopSettings(
+            steps=steps, learning_rate=rate, batch_size=batch, seed=seed, autocast=autocast,
+            save_every=max(20, steps // 4), keep=1,
+        )  # fmt: skip
+
+        def report(done: int, _total, text: str = "", name: str = name, before: int = before) -> None:
+            if progress:
+                progress(before + done, total, f"{name}, {text}")
+
+        if steps:
+            result = run(
+                task, settings, checkpoints=checkpoints / name if checkpoints else None, resume=True, progress=report
+            )
+            if result.resumed_from and note:
+                note(f"{name}: went on from step {result.resumed_from}.")
+    model.to(model.device)
+
+
+class NetworkTuning(DenoisingTask):
+    """UNet + adapter on a subject's photos; no dropout (paper section 4.4)."""
+
+    def __init__(self, model: Base, views: Views, smallest: float):
+        super().__init__(model, _Crops(model, views, smallest), train_encoder=False, dropout=None)
+
+
+class _Crops:
+    """Random crops: a target and its pose share one crop, the conditioning photo has another.
+
+    So the network cannot learn to copy the photo pixel by pixel, which shows as texture that sticks to the screen.
+    """
+
+    def __init__(self, model: Base, views: Views, smallest: float):
+        self.model, self.views, self.smallest = model, views, smallest
+
+    def draw(self, rng: np.random.Generator, count: int) -> Batch:
+        config = self.model.config
+        targets, windows, photos, photo_poses = [], [], [], []
+        for _ in range(count):
+            i, j = rng.integers(len(self.views.pictures), size=2)
+            target, pose = random_crop(rng, self.views.pictures[i], self.views.poses[i], self.smallest)
+            photo, photo_pose = random_crop(rng, self.views.pictures[j], self.views.poses[j], self.smallest)
+            targets.append(target)
+            windows.append(np.repeat(pose[None], config.poses.count, 0))
+            photos.append(photo)
+            photo_poses.append(photo_pose)
+        device = self.model.device
+        with torch.no_grad():
+            target = encode(self.model, pictures_to_tensor(np.stack(targets), config.target_range).to(device))
+            latents = encode(self.model, pictures_to_tensor(np.stack(photos), config.photo.condition_range).to(device))
+        return Batch(
+            target=target.float(),
+            photo_latents=latents.float(),
+            photos=np.stack(photos),
+            photo_poses=torch.from_numpy(np.stack(photo_poses)),
+            windows=torch.from_numpy(np.stack(windows)),
+        )
+
+
+def random_crop(
+    rng: np.random.Generator, picture: np.ndarray, pose: np.ndarray, smallest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random crop of a picture (H, W, 3) and its pose (3, H, W), resized back to H x W."""
+    height, width = picture.shape[:2]
+    share = rng.uniform(smallest, 1.0)
+    h, w = round(height * share), round(width * share)
+    top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+    crop = np.ascontiguousarray(picture[top : top + h, left : left + w])
+    resized = np.asarray(Image.fromarray(crop).resize((width, height), Image.Resampling.BICUBIC))
+    rows = top + ((np.arange(height) + 0.5) * h / height).astype(int)
+    columns = left + ((np.arange(width) + 0.5) * w / width).astype(int)
+    return resized, pose[:, rows][:, :, columns]
+
+
+class DecoderTuning:
+    """The VAE decoder on full frames of the photos: crops would shift what it does to the background."""
+
+    def __init__(self, model: Base, views: Views):
+        model.vae.requires_grad_(False)
+        model.vae.decoder.requires_grad_(True)
+        self.model = model
+        self.modules: dict[str, nn.Module] = {"decoder": model.vae.decoder}
+        self.target = pictures_to_tensor(views.pictures, model.config.target_range)
+        with torch.no_grad():
+            self.latents = encode(model, self.target.to(model.device)).float()
+
+    def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
+        count = min(settings.batch_size, len(self.target))
+        rows = draw.numpy.choice(len(self.target), count, replace=False)
+        target = self.target[rows].to(self.model.device)
+        latents = self.latents[rows] / self.model.latent_scale + self.model.latent_shift
+        output = self.model.vae.decode(latents).sample
+        return reconstruction_loss(output, target, self.model.factor)
+
+
+def write_subject(model: Base, views: Views, description: dict, folder: Path) -> None:
+    """The tuned weights with the photos and their poses; `subject.json`, which completes it, last."""
+    for name in ("unet", "adapter"):
+        save_module(getattr(model, name), folder / f"{name}.safetensors", torch.float16)
+    save_module(model.vae.decoder, folder / "decoder.safetensors", torch.float16)
+    for i, (picture, pose) in enumerate(zip(views.pictures, views.poses, strict=True)):
+        Image.fromarray(picture).save(folder / f"photo-{i + 1}.png")
+        np.save(folder / f"pose-{i + 1}.npy", pose.astype(np.float32))
+    (folder / SUBJECT_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def _rename(entry: Path, name: str) -> None:
+    try:
+        description = json.loads((entry / SUBJECT_FILE).read_text(encoding="utf-8"))
+        if description.get("name") != name:
+            store.write_json(entry / SUBJECT_FILE, {**description, "name": name})
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{entry / SUBJECT_FILE} cannot be updated ({error}).") from error
