@@ -247,8 +247,9 @@ def test_use_decides_the_order_and_what_pruning_takes():
     store.touch("poses", "p0")
     assert store.list_entries()[0].id == "p0"
     assert [entry.id for entry in store.prune(older_than_days=8.5)] == ["p1"]
-    largest = max(entry.bytes for entry in store.list_entries("poses"))
-    assert [entry.id for entry in store.prune(max_bytes=2 * largest)] == ["p2"]
+    total = sum(entry.bytes for entry in store.list_entries())
+    assert store.prune(max_bytes=total) == []
+    assert [entry.id for entry in store.prune(max_bytes=total - 1)] == ["p2"]
     assert {entry.id for entry in store.list_entries()} == {"p0", "p3", "own"}
     assert [entry.id for entry in store.prune(older_than_days=1, kinds=store.KINDS)] == ["p3", "own"]
 
@@ -272,9 +273,10 @@ def test_a_lock_waits_and_says_so(cache):
     heard = []
     with store.lock("data-1"):
         began = time.monotonic()
-        with pytest.raises(StoreError, match="frames is in use by another dreampose after 0.2 seconds"):
-            with store.lock("data-1", timeout=0.2, waiting=heard.append, what="frames"):
-                pass
+        sentence = "frames is in use by another dreampose after 0.2 seconds"
+        waiting = store.lock("data-1", timeout=0.2, waiting=heard.append, what="frames")
+        with pytest.raises(StoreError, match=sentence), waiting:
+            pass
         assert time.monotonic() - began >= 0.2
     assert heard == ["another dreampose is working on frames; waiting for it"]
     with store.lock("data-1", timeout=0), store.lock("data-2", timeout=0):
@@ -340,6 +342,20 @@ def test_a_read_only_cache_can_be_read_but_not_written(cache):
         os.chmod(cache, 0o700)
 
 
+def test_a_read_only_file_system_is_a_sentence(cache, monkeypatch):
+    make_subject("abcd")
+
+    def replace(source, target):
+        raise OSError(errno.EROFS, "Read-only file system", str(target))
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(StoreError, match=f"cannot write the cache {cache}: Read-only file system"):
+        store.set_last_subject("abcd")
+    with pytest.raises(StoreError, match="Read-only"):
+        make_subject("efgh")
+    assert [entry.id for entry in store.list_entries()] == ["abcd"]
+
+
 def test_a_folder_that_cannot_be_made(monkeypatch):
     monkeypatch.setenv("DREAMPOSE_CACHE", os.devnull + "/cache")
     with pytest.raises(StoreError, match="set DREAMPOSE_CACHE"):
@@ -348,7 +364,7 @@ def test_a_folder_that_cannot_be_made(monkeypatch):
 
 @pytest.mark.parametrize(
     "problem",
-    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")],
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O: No space left on device (os error 28)")],
 )
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(cache, problem):
     with pytest.raises(StoreError, match="disk of the cache .* is full"), store.publish_folder("subject", "abcd"):
@@ -358,4 +374,4 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(cache, problem):
 
 def test_errors_of_other_files_pass_through_unchanged():
     with pytest.raises(FileNotFoundError), store.publish_folder("subject", "abcd"):
-        open("/no/such/photo.jpg")
+        os.stat("/no/such/photo.jpg")

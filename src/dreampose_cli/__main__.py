@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 
-from .errors import DreamposeError
+from .errors import DreamposeError, UsageError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -45,7 +45,7 @@ def _run(words: list[str], debug: bool) -> int:
     except BrokenPipeError:
         return 1  # the reader has gone; there is nobody to tell
     except Exception as problem:
-        if debug:
+        if debug and not isinstance(problem, UsageError):
             with contextlib.suppress(OSError):
                 traceback.print_exc()
         _say(f"error: {sentence(problem)}")

@@ -9,7 +9,9 @@ from .errors import UsageError
 
 SAMPLERS = ("pndm", "ddim", "dpm++")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-PRESETS = ("mini", "estimator")
+PRESETS = ("mini", "estimator", "paper")
+STAGES = ("vae", "network", "estimator")
+NOISES = ("clip", "frame")
 
 GUIDANCE_RANGE = (0.0, 30.0)
 STEPS_RANGE = (1, 1000)

@@ -96,6 +96,12 @@ Name = Annotated[
         callback=lambda value: None if value is None else check_name(value),
     ),
 ]
+Estimator = Annotated[
+    str | None,
+    typer.Option(
+        "--estimator", metavar="NAME", help="What finds poses; mini knows mannequins.", show_default=FROM_BASE
+    ),
+]
 LearningRate = Annotated[
     float | None,
     typer.Option(

@@ -55,9 +55,7 @@ def poses(
             overwrite=overwrite,
             preview=preview,
             progress=progress,
+            note=out.note,
         )
-    if found.gaps:
-        gaps = found.gaps if isinstance(found.gaps, int) else len(found.gaps)
-        out.warn(f"nobody was found in {gaps} of {options.counted(found.frames, 'frame')}.")
     height, width = found.size
     out.result(found.path, {**plain(found), "size": {"width": width, "height": height}})

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from ..names import NOISES
 from . import options
 from .output import Output, duration
 
@@ -49,6 +50,16 @@ def render(
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     seed: options.Seed = 0,
+    noise: Annotated[
+        str,
+        typer.Option(
+            "--noise",
+            metavar="NOISE",
+            help="One draw for the clip, or one for each frame.",
+            callback=options.one_of("noise", NOISES),
+            autocompletion=lambda: list(NOISES),
+        ),
+    ] = "clip",
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
@@ -96,6 +107,7 @@ def render(
             steps=steps,
             sampler=sampler,
             seed=seed,
+            noise=noise,
             batch_size=batch_size,
             fps=fps,
             start=start,

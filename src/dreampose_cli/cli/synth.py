@@ -16,7 +16,7 @@ def synth(
     subjects: Annotated[int, options.whole("--subjects", "N", "Mannequins, one clip each.", 1)] = 100,
     test_subjects: Annotated[
         int | None,
-        options.whole("--test-subjects", "N", "How many of them go to test/.", 0, default="some of them"),
+        options.whole("--test-subjects", "N", "How many of them go to test/.", 0, default="an eighth"),
     ] = None,
     frames: Annotated[int, options.whole("--frames", "F", "Frames in each clip.", 1)] = 24,
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="Width and height in pixels.")] = "128x160",

@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..names import PRESETS
+from ..names import PRESETS, STAGES, check_choice
 from . import options
 from .output import Output, duration
 
 PRESET = "preset's"
+
+
+def _stages(values: list[str] | None) -> list[str] | None:
+    return [check_choice("stage", value, STAGES) for value in values] if values else None
 
 
 def train(
@@ -25,10 +29,10 @@ def train(
         typer.Option(
             "--preset",
             metavar="PRESET",
-            help="Train from nothing: mini, or estimator, its pose estimator.",
+            help="mini or estimator, from nothing; or paper, from --base.",
             callback=options.one_of("preset", PRESETS),
             autocompletion=lambda: list(PRESETS),
-            show_default="mini where no --base is given",
+            show_default="mini, with --base paper",
         ),
     ] = None,
     base: Annotated[
@@ -37,7 +41,13 @@ def train(
     ] = None,
     stages: Annotated[
         list[str] | None,
-        typer.Option("--stage", metavar="STAGE", help="Only this stage; repeat it for several.", show_default="all"),
+        typer.Option(
+            "--stage",
+            metavar="STAGE",
+            help="Only vae, network or estimator; can be repeated.",
+            callback=_stages,
+            show_default="all",
+        ),
     ] = None,
     max_steps: Annotated[
         int | None, options.whole("--max-steps", "N", "At most so many steps in each stage.", 1, default=PRESET)

@@ -21,6 +21,7 @@ def tune(
         list[Path] | None,
         typer.Option("--poses", metavar="FILE", help="A photo's pose; once for each, in order."),
     ] = None,
+    estimator: options.Estimator = None,
     steps: Annotated[
         int | None,
         options.whole("--steps", "N", "Steps of UNet and adapter.", 0, STEPS_LIMIT, default=options.FROM_BASE),
@@ -74,6 +75,7 @@ def tune(
             decoder_learning_rate=decoder_learning_rate,
             batch_size=batch_size,
             seed=seed,
+            estimator=estimator,
             device=device,
             dtype=dtype,
             progress=progress,

@@ -69,7 +69,7 @@ class Base:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Base:
         for module in self.components().values():
-            module.to(device=device, **({} if dtype is None else {"dtype": dtype})).eval()
+            nn.Module.to(module, device=device, dtype=dtype).eval()  # diffusers' own `to` warns for every cast
         return self
 
     def predict(self, noisy: Tensor, timestep: Tensor | int, context: Tensor, pose: Tensor, photo: Tensor) -> Tensor:

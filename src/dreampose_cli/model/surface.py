@@ -41,8 +41,9 @@ FALLBACKS = _fallbacks()
 class Surface:
     """A photo as a partial texture: where in the photo each texel is seen, and how surely.
 
-    photo (B, 3, H, W) in [-1, 1]; atlas (B, 25, 3, A, A): x and y in [-1, 1] (grid_sample's units) and a confidence
-    in [0, 1] for each texel of each chart (chart 0, the background, is empty).
+    photo (B, 3, H, W) in [-1, 1]; atlas (B, 4, 25 A, A), the charts below one another, chart 0 (background) empty: x and
+    y in [-1, 1] (grid_sample's units), the confidence in [0, 1] that the texel itself was seen, and that of the chart
+    that stands in for it where it was not.
     """
 
     photo: Tensor
@@ -50,7 +51,7 @@ class Surface:
 
     def expand(self, count: int) -> Surface:
         """One photo's surface for a batch of `count` target poses, without copying."""
-        return Surface(self.photo.expand(count, -1, -1, -1), self.atlas.expand(count, -1, -1, -1, -1))
+        return Surface(self.photo.expand(count, -1, -1, -1), self.atlas.expand(count, -1, -1, -1))
 
 
 def surface_channels(factor: int) -> int:
@@ -81,11 +82,18 @@ def build_surface(photo: Tensor, pose: Tensor) -> Surface:
             atlas.index_add_(0, index.flatten(), (values * weight.unsqueeze(-1)).flatten(0, 2))
     atlas = atlas.view(batch * (PARTS + 1), TEXELS, TEXELS, 3).permute(0, 3, 1, 2)
     seen = (atlas[:, 2:] / 0.25).clamp(max=1.0)  # a quarter of a pixel in a texel counts as seen
-    near = F.avg_pool2d(seen, 3, stride=1, padding=1, count_include_pad=False)
+    seen = F.max_pool2d(seen, (5, 7), stride=1, padding=(2, 3))  # a thin limb has fewer pixels than texels
     coordinates, reach = _fill(atlas[:, :2], atlas[:, 2:])
-    confidence = torch.where(reach > 0, 0.05 + 0.95 * torch.maximum(seen, near), torch.zeros_like(seen))
-    atlas = torch.cat([coordinates, confidence], dim=1)
-    return Surface(photo.float(), atlas.view(batch, PARTS + 1, 3, TEXELS, TEXELS))
+    confidence = torch.where(reach > 0, 0.05 + 0.95 * seen, torch.zeros_like(seen))
+    charts = torch.cat([coordinates, confidence], dim=1).view(batch, PARTS + 1, 3, TEXELS, TEXELS)
+    chosen = torch.cat([charts, charts[:, :, 2:]], dim=2)  # x, y, own, best
+    for rank, other in enumerate(FALLBACKS.to(device)[1:], start=1):
+        stand_in = charts[:, other]
+        trust = stand_in[:, :, 2:] * (0.9 - 0.1 * rank)
+        better = trust > chosen[:, :, 3:]
+        chosen[:, :, :2] = torch.where(better, stand_in[:, :, :2], chosen[:, :, :2])
+        chosen[:, :, 3:] = torch.where(better, trust, chosen[:, :, 3:])
+    return Surface(photo.float(), chosen.transpose(1, 2).reshape(batch, 4, (PARTS + 1) * TEXELS, TEXELS))
 
 
 def _fill(total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,29 +131,16 @@ def transfer(surface: Surface, pose: Tensor, factor: int) -> Tensor:
 
 def carry(surface: Surface, pose: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `transfer`, at full resolution: colours (B, 3, H, W), body, own and best confidence (B, 1, H, W)."""
-    batch, _, height, width = pose.shape
+    height, width = pose.shape[-2:]
     device = pose.device
-    part = pose[:, 0].round().long()
+    part = pose[:, 0].round()
     body = (part > 0).float().unsqueeze(1)
-    table = FALLBACKS.to(device)
-    flat = surface.atlas.reshape(batch * (PARTS + 1), 3, TEXELS, TEXELS)
-    # One row of charts side by side would bleed at the seams; a 3-D grid with the chart as depth, sampled at integer
-    # depths, interpolates inside a chart only.
-    volume = flat.view(batch, PARTS + 1, 3, TEXELS, TEXELS).transpose(1, 2)  # (B, 3, charts, A, A)
-    x, y = pose[:, 1] * 2 - 1, pose[:, 2] * 2 - 1
-    chosen = torch.zeros(batch, 2, height, width, device=device)
-    best = torch.zeros(batch, 1, height, width, device=device)
-    own = best
-    for rank, charts in enumerate(table):
-        depth = (charts[part].float() + 0.5) * 2 / (PARTS + 1) - 1
-        grid = torch.stack([x, y, depth], dim=-1).unsqueeze(1)  # (B, 1, H, W, 3)
-        found = F.grid_sample(volume, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
-        confidence = found[:, 2:] * body * (1.0 if rank == 0 else 0.9 - 0.1 * rank)
-        if rank == 0:
-            own = confidence
-        better = confidence > best
-        chosen = torch.where(better, found[:, :2], chosen)
-        best = torch.where(better, confidence, best)
+    half = 0.5 / TEXELS  # between the outermost texel centres a chart does not bleed into its neighbours
+    x = pose[:, 1].clamp(half, 1 - half) * 2 - 1
+    y = (part + pose[:, 2].clamp(half, 1 - half)) * 2 / (PARTS + 1) - 1
+    found = F.grid_sample(surface.atlas, torch.stack([x, y], dim=-1), mode="bilinear", align_corners=False)
+    chosen = found[:, :2]
+    own, best = found[:, 2:3] * body, found[:, 3:] * body
     # Around the body (hair, skirts, folds) nothing has coordinates: what is near the body moves with it.
     ys = (torch.arange(height, device=device) + 0.5) * 2 / height - 1
     xs = (torch.arange(width, device=device) + 0.5) * 2 / width - 1

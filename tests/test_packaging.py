@@ -1,0 +1,112 @@
+"""What is shipped: metadata, the wheel's contents, pins for every dependency, and the one-word commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from dreampose_cli import __version__
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGE = ROOT / "src" / "dreampose_cli"
+
+
+def required():
+    project = PROJECT["project"]
+    lists = [project["dependencies"], PROJECT["build-system"]["requires"], *project["optional-dependencies"].values()]
+    return [Requirement(text) for texts in lists for text in texts]
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_users_get_lower_bounds_only():
+    assert all([specifier.operator for specifier in each.specifier] == [">="] for each in required())
+    assert "torchvision" not in {each.name for each in required()}
+
+
+def test_constraints_pin_everything_exactly():
+    pinned = {canonicalize_name(pin.name): pin for pin in pins()}
+    assert len(pinned) == len(pins())
+    for pin in pinned.values():
+        assert re.fullmatch(r"==[0-9.]+", str(pin.specifier)), pin
+    for each in required():
+        version = str(pinned[canonicalize_name(each.name)].specifier).removeprefix("==")
+        assert each.specifier.contains(version), each
+
+
+def test_metadata():
+    project = PROJECT["project"]
+    assert project["license"] == "MIT"
+    assert project["license-files"] == ["LICENSE"]
+    assert project["requires-python"] == ">=3.11"
+    assert project["scripts"] == {"dreampose": "dreampose_cli.__main__:main"}
+    assert (ROOT / project["readme"]).is_file()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of a copy of what is needed to build it."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(source / "dist")]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=120)
+    (built,) = (source / "dist").glob("*.whl")
+    return zipfile.ZipFile(built)
+
+
+def test_the_wheel_holds_the_whole_package(wheel):
+    names = set(wheel.namelist())
+    files = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path.relative_to(PACKAGE.parent).as_posix() for path in files} == {
+        name for name in names if name.startswith("dreampose_cli/")
+    }
+    assert "dreampose_cli/py.typed" in names
+    info = f"dreampose_cli-{__version__}.dist-info"
+    assert f"{info}/licenses/LICENSE" in names
+    assert "dreampose = dreampose_cli.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert {name.split("/")[0] for name in names} == {"dreampose_cli", info}
+
+
+def test_the_wheel_runs_without_the_source_tree(wheel, tmp_path):
+    wheel.extractall(tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", "import dreampose_cli, sys; print(dreampose_cli.__file__)"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(str(tmp_path))
+    command = [sys.executable, "-m", "dreampose_cli", "cache", "ls"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "nothing is cached\n")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_make_installs_what_is_missing_first(target, tmp_path):
+    command = ["make", "-n", target, f"VENV={tmp_path / 'none'}", "PYTHON=python3"]
+    steps = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert steps.index("-m venv") < steps.index("-c constraints.txt -e '.[dev]'") < steps.rindex(str(tmp_path))
+
+
+def test_ci_runs_the_documented_test_command():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert re.search(r"^make test$", script.read_text(encoding="utf-8"), re.M)
