@@ -223,7 +223,8 @@ def test_a_part_of_a_video_at_another_rate(counting, options, expected):
 
 
 @pytest.mark.parametrize(
-    "options", [{"start": 5.0}, {"start": -1.0}, {"start": 0.5, "end": 0.5}, {"fps": 0}, {"fps": float("nan")}]
+    "options",
+    [{"start": 5.0}, {"start": -1.0}, {"start": 0.5, "end": 0.5}, {"start": 0.98}, {"fps": 0}, {"fps": float("nan")}],
 )
 def test_an_impossible_part_is_refused_at_once(counting, options):
     with pytest.raises(UsageError, match=r"counting\.mp4"):

@@ -13,6 +13,7 @@ import pytest
 from dreampose_cli import store
 from dreampose_cli.errors import MediaError, StoreError, SubjectError, UsageError
 from dreampose_cli.store import entries as entries_module
+from dreampose_cli.store import filelock
 
 
 def make_subject(id, photo=None, name=None, created=None):
@@ -283,6 +284,24 @@ def test_a_lock_waits_and_says_so(cache):
         pass
     if os.name != "nt":
         assert list((cache / "locks").iterdir()) == []
+
+
+def test_a_lock_is_that_of_the_file_others_will_open(tmp_path, monkeypatch):
+    path = tmp_path / "x.lock"
+    real, taken = filelock._lock, []
+
+    def lock_after_the_last_holder_removed_it(descriptor):
+        if not taken:
+            path.unlink()
+        real(descriptor)
+        taken.append(descriptor)
+
+    monkeypatch.setattr(filelock, "_lock", lock_after_the_last_holder_removed_it)
+    release = filelock.hold(path, 5)
+    assert len(taken) == 2
+    assert path.exists()
+    assert filelock.hold(path, 0) is None
+    release()
 
 
 HOLDER = """

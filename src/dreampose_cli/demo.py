@@ -56,7 +56,9 @@ def run(
         raise OutputExistsError(f"{output} holds files that are not the demo's; choose another -o.")
     with media.atomic_folder(output, overwrite=True) as folder, _own_cache():
         photo, truth = _studio(folder, seed)
-        poses = extract(folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=device, progress=progress)
+        poses = extract(
+            folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=device, progress=progress
+        )
         note(f"dreampose tune photo.png        # a mannequin no base has seen; {poses.frames} frames of dance")
         started = time.monotonic()
         subject = tune([photo], base="mini", device=device, progress=progress)
@@ -113,9 +115,7 @@ def _pictures(folder: Path, truth, untuned, tuned) -> None:
     dance = list(media.open_frames(folder / "dance.mp4"))
     poses = [colour(frame) for frame in open_poses(folder / "dance.poses")]
     names = ("photo", "driving video", "pose", "result")
-    frames = (
-        _beside([photo, dance[i], poses[i], tuned[i]], names) for i in range(len(tuned))
-    )
+    frames = (_beside([photo, dance[i], poses[i], tuned[i]], names) for i in range(len(tuned)))
     media.write_frames(folder / "out.mp4", frames, fps=FPS, metadata={"notice": "AI-generated"})
     chosen = np.linspace(0, len(tuned) - 1, 7).round().astype(int)
     rows = {"driving video": dance, "pose": poses, "untuned": untuned, "tuned": tuned, "truth": truth}

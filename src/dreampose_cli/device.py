@@ -18,7 +18,9 @@ def pick_device(name: str = "auto") -> torch.device:
     except RuntimeError:
         raise UsageError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps.") from None
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"this machine has no device {name}; `dreampose doctor` lists what it has, `--device cpu` works.")
+        raise UsageError(
+            f"this machine has no device {name}; `dreampose doctor` lists what it has, `--device cpu` works."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("this machine has no mps device; `--device cpu` works everywhere.")
     if device.type not in ("cpu", "cuda", "mps"):

@@ -55,7 +55,9 @@ def fit_pose(pose: np.ndarray, target: tuple[int, int], mode: str, resize: str =
             from torch.nn import functional
 
             tensor = torch.from_numpy(np.ascontiguousarray(pose))[None]
-            pose = functional.interpolate(tensor, (fit.height, fit.width), mode="bilinear", align_corners=False)[0].numpy()
+            pose = functional.interpolate(tensor, (fit.height, fit.width), mode="bilinear", align_corners=False)[
+                0
+            ].numpy()
         else:
             rows = ((np.arange(fit.height) + 0.5) * pose.shape[1] / fit.height).astype(int)
             columns = ((np.arange(fit.width) + 0.5) * pose.shape[2] / fit.width).astype(int)

@@ -1,12 +1,14 @@
-"""`dreampose base`: the bases there are, and what each one is."""
+"""`dreampose base`: the bases there are, what each one is, and how others come here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..names import check_name
 from . import options
 from .output import Output, plain, table
 
@@ -32,7 +34,7 @@ def ls(json: options.Json = False, quiet: options.Quiet = False, verbose: option
 def info(
     base: Annotated[
         str | None,
-        typer.Argument(metavar="BASE", help="Name or folder.", show_default="the one used without --base"),
+        typer.Argument(metavar="BASE", help="Name, folder, or owner/name on the Hub.", show_default="the one used without --base"),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -50,6 +52,81 @@ def info(
     path = resolve_base(base, out.note)
     facts = plain(describe(path))
     out.page(_lines(facts), facts, [path])
+
+
+def import_(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder of unet_epoch_E.pth and adapter_E.pth.")
+    ],
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="What to call the base here.", callback=check_name)
+    ],
+    stable_diffusion: Annotated[
+        str | None,
+        typer.Option(
+            "--stable-diffusion",
+            metavar="SOURCE",
+            help="Hub repository or folder of the rest.",
+            show_default="CompVis/stable-diffusion-v1-4",
+        ),
+    ] = None,
+    image_encoder: options.ImageEncoder = None,
+    epoch: Annotated[
+        int | None, options.whole("--epoch", "E", "Which of several checkpoints.", 0, default="the highest")
+    ] = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Make the official DreamPose checkpoints a base; print its folder.
+
+    The authors link them from github.com/johannakarras/DreamPose. What they lack comes from the Hub, or from folders.
+
+    Example:
+      dreampose base import DreamPose/checkpoints --name dreampose
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from ..model.bases import describe
+    from ..model.official import import_official
+
+    with out.progress(None, "importing") as progress:
+        path = import_official(
+            folder,
+            name=name,
+            stable_diffusion=stable_diffusion,
+            image_encoder=image_encoder,
+            epoch=epoch,
+            overwrite=overwrite,
+            progress=progress,
+            note=out.note,
+        )
+    out.note(f"use it with --base {name}")
+    out.result(path, describe(path))
+
+
+def pull(
+    repository: Annotated[
+        str, typer.Argument(metavar="REPO", help="owner/name or owner/name@revision on the Hugging Face Hub.")
+    ],
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Download a base from the Hub, or what is new of it; print its folder.
+
+    `--base owner/name` does so by itself where the base is not here yet, and does not look for a newer one.
+
+    Example:
+      dreampose base pull owner/name
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from ..model.bases import describe
+    from ..model.bases import pull as pull_base
+
+    with out.progress(None, "downloading") as progress:
+        path = pull_base(repository, out.note, progress)
+    out.result(path, describe(path))
 
 
 def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
@@ -71,6 +148,6 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "-" if value in (None, {}) else str(value)
 
 
-app = typer.Typer(help="List and describe bases.", no_args_is_help=True)
-for command in (ls, info):
-    app.command(command.__name__, help=options.described(command))(command)
+app = typer.Typer(help="List, describe, import and download bases.", no_args_is_help=True)
+for command in (ls, info, import_, pull):
+    app.command(command.__name__.rstrip("_"), help=options.described(command))(command)

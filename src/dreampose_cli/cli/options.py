@@ -83,8 +83,17 @@ Base = Annotated[
     typer.Option(
         "--base",
         metavar="BASE",
-        help="A base's name or folder; see `base ls`.",
+        help="A base: name, folder, or owner/name on the Hub.",
         show_default="DREAMPOSE_BASE, the only own one, or mini",
+    ),
+]
+ImageEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--image-encoder",
+        metavar="SOURCE",
+        help="Hub repository or folder of a CLIP.",
+        show_default="openai/clip-vit-base-patch32",
     ),
 ]
 Name = Annotated[

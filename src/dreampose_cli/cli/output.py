@@ -81,16 +81,15 @@ class Output:
     @contextmanager
     def _bar(self, total: int | None, label: str) -> Iterator[Progress]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left", style="dim"),
             TimeRemainingColumn(),
+            TextColumn("left", style="dim"),
             TextColumn("{task.fields[note]}", markup=False, style="dim"),
         )
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:

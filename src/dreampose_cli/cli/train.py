@@ -37,8 +37,9 @@ def train(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="BASE", help="A base or a Stable Diffusion folder to start from."),
+        typer.Option("--base", metavar="BASE", help="A base or a Stable Diffusion to start from: name, folder or Hub repository."),
     ] = None,
+    image_encoder: options.ImageEncoder = None,
     stages: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,7 +94,7 @@ def train(
     Examples:
       dreampose synth clips/ --subjects 2000 --png
       dreampose train clips/ -o my-base --resume
-      dreampose train videos/ -o people --base stable-diffusion-v1-4/
+      dreampose train videos/ -o people --base CompVis/stable-diffusion-v1-4
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if resume and overwrite:
@@ -106,6 +107,7 @@ def train(
             output,
             preset=preset,
             base=base,
+            image_encoder=image_encoder,
             max_steps=max_steps,
             save_every=save_every,
             batch_size=batch_size,

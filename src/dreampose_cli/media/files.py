@@ -51,6 +51,13 @@ def require_range(
         raise UsageError(f"{path}: cannot start at {begin:g} s, it is {duration:.2f} s long; give an earlier start.")
 
 
+def require_frames(path: str | os.PathLike, length: int | None, start: float | None, end: float | None) -> None:
+    """Raise UsageError if no frame falls between `start` and `end`."""
+    if length == 0:
+        until = "its end" if end is None else f"{end:g} s"
+        raise UsageError(f"{path}: there is no frame from {start or 0:g} s to {until}; give a longer range.")
+
+
 def first_index(own: float, seconds: float | None) -> int:
     """Index of the first frame at or after a time, at `own` frames per second."""
     return max(0, math.ceil((seconds or 0.0) * own - 1e-6))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MediaError
-from .files import first_index, list_files, require_range, resampled_length
+from .files import first_index, list_files, require_frames, require_range, resampled_length
 from .photos import SUFFIXES, open_picture, read_photo, to_rgb
 from .videos import decode, length_of, probe_video
 
@@ -95,8 +95,9 @@ def _open_pictures(
     require_range(source, rate, start, end, len(files) / rate)
     first = first_index(rate, start)
     length = resampled_length(rate, len(files), None, start, end)
+    require_frames(source, length, start, end)
     chosen = files[first : first + length]
-    size = read_photo(chosen[0]).shape[:2] if chosen else (0, 0)
+    size = read_photo(chosen[0]).shape[:2]
     return FrameSource(_read_pictures(chosen, size), rate, length, size)
 
 
@@ -127,6 +128,7 @@ def _open_animation(path: Path, fps: float | None, start: float | None, end: flo
     require_range(path, fps, start, end, duration)
     rate, begin = fps or own, first_index(own, start) / own
     length = resampled_length(own, round(duration * own), fps, start, end)
+    require_frames(path, length, start, end)
     middle = begin + 0.5 / max(own, rate)  # of the moment a frame stands for, away from the rounded ends
     frames = _read_animation(path, list(itertools.accumulate(shown)), (middle + n / rate for n in range(length)))
     return FrameSource(frames, rate, length, size)

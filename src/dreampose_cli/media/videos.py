@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import MediaError
 from .ffmpeg import Ffmpeg, file_argument
-from .files import first_index, require_file, require_range, resampled_length
+from .files import first_index, require_file, require_frames, require_range, resampled_length
 
 _PICTURES = ["-map", "0:V:0", "-an", "-sn", "-dn"]  # V: cover pictures of music files are no video
 _COMPLAINT = re.compile(r"\[(error|fatal)\]|corrupt", flags=re.IGNORECASE)
@@ -87,6 +87,7 @@ def decode(
 ) -> Iterator[np.ndarray]:
     """`read_video` for a video that was probed already."""
     require_range(path, fps, start, end, info.duration)
+    require_frames(path, length_of(info, fps, start, end), start, end)
     return _pictures(path, info, fps, start, end)
 
 

@@ -11,12 +11,15 @@ from typing import Any
 
 from .. import store
 from ..errors import BaseError
+from . import hub
 from .config import CONFIG_FILE, read_config
 
 MINI = "mini"
+OFFICIAL_HOME = "https://github.com/johannakarras/DreamPose"
 MINI_NOTE = (
-    "base mini knows mannequins only; for people: `dreampose base import` the official checkpoints, "
-    "`dreampose train` your own, or `--base owner/name` from the Hub."
+    "base mini knows mannequins only. For people: import the official checkpoints, which the authors link from "
+    f"{OFFICIAL_HOME} (`dreampose base import DIR --name NAME`), train on videos (`dreampose train VIDEOS -o BASE --base "
+    "CompVis/stable-diffusion-v1-4`), or name a base on the Hub (`--base owner/name`)."
 )
 
 
@@ -55,10 +58,15 @@ def list_bases() -> list[BaseEntry]:
     return entries
 
 
-def resolve_base(name: str | None, note: Callable[[str], None] | None = None) -> Path:
+def resolve_base(
+    name: str | None,
+    note: Callable[[str], None] | None = None,
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Path:
     """The folder of the base meant: `name`, else DREAMPOSE_BASE, else the only own one, else `mini` with a note.
 
-    `name` is `mini`, a base in the store, or a folder. Raises BaseError naming what there is.
+    `name` is `mini`, a base in the store, a folder, or a repository on the Hub (owner/name[@revision]), which is
+    downloaded where it is not here yet. Raises BaseError naming what there is.
     """
     name = name or os.environ.get("DREAMPOSE_BASE") or None
     if name is None:
@@ -73,13 +81,37 @@ def resolve_base(name: str | None, note: Callable[[str], None] | None = None) ->
         return bundled()
     if name == MINI:
         return bundled()
-    if (store.root() / "bases" / name / CONFIG_FILE).exists():
+    if _is_stored(name):
         return store.root() / "bases" / name
     if Path(name).is_dir():
         read_config(Path(name))
         return Path(name)
+    reference = hub.parse(name)
+    if reference is not None:
+        return hub.pull_base(reference, update=False, progress=progress, note=note)
     known = ", ".join(entry.name for entry in list_bases()) or "none"
     raise BaseError(f"unknown base {name!r}: no folder and no base of that name; known are: {known}.")
+
+
+def pull(
+    name: str,
+    note: Callable[[str], None] | None = None,
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Path:
+    """Download the base `owner/name[@revision]`, or what is new of it, and return its folder. Raises BaseError."""
+    reference = hub.parse(name)
+    if reference is None:
+        raise BaseError(f"{name!r} is no repository on the Hub; it is written owner/name or owner/name@revision.")
+    return hub.pull_base(reference, update=True, progress=progress, note=note)
+
+
+def lasting_name(path: Path) -> str:
+    """What to call the base in `path` where it must be found again: owner/name@commit from the Hub, else its name."""
+    return hub.origin(path) or read_config(path).name
+
+
+def _is_stored(name: str) -> bool:
+    return (store.root() / "bases" / name / CONFIG_FILE).exists()
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -88,4 +120,5 @@ def describe(path: Path) -> dict[str, Any]:
 
     config = read_config(path)
     size = sum(p.stat().st_size for p in Path(path).rglob("*.safetensors") if "checkpoints" not in p.parts)
-    return {"path": str(path), "bytes": size, **dataclasses.asdict(config)}
+    source = {"hub": found} if (found := hub.origin(path)) else {}
+    return {"path": str(path), **source, "bytes": size, **dataclasses.asdict(config)}

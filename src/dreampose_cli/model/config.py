@@ -112,7 +112,9 @@ class BaseConfig:
             raise BaseError(f"{where} does not describe a dreampose base.")
         version = raw.pop("version", None)
         if version != VERSION:
-            raise BaseError(f"{where} is of format version {version}; this dreampose reads version {VERSION}. Update it.")
+            raise BaseError(
+                f"{where} is of format version {version}; this dreampose reads version {VERSION}. Update it."
+            )
         try:
             return _build(cls, raw)
         except (TypeError, ValueError) as error:

@@ -8,7 +8,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-from .base import Base, load_component, make_adapter, unet_inputs, widen
+from . import components
+from .base import Base, make_adapter, unet_inputs, widen
+from .components import OPENAI_MEAN, OPENAI_STD
 from .config import BaseConfig, PhotoSettings, PoseSettings, SamplingSettings, TuningSettings
 
 # SD's noise schedule. Zero terminal SNR would suit a small base better, but PNDM divides by alpha_bar_T.
@@ -22,8 +24,6 @@ SCHEDULE = {
     "skip_prk_steps": True,
     "clip_sample": False,
 }
-OPENAI_MEAN = [0.48145466, 0.4578275, 0.40821073]
-OPENAI_STD = [0.26862954, 0.26130258, 0.27577711]
 
 MINI = BaseConfig(
     name="mini",
@@ -42,6 +42,19 @@ MINI = BaseConfig(
         decoder_batch_size=4,
     ),
     people="mannequins",
+)
+
+# What the paper says of a base of people (sections 4 and 5), without the slips of the published code: pictures in
+# [-1, 1] on the VAE's side, windows that end with the clip, and noise to start from.
+PAPER = BaseConfig(
+    name="paper",
+    resolution=(640, 512),
+    poses=PoseSettings(channels="uv", training_fps=30.0),  # the rate of the paper's videos
+    photo=PhotoSettings(adapter="pooled"),
+    sampling=SamplingSettings(),
+    tuning=TuningSettings(gradient_checkpointing=True),
+    people="people",
+    estimator="r50",
 )
 
 
@@ -100,21 +113,21 @@ def build_mini(seed: int, config: BaseConfig = MINI) -> Base:
 
 
 def from_stable_diffusion(
-    stable_diffusion: Path, image_encoder: Path, config: BaseConfig, dtype: torch.dtype = torch.float32
+    stable_diffusion: Path, image_encoder: Path, config: BaseConfig = PAPER, dtype: torch.dtype = torch.float32
 ) -> Base:
     """Widen a Stable Diffusion in the diffusers layout (unet/, vae/, scheduler/) into a base, as the paper does.
 
-    `image_encoder` is a folder of a CLIP vision model. The adapter is new; its VAE part starts without effect.
+    `image_encoder` is a folder of a CLIP or of its vision part. The adapter is new; its VAE part starts without effect.
+    Raises BaseError where weights are missing or do not fit.
     """
-    import json
-
-    unet = load_component(UNet2DConditionModel, stable_diffusion / "unet", dtype)
-    vae = load_component(AutoencoderKL, stable_diffusion / "vae", dtype)
-    encoder = load_component(CLIPVisionModel, image_encoder, dtype)
-    processor = CLIPImageProcessorPil.from_pretrained(image_encoder)
-    scheduler = json.loads((stable_diffusion / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    unet = components.load("unet", stable_diffusion / "unet", dtype)
+    vae = components.load("vae", stable_diffusion / "vae", dtype)
+    encoder = components.load("image_encoder", image_encoder, dtype)
+    components.check_widths(unet, encoder)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     widen(unet, unet_inputs(config, vae.config.latent_channels, factor))
     shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)
     adapter = make_adapter(config, shape, encoder).to(dtype)
+    processor = components.image_processor(image_encoder, encoder.config.image_size)
+    scheduler = components.schedule(stable_diffusion / "scheduler")
     return Base(config, unet, adapter, vae, encoder, processor, scheduler).to("cpu")

@@ -66,20 +66,18 @@ def build_surface(photo: Tensor, pose: Tensor) -> Surface:
     part, u, v = pose[:, 0].round().long(), pose[:, 1], pose[:, 2]  # (B, H, W)
     ys = ((torch.arange(height, device=device) + 0.5) * 2 / height - 1).view(1, height, 1).expand(batch, -1, width)
     xs = ((torch.arange(width, device=device) + 0.5) * 2 / width - 1).view(1, 1, width).expand(batch, height, -1)
-    values = torch.stack([xs, ys, torch.ones_like(xs)], dim=-1).float()  # (B, H, W, 3)
-
-    atlas = torch.zeros(batch * (PARTS + 1) * TEXELS * TEXELS, 3, device=device)
-    chart = torch.arange(batch, device=device).view(-1, 1, 1) * (PARTS + 1) + part
-    a, b = u * TEXELS - 0.5, v * TEXELS - 0.5  # texel centres
+    shown = part > 0
+    chart = (torch.arange(batch, device=device).view(-1, 1, 1) * (PARTS + 1) + part)[shown]
+    values = torch.stack([xs[shown], ys[shown], torch.ones_like(u[shown])], dim=-1).float()  # (body pixels, 3)
+    a, b = u[shown] * TEXELS - 0.5, v[shown] * TEXELS - 0.5  # in texels, from the first one's centre
     a0, b0 = a.floor(), b.floor()
-    on_body = (part > 0).float()
+    atlas = torch.zeros(batch * (PARTS + 1) * TEXELS * TEXELS, 3, device=device)
     for da in (0, 1):
         for db in (0, 1):  # each pixel is splatted on its four nearest texels
-            weight = (1 - (a - a0 - da).abs()) * (1 - (b - b0 - db).abs()) * on_body
+            weight = (1 - (a - a0 - da).abs()) * (1 - (b - b0 - db).abs())
             column = (a0 + da).clamp(0, TEXELS - 1).long()
             row = (b0 + db).clamp(0, TEXELS - 1).long()
-            index = (chart * TEXELS + row) * TEXELS + column
-            atlas.index_add_(0, index.flatten(), (values * weight.unsqueeze(-1)).flatten(0, 2))
+            atlas.index_add_(0, (chart * TEXELS + row) * TEXELS + column, values * weight.unsqueeze(-1))
     atlas = atlas.view(batch * (PARTS + 1), TEXELS, TEXELS, 3).permute(0, 3, 1, 2)
     seen = (atlas[:, 2:] / 0.25).clamp(max=1.0)  # a quarter of a pixel in a texel counts as seen
     seen = F.max_pool2d(seen, (5, 7), stride=1, padding=(2, 3))  # a thin limb has fewer pixels than texels

@@ -79,8 +79,8 @@ class PoseWriter:
                 f"{self._path}: pose frame {self._count} holds values out of range; I is 0 to 24, U and V are 0 to 1."
             )
         planes = np.empty(frame.shape, np.uint16)
-        planes[0] = np.rint(frame[0]) if self._header["has_parts"] else 0
-        planes[1:] = np.rint(np.asarray(frame[1:], np.float64) * _SCALE)
+        planes[0] = np.rint(np.abs(frame[0])) if self._header["has_parts"] else 0
+        planes[1:] = np.rint(np.clip(frame[1:].astype(np.float64), 0, 1) * _SCALE)
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, planes, version=(1, 0), allow_pickle=False)
         self._add(_member(self._count), buffer.getvalue())

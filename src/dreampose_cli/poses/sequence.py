@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..errors import UsageError
-from ..media.files import first_index, require_range, resampled_length, shown_index
+from ..media.files import first_index, require_frames, require_range, resampled_length, shown_index
 
 
 class PoseSequence:
@@ -78,10 +78,10 @@ def subsequence(
 
     Picks the same moments as `media.read_video` with the same arguments. Raises UsageError for an empty range.
     """
-    require_range(sequence.source or "the pose sequence", fps, start, end, len(sequence) / sequence.fps)
+    name = sequence.source or "the pose sequence"
+    require_range(name, fps, start, end, len(sequence) / sequence.fps)
     length = resampled_length(sequence.fps, len(sequence), fps, start, end)
-    if length == 0:
-        raise UsageError(f"There is no pose frame from {start or 0:g} s to {end:g} s; give a longer range.")
+    require_frames(name, length, start, end)
     return _Part(sequence, first_index(sequence.fps, start), length, fps or sequence.fps)
 
 

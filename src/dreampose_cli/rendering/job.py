@@ -81,7 +81,7 @@ def render(
     where = pick_device(device)
     number = pick_dtype(dtype, where)
     if photo is not None:
-        sitter = load_photo(photo, photo_pose, base, where, number, note)
+        sitter = load_photo(photo, photo_pose, base, where, number, note, progress)
     else:
         sitter = load_subject(subject, base, condition, where, number)
     settings = RenderSettings.of(
@@ -195,6 +195,3 @@ def _targets(poses: list[Path], output: Path | str, overwrite: bool) -> list[Pat
     for target in targets:
         media.check_output(target, overwrite)
     return targets
-
-
-

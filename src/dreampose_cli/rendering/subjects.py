@@ -53,7 +53,9 @@ def load_subject(
         about = json.loads((folder / SUBJECT_FILE).read_text(encoding="utf-8"))
         version, origin = about["version"], about["base"]
     except (OSError, ValueError, KeyError) as error:
-        raise SubjectError(f"the subject in {folder} is damaged ({error}); `dreampose cache rm {entry.id}` removes it.") from error
+        raise SubjectError(
+            f"the subject in {folder} is damaged ({error}); `dreampose cache rm {entry.id}` removes it."
+        ) from error
     if version != SUBJECT_VERSION:
         raise SubjectError(
             f"subject {entry.id} was made by another version of dreampose (format {version}, this one reads "
@@ -86,17 +88,21 @@ def load_subject(
 
 
 def load_photo(
-    photo: Path, pose: Path | None, base: str | None, device: torch.device, dtype: torch.dtype, note=None
+    photo: Path, pose: Path | None, base: str | None, device: torch.device, dtype: torch.dtype, note=None, progress=None
 ) -> Sitter:
     """An untuned photo on a base. Its pose comes from `pose`, else from the base's estimator where the base needs it."""
     picture = media.read_photo(photo)
-    model = load_base(resolve_base(base, note))
+    model = load_base(resolve_base(base, note, progress))
     config = model.config
     if pose is not None or config.photo.unet_channels == "surface":
         views = read_views(model, [photo], [picture], [pose] if pose else None, config.estimator, str(device))
     else:
-        views = Views(fit_picture(picture, config.resolution, config.fit)[None], np.zeros((1, 3, *config.resolution), np.float32))
-    return Sitter(model.to(device, dtype), views.pictures[0], views.poses[0], picture.shape[:2], f"photo {Path(photo).name}")
+        views = Views(
+            fit_picture(picture, config.resolution, config.fit)[None], np.zeros((1, 3, *config.resolution), np.float32)
+        )
+    return Sitter(
+        model.to(device, dtype), views.pictures[0], views.poses[0], picture.shape[:2], f"photo {Path(photo).name}"
+    )
 
 
 def _base_of(origin: dict, subject: str) -> Path:
@@ -116,6 +122,3 @@ def _base_of(origin: dict, subject: str) -> Path:
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
     return {key: value.float() for key, value in load_file(path).items()}
-
-
-

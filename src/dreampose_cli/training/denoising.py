@@ -6,6 +6,7 @@ subject's own photos. Both are a source of `Batch`es for the one loss here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..media import atomic_path
 from ..model.base import Base
 from ..model.conditioning import (
     clip_pixels,
@@ -96,7 +98,9 @@ class DenoisingTask:
         photo = photo_channels(config, batch.photo_latents.to(base.device), surface, middle, base.factor)
         if self.dropout is not None:
             drop = self.dropout
-            no_image = (fate < drop.image) | ((fate >= drop.image + drop.pose) & (fate < drop.image + drop.pose + drop.both))
+            no_image = (fate < drop.image) | (
+                (fate >= drop.image + drop.pose) & (fate < drop.image + drop.pose + drop.both)
+            )
             no_pose = (fate >= drop.image) & (fate < drop.image + drop.pose + drop.both)
             if no_image.any():
                 tokens = torch.where(no_image.view(-1, 1, 1), null_context(base), tokens)
@@ -117,8 +121,16 @@ class DenoisingTask:
 class PairSource:
     """Phase 1: random pairs of frames of one subject; latents of all frames are encoded once and kept beside them."""
 
-    def __init__(self, base: Base, frames: FrameStore, clips: list[Clip], latents: Callable[[list[int]], Tensor]):
-        self.base, self.frames, self.clips, self.latents = base, frames, clips, latents
+    def __init__(
+        self,
+        base: Base,
+        frames: FrameStore,
+        clips: list[Clip],
+        latents: Callable[[list[int]], Tensor],
+        photo_latents: Callable[[list[int]], Tensor] | None = None,  # where the VAE sees photos in another range
+    ):
+        self.base, self.frames, self.clips = base, frames, clips
+        self.latents, self.photo_latents = latents, photo_latents or latents
 
     def draw(self, rng: np.random.Generator, count: int) -> Batch:
         settings = self.base.config.poses
@@ -133,7 +145,7 @@ class PairSource:
             )
         return Batch(
             target=self.latents(targets),
-            photo_latents=self.latents(photos),
+            photo_latents=self.photo_latents(photos),
             photos=self.frames.pictures[photos],
             photo_poses=torch.from_numpy(self.frames.pose(photos)),
             windows=torch.from_numpy(np.stack(windows)),
@@ -144,17 +156,33 @@ class PairSource:
 def encode_frames(base: Base, frames: FrameStore, progress=None) -> Callable[[list[int]], Tensor]:
     """Latents of every frame, encoded once: target and condition share them where their VAE input ranges agree.
 
-    Returns a function from rows to float32 (B, C, h, w). Held in memory as float16: 10 KB a frame for mini.
+    Returns a function from rows to float32 (B, C, h, w). Kept as float16 beside the frames, under a name that follows
+    the VAE's weights, so that a run that resumes reads what it had: 10 KB a frame for mini.
     """
     config = base.config
     if config.photo.condition_range != config.target_range:
         raise ValueError("target and condition have different VAE input ranges: encode them apart")
     count, chunk = len(frames.pictures), 32
-    height, width = base.latent_size
-    store = torch.empty(count, base.latent_channels, height, width, dtype=torch.float16)
-    for start in range(0, count, chunk):
-        pictures = pictures_to_tensor(frames.pictures[start : start + chunk], config.target_range).to(base.device)
-        store[start : start + chunk] = encode(base, pictures).to("cpu", torch.float16)
-        if progress and start % (32 * chunk) == 0:
-            progress(start, count, "latents")
-    return lambda rows: store[rows].float()
+    shape = (count, base.latent_channels, *base.latent_size)
+    path = frames.folder / f"latents-{_fingerprint(base)}.bin"
+    if not path.exists():
+        with atomic_path(path) as partial:
+            store = np.memmap(partial, np.float16, "w+", shape=shape)
+            for start in range(0, count, chunk):
+                pictures = pictures_to_tensor(frames.pictures[start : start + chunk], config.target_range)
+                store[start : start + chunk] = encode(base, pictures.to(base.device)).cpu().numpy()
+                if progress:
+                    progress(min(start + chunk, count), count, "latents")
+            store.flush()
+    latents = np.memmap(path, np.float16, "r", shape=shape)
+    return lambda rows: torch.from_numpy(latents[np.asarray(rows)].astype(np.float32))
+
+
+def _fingerprint(base: Base) -> str:
+    """16 hex digits of what a frame's latents depend on."""
+    digest = hashlib.sha256(
+        repr((base.config.latent_shift, base.config.latent_scale, base.config.target_range)).encode()
+    )
+    for value in base.vae.encoder.state_dict().values():
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

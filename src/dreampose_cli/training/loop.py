@@ -123,7 +123,9 @@ def run(
         if not math.isfinite(value):
             where = latest_checkpoint(checkpoints) if checkpoints else None
             advice = f"the last good checkpoint is {where}" if where else "no checkpoint had been written yet"
-            raise TrainingError(f"the loss became {value} at step {step + 1}; {advice}. A lower learning rate may help.")
+            raise TrainingError(
+                f"the loss became {value} at step {step + 1}; {advice}. A lower learning rate may help."
+            )
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
@@ -168,13 +170,9 @@ def _optimizer(parameters: list[nn.Parameter], settings: LoopSettings) -> torch.
             raise TrainingError(
                 "8-bit Adam needs the package bitsandbytes; `pip install bitsandbytes`, or leave the option out."
             ) from None
-        return bitsandbytes.optim.AdamW8bit(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        return bitsandbytes.optim.AdamW8bit(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
-    )
+    return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
 
 
 def _follow(average: list[Tensor], parameters: list[nn.Parameter], decay: float) -> None:

@@ -24,11 +24,12 @@ from safetensors.torch import save_file
 from .. import __version__
 from ..device import pick_device
 from ..errors import OutputExistsError, UsageError
+from ..model import components, hub
 from ..model.base import Base, load_base, save_base
-from ..model.bases import resolve_base
+from ..model.bases import list_bases, resolve_base
 from ..model.conditioning import prepare_photo
 from ..model.config import CONFIG_FILE
-from ..model.presets import MINI, build_mini
+from ..model.presets import MINI, PAPER, build_mini, from_stable_diffusion
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE, PoseNet
 from ..poses.preview import colour
@@ -46,12 +47,12 @@ STAGES = {
     "mini": {
         "vae": LoopSettings(steps=4000, learning_rate=2e-3, batch_size=12, warmup=100, decay=0.9, save_every=500),
         "network": LoopSettings(
-            steps=7000, learning_rate=8e-4, batch_size=16, warmup=200, decay=0.3, ema=0.998, save_every=500
+            steps=5000, learning_rate=8e-4, batch_size=16, warmup=200, decay=0.3, ema=0.998, save_every=500
         ),
     },
     "estimator": {
         "estimator": LoopSettings(
-            steps=4000, learning_rate=2e-3, batch_size=8, warmup=100, decay=0.6, ema=0.995, save_every=500
+            steps=2400, learning_rate=2e-3, batch_size=8, warmup=100, decay=0.6, ema=0.995, save_every=500
         ),
     },
     # The paper's settings: lr 5e-6, effective batch 16, constant.
@@ -75,6 +76,7 @@ def train(
     *,
     preset: str | None = None,
     base: str | None = None,
+    image_encoder: str | None = None,
     max_steps: int | None = None,
     save_every: int | None = None,
     batch_size: int | None = None,
@@ -93,7 +95,8 @@ def train(
     """Train a base (or, with preset "estimator", an estimator) from the clips in `videos` into the folder `output`.
 
     `max_steps` caps each stage. `stages` limits the run to some; the others must be finished in `output`. `resume` goes
-    on from the newest checkpoint. Raises TrainingError, UsageError, OutputExistsError.
+    on from the newest checkpoint. `base` is a base, or a Stable Diffusion (folder or Hub repository) to be widened into
+    one with `image_encoder`, a CLIP. Raises BaseError, TrainingError, UsageError, OutputExistsError.
     """
     if preset is not None and preset not in STAGES:
         raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(STAGES)}.")
@@ -102,6 +105,8 @@ def train(
         raise UsageError(f"the preset {preset} starts from nothing; leave --base or --preset out.")
     if preset == "paper" and not base:
         raise UsageError("the preset paper starts from a base; name it with --base.")
+    if image_encoder and preset != "paper":
+        raise UsageError("--image-encoder goes with --base and a Stable Diffusion; leave it out.")
     note = note or (lambda text: None)
     started = time.monotonic()
     settings = {
@@ -120,7 +125,7 @@ def train(
     if preset == "mini":
         model = build_mini(seed).to(where)
     elif preset == "paper":
-        model = load_base(resolve_base(base, note), device=where)
+        model = starting_point(base, image_encoder, progress, note).to(where)
     if model is not None and gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
     resolution = model.config.resolution if model else MINI.resolution
@@ -144,7 +149,10 @@ def train(
         stage("vae", AutoencoderTask(model, frames, clips))
         shift, scale = latent_statistics(model, frames, clips)
         model.config = dataclasses.replace(model.config, latent_shift=tuple(shift), latent_scale=tuple(scale))
-    source = PairSource(model, frames, clips, encode_frames(model, frames, progress))
+    latents = encode_frames(model, frames, model.config.target_range, progress)
+    shared = model.config.photo.condition_range == model.config.target_range
+    photos = latents if shared else encode_frames(model, frames, model.config.photo.condition_range, progress)
+    source = PairSource(model, frames, clips, latents, photos)
     task = DenoisingTask(model, source, train_encoder=preset == "mini", dropout=Dropout())
     stage("network", task, on_save=lambda step: write_strip(model, frames, output / "validation" / f"{step:08d}.png"))
     provenance = {
@@ -156,9 +164,39 @@ def train(
         "frames": sum(clip.length for clip in clips),
         "seconds": round(time.monotonic() - started),
     }
+    if before := model.config.provenance:
+        provenance |= {"from": before} | ({"licence": before["licence"]} if "licence" in before else {})
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance)
     publish_base(model, output, torch.float16 if preset == "mini" else None)
     return TrainResult(output, total, time.monotonic() - started, True)
+
+
+def starting_point(
+    base: str, image_encoder: str | None = None, progress: Progress | None = None, note: Note | None = None
+) -> Base:
+    """What `--base` means to phase 1: a base as it is, or a Stable Diffusion, widened (paper section 4)."""
+    if not _is_stable_diffusion(base):
+        if image_encoder:
+            raise UsageError(f"{base} is a base, which has an image encoder; leave --image-encoder out.")
+        return load_base(resolve_base(base, note, progress))
+    folder, name = components.stable_diffusion_folder(base, ("unet", "vae"), progress, note)
+    encoder, encoder_name = components.image_encoder_folder(image_encoder, progress, note)
+    origin = {"stable_diffusion": name, "image_encoder": encoder_name, "licence": components.SD_LICENCE}
+    return from_stable_diffusion(folder, encoder, dataclasses.replace(PAPER, provenance=origin))
+
+
+def _is_stable_diffusion(base: str) -> bool:
+    """Whether `base` is the layout of diffusers, here or on the Hub, and no base."""
+    folder = Path(base)
+    if folder.is_dir():
+        return not (folder / CONFIG_FILE).exists() and (folder / "unet" / "config.json").exists()
+    if any(entry.name == base for entry in list_bases()):
+        return False
+    reference = hub.parse(base)
+    if reference is None:
+        return False
+    # The one repository that everybody starts from is known, so that it is not asked for a base first.
+    return reference.repo == components.STABLE_DIFFUSION.repo or not hub.is_base(reference)
 
 
 def _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, dtype, eight_bit_adam) -> LoopSettings:

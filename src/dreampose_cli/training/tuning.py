@@ -23,7 +23,7 @@ from ..device import pick_device
 from ..errors import NoPersonError, PoseError, StoreError, UsageError
 from ..fitting import fit_picture, fit_pose
 from ..model.base import Base, load_base, save_module
-from ..model.bases import resolve_base
+from ..model.bases import lasting_name, resolve_base
 from ..model.conditioning import encode, pictures_to_tensor
 from ..model.config import TuningSettings
 from ..model.revision import revision
@@ -88,7 +88,7 @@ def tune(
     if poses and len(poses) != len(photos):
         raise UsageError(f"{len(photos)} photos but {len(poses)} --pose: give one for each photo, in the same order.")
     pictures = [media.read_photo(path) for path in photos]
-    folder = resolve_base(base, note)
+    folder = resolve_base(base, note, progress)
     where = pick_device(device)
     model = load_base(folder, device=where)
     preset = settle(model.config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size)
@@ -113,7 +113,7 @@ def tune(
                 "id": id,
                 "name": name,
                 "dreampose": __version__,
-                "base": {"name": model.config.name, "path": str(folder), "revision": identity["base"]},
+                "base": {"name": lasting_name(folder), "path": str(folder), "revision": identity["base"]},
                 "photos": [
                     {"file": str(path), "sha256": digest, "size": list(picture.shape[:2])}
                     for path, digest, picture in zip(photos, identity["photos"], pictures, strict=True)

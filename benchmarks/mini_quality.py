@@ -1,0 +1,487 @@
+"""The exam of a base on held-out mannequins: copied photo, untuned, tuned without and with the decoder phase, VAE ceiling.
+
+    python benchmarks/mini_quality.py --base mini --output quality/
+
+Protocol. `--subjects` mannequins are drawn by `--seed` (clips "test" of the dataset of that seed, with which nothing is
+trained), each dancing for `--frames` frames. The photo is frame 0, written to a file and read as `dreampose tune` reads
+it, its pose by the base's estimator. Rendered are the frames at least `--gap` after the photo, from the exact poses of
+the clip, in windows taken from the whole clip. Scored is RGB in [0, 1] at the base's own resolution: the mean over a
+subject's frames, then mean and standard deviation over subjects.
+
+OUTPUT gets results.json (grows by one subject at a time; a run that was stopped goes on), table.md, worst.png and
+median.png (the five worst and five median subjects by tuned SSIM: photo | truth over prediction), and subjects/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIANTS = {
+    "copied": "the photo, copied",
+    "untuned": "untuned",
+    "network": "tuned, network only",
+    "tuned": "tuned, with decoder",
+    "ceiling": "VAE ceiling",
+}
+METRICS = ("ssim", "l1", "figure_l1", "psnr", "sharpness", "flicker")
+MUST = {"ssim": 0.88, "l1": 0.026, "figure_l1": 0.10, "gain": 0.55, "better": 0.70}
+PROTOCOL = 1  # raise it when what is measured changes
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--base", default="mini", help="name or folder (default: mini)")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of results")
+    add("--subjects", type=int, default=24, help="mannequins (default: 24)")
+    add("--frames", type=int, default=24, help="frames of a clip (default: 24)")
+    add("--gap", type=int, default=12, help="smallest distance of a rendered frame from the photo (default: 12)")
+    add("--seed", type=int, default=2026, help="seed of the exam's dataset; never train on it (default: 2026)")
+    add("--steps", type=int, help="sampling steps; this and what follows: the base's own unless given")
+    add("--image-guidance", "--s1", type=float)
+    add("--pose-guidance", "--s2", type=float)
+    add("--sampler", choices=("pndm", "ddim", "dpm++"))
+    add("--noise-seed", type=int, default=0, help="as `render --seed` (default: 0)")
+    add("--tune-steps", type=int)
+    add("--tune-rate", type=float)
+    add("--tune-batch", type=int)
+    add("--decoder-steps", type=int)
+    add("--decoder-rate", type=float)
+    add("--crop", type=float, help="smallest share of a side that a crop keeps while tuning")
+    add("--estimator", help="name or folder, for the photo's pose")
+    add("--true-photo-pose", action="store_true", help="the studio's pose of the photo instead of the estimator's")
+    add("--estimated-poses", action="store_true", help="driving poses by the estimator too, not the studio's")
+    add("--threads", type=int, help="threads to compute with")
+    add("--device", default="auto")
+    add("--batch-size", type=int, default=8, help="frames rendered together (default: 8)")
+    add("--again", action="store_true", help="throw away results made with other settings")
+    chosen = parser.parse_args(argv)
+    if chosen.frames <= chosen.gap or chosen.gap < 1 or chosen.subjects < 1:
+        parser.error("there must be subjects, and frames beyond the gap")
+    return chosen
+
+
+@dataclass
+class Exam:
+    """One subject's question and answers: frames are uint8 (N, H, W, 3), poses float32 (3, H, W)."""
+
+    photo: object  # uint8 (H, W, 3)
+    truth: object
+    mask: object  # bool (N, H, W): the studio's labels of the body
+    rows: list[int]  # of the clip
+    answers: dict[str, object]
+    seconds: dict[str, float]
+    about: dict
+
+
+def examine(chosen: argparse.Namespace, base: Path, preset, sampling: dict, index: int, work: Path) -> Exam:
+    """Draw subject `index`, tune it once, and render it before, between and after the phases."""
+    import numpy as np
+
+    from dreampose_cli import media
+    from dreampose_cli.device import pick_device
+    from dreampose_cli.model.base import load_base
+    from dreampose_cli.model.conditioning import decode, encode, pictures_to_tensor, prepare_photo
+    from dreampose_cli.poses.estimator import load_estimator
+    from dreampose_cli.poses.files import PoseWriter
+    from dreampose_cli.poses.sequence import PosesInMemory
+    from dreampose_cli.rendering.batches import RenderSettings
+    from dreampose_cli.rendering.job import pose_windows
+    from dreampose_cli.training.tuning import fit_subject, read_views
+
+    model = load_base(base, device=pick_device(chosen.device))
+    estimator = chosen.estimator or model.config.estimator
+    frames, about, fps = draw(chosen, index, model.config.resolution)
+    rows = [i for i in range(chosen.frames) if i >= chosen.gap]
+
+    # The photo, as `tune` gets it: a file, and its pose by the estimator or from a pose file.
+    path, given = work / "photo.png", None
+    path.unlink(missing_ok=True)
+    media.write_frames(path, [frames[0].picture], fps=fps)
+    if chosen.true_photo_pose:
+        given = work / "photo.poses"
+        with PoseWriter(given, frames[0].pose.shape[1:], fps) as writer:
+            writer.append(frames[0].pose)
+    views = read_views(model, [path], [media.read_photo(path)], given and [given], estimator, chosen.device)
+    poses = [frame.pose for frame in frames]
+    if chosen.estimated_poses:
+        poses = load_estimator(estimator, pick_device(chosen.device)).estimate([frame.picture for frame in frames])
+    windows = [w for i, w in enumerate(pose_windows(model, PosesInMemory(poses, fps))) if i in rows]
+    truth = np.stack([frames[i].picture for i in rows])
+    settings = RenderSettings.of(model, **sampling)
+
+    def denoised() -> list:
+        return latents_of(model, prepare_photo(model, views.pictures[0], views.poses[0]), windows, settings, chosen)
+
+    def decoded(latents: list):
+        return np.concatenate([to_frames(decode(model, part)) for part in latents])
+
+    answers = {"copied": np.broadcast_to(views.pictures[0], truth.shape)}
+    with inference():
+        answers["ceiling"] = np.concatenate(
+            [
+                to_frames(
+                    decode(model, encode(model, pictures_to_tensor(part, model.config.target_range).to(model.device)))
+                )
+                for part in np.array_split(truth, -(-len(truth) // chosen.batch_size))
+            ]
+        )
+        answers["untuned"] = decoded(denoised())
+    seconds = {}
+    with timed(seconds, "network"):
+        fit_subject(model, views, dataclasses.replace(preset, decoder_steps=0), 0, None, None)
+    as_saved(model.unet, model.adapter)
+    with inference(), timed(seconds, "denoise"):
+        latents = denoised()
+    with inference():
+        answers["network"] = decoded(latents)
+    with timed(seconds, "decoder"):
+        fit_subject(model, views, dataclasses.replace(preset, steps=0), 0, None, None)
+    as_saved(model.vae.decoder)
+    with inference(), timed(seconds, "decode"):
+        answers["tuned"] = decoded(latents)  # the decoder phase leaves the latents as they are
+    seconds["tune"] = seconds["network"] + seconds["decoder"]
+    seconds["frame"] = (seconds.pop("denoise") + seconds.pop("decode")) / len(rows)
+    mask = np.stack([frames[i].pose[0] > 0 for i in rows])
+    return Exam(views.pictures[0], truth, mask, rows, answers, seconds, about)
+
+
+def draw(chosen: argparse.Namespace, index: int, size: tuple[int, int]) -> tuple[list, dict, float]:
+    """The frames of subject `index` by the studio, what they show in words and numbers, and their rate."""
+    from dreampose_cli.synthetic.dance import draw_dance, facing
+    from dreampose_cli.synthetic.dataset import FPS, plan_clip
+    from dreampose_cli.synthetic.studio import perform
+    from dreampose_cli.synthetic.subject import draw_subject
+
+    clip = plan_clip(chosen.seed, "test", index)
+    subject = draw_subject(clip.subject_seed)
+    dance = draw_dance(clip.dance_seed, chosen.frames, FPS)
+    yaw = dance.yaw[chosen.gap :]
+    about = {
+        "subject_seed": clip.subject_seed,
+        "dance_seed": clip.dance_seed,
+        "outfit": subject.outfit.kind,
+        "patterns": [subject.outfit.top.pattern, subject.outfit.bottom.pattern],
+        "patterned": bool(subject.patterned),
+        "rotation": [round(abs(float(angle)), 1) for angle in facing(yaw - dance.yaw[0])],  # from the photo, degrees
+        "facing": [round(float(angle), 1) for angle in facing(yaw)],  # 0 is the camera
+    }
+    return list(perform(subject, dance, size)), about, FPS
+
+
+def latents_of(model, photo, windows: list, settings, chosen: argparse.Namespace) -> list:
+    """The denoised latents of all windows, in batches."""
+    import torch
+
+    from dreampose_cli.rendering.batches import render_latents
+
+    size = chosen.batch_size
+    return [
+        render_latents(model, photo, torch.stack(windows[i : i + size]), settings, chosen.gap + i)
+        for i in range(0, len(windows), size)
+    ]
+
+
+def to_frames(pictures):
+    """Pictures (B, 3, H, W) in [0, 1] -> uint8 (B, H, W, 3), as `render` writes them."""
+    import torch
+
+    return (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def as_saved(*modules) -> None:
+    """Round the weights to float16 and back: a subject is kept so."""
+    import torch
+
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.parameters():
+                parameter.copy_(parameter.half())
+
+
+def inference():
+    import torch
+
+    return torch.inference_mode()
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
+
+
+def score(exam: Exam) -> dict[str, dict[str, float | None]]:
+    """The metrics of every variant: means over the subject's frames; flicker is of the clip."""
+    from dreampose_cli.evaluation import metrics
+
+    table = {}
+    for name in VARIANTS:
+        pair = exam.answers[name], exam.truth
+        row = {
+            "ssim": metrics.mean(metrics.ssim(*pair)),
+            "l1": metrics.mean(metrics.l1(*pair)),
+            "figure_l1": metrics.mean(metrics.figure_l1(*pair, exam.mask)),
+            "psnr": metrics.mean(metrics.psnr(*pair)),
+            "sharpness": metrics.mean(metrics.sharpness(*pair)),
+            "flicker": metrics.flicker(*pair),
+        }
+        table[name] = {key: value if value is None else round(value, 6) for key, value in row.items()}
+    return table
+
+
+def summarise(subjects: list[dict]) -> dict:
+    """Mean and spread over subjects, who wins, what the decoder phase does, and how hard the exam was."""
+    variants = {
+        name: {metric: spread([s["scores"][name][metric] for s in subjects]) for metric in METRICS} for name in VARIANTS
+    }
+
+    def of(name: str, metric: str) -> list[float]:
+        return [s["scores"][name][metric] for s in subjects]
+
+    def share(flags) -> float:
+        flags = list(flags)
+        return sum(flags) / len(flags)
+
+    def average(name: str, metric: str) -> float:
+        return variants[name][metric]["mean"]
+
+    gains = [(t - c) / (1 - c) for t, c in zip(of("tuned", "ssim"), of("copied", "ssim"), strict=True)]
+    copied = average("copied", "ssim")
+    better = {
+        "ssim": share(t > u for t, u in zip(of("tuned", "ssim"), of("untuned", "ssim"), strict=True)),
+        "l1": share(t < u for t, u in zip(of("tuned", "l1"), of("untuned", "l1"), strict=True)),
+    }
+    decoder = {metric: average("tuned", metric) - average("network", metric) for metric in METRICS[:5]}
+    decoder["makes_the_mean_worse"] = decoder["ssim"] < 0 or decoder["l1"] > 0 or decoder["figure_l1"] > 0
+    gain = {"of_means": (average("tuned", "ssim") - copied) / (1 - copied), **spread(gains)}
+    turned = [abs(angle) > 60 for s in subjects for angle in s["about"]["facing"]]
+    checks = {
+        f"tuned SSIM >= {MUST['ssim']}": average("tuned", "ssim") >= MUST["ssim"],
+        f"tuned L1 <= {MUST['l1']}": average("tuned", "l1") <= MUST["l1"],
+        f"tuned L1 on the figure <= {MUST['figure_l1']}": average("tuned", "figure_l1") <= MUST["figure_l1"],
+        f"gain over the copied photo >= {MUST['gain']}": gain["of_means"] >= MUST["gain"],
+        "tuned better than untuned in the mean": average("tuned", "ssim") > average("untuned", "ssim")
+        and average("tuned", "l1") < average("untuned", "l1"),
+        f"tuned better than untuned for >= {MUST['better']:.0%} of the subjects": min(better.values())
+        >= MUST["better"],
+        "the decoder phase does not make the mean worse": not decoder["makes_the_mean_worse"],
+        "at least 24 subjects": len(subjects) >= 24,
+        "copied photo SSIM <= 0.75": copied <= 0.75,
+    }
+    return {
+        "subjects": len(subjects),
+        "variants": variants,
+        "tuned_better_than_untuned": better,
+        "decoder_phase": decoder,
+        "gain_over_copied": gain,
+        "seconds": {key: spread([s["seconds"][key] for s in subjects]) for key in subjects[0]["seconds"]},
+        "exam": {
+            "patterned": share(s["about"]["patterned"] for s in subjects),
+            "side_or_back": share(turned),
+            "median_rotation": statistics.median(angle for s in subjects for angle in s["about"]["rotation"]),
+        },
+        "checks": checks,
+    }
+
+
+def spread(values: list[float | None]) -> dict[str, float | None]:
+    """Mean, standard deviation over subjects, smallest and largest."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return {"mean": None, "std": None, "min": None, "max": None}
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": deviation, "min": min(values), "max": max(values)}
+
+
+def table(results: dict) -> str:
+    """The results as Markdown."""
+    summary, settings = results["summary"], results["settings"]
+    lines = [
+        "| | SSIM | L1 | L1 on the figure | PSNR | sharpness | flicker |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    digits = {"ssim": 3, "l1": 4, "figure_l1": 4, "psnr": 1, "sharpness": 2, "flicker": 2}
+    for name, words in VARIANTS.items():
+        cells = []
+        for metric in METRICS:
+            value, n = summary["variants"][name][metric], digits[metric]
+            cells.append("-" if value["mean"] is None else f"{value['mean']:.{n}f} ± {value['std']:.{n}f}")
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    better, gain, decoder = (summary[k] for k in ("tuned_better_than_untuned", "gain_over_copied", "decoder_phase"))
+    seconds, exam = summary["seconds"], summary["exam"]
+    photo_pose = "exact" if settings["true_photo_pose"] else "estimated"
+    driving = "estimated" if settings["estimated_poses"] else "exact"
+    lines += [
+        "",
+        f"Mean ± standard deviation over {summary['subjects']} held-out mannequins (seed {settings['seed']}), "
+        f"{settings['frames'] - settings['gap']} frames each, {settings['gap']} or more after the photo; RGB in [0, 1] at "
+        f"{settings['resolution'][1]}x{settings['resolution'][0]}; base {settings['base']} ({settings['revision']}); "
+        f"photo pose {photo_pose}, driving poses {driving}.",
+        "",
+        f"- tuned better than untuned: {better['ssim']:.0%} of the subjects in SSIM, {better['l1']:.0%} in L1",
+        f"- decoder phase: SSIM {decoder['ssim']:+.4f}, L1 {decoder['l1']:+.5f}, "
+        f"L1 on the figure {decoder['figure_l1']:+.5f}, sharpness {decoder['sharpness']:+.3f}",
+        f"- gain over the copied photo in SSIM: {gain['of_means']:.3f} (by subject {gain['mean']:.3f} ± {gain['std']:.3f})",
+        f"- seconds: tuning {seconds['tune']['mean']:.1f} (network {seconds['network']['mean']:.1f}, "
+        f"decoder {seconds['decoder']['mean']:.1f}), rendering {seconds['frame']['mean']:.3f} a frame",
+        f"- the exam: {exam['patterned']:.0%} patterned, {exam['side_or_back']:.0%} of the frames turned by more than "
+        f"60 degrees, median rotation from the photo {exam['median_rotation']:.0f} degrees",
+        "",
+        *(f"- {'reached' if reached else 'MISSED'}: {check}" for check, reached in summary["checks"].items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def strip(exam: Exam, count: int = 6):
+    """photo | truth over tuned prediction, for `count` frames: uint8 (2 H, (count + 1) W, 3)."""
+    import numpy as np
+
+    chosen = [round(k * (len(exam.rows) - 1) / max(1, count - 1)) for k in range(min(count, len(exam.rows)))]
+    columns = [np.concatenate([exam.photo, np.full_like(exam.photo, 255)])]
+    columns += [np.concatenate([exam.truth[k], exam.answers["tuned"][k]]) for k in chosen]
+    return np.concatenate(columns, axis=1)
+
+
+def write_sheet(path: Path, strips: list[Path], enlarge: int = 2) -> None:
+    """Strips below one another, enlarged."""
+    from PIL import Image
+
+    pictures = []
+    for file in strips:
+        with Image.open(file) as picture:
+            pictures.append(picture.convert("RGB"))
+    gap = 4
+    width = max(p.width for p in pictures)
+    sheet = Image.new("RGB", (width, sum(p.height + gap for p in pictures) - gap), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height + gap
+    sheet.resize((sheet.width * enlarge, sheet.height * enlarge), Image.Resampling.BICUBIC).save(path)
+
+
+def write_json(path: Path, document: dict) -> None:
+    """Whole or not at all, so that a run that is killed can go on."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def open_results(path: Path, settings: dict, again: bool) -> dict:
+    """The results so far, of the same settings."""
+    if path.exists():
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["settings"] == settings:
+            return results
+        differing = [k for k in settings if results["settings"].get(k) != settings[k]]
+        if not again:
+            sys.exit(
+                f"{path} was made with other settings ({', '.join(differing)}); choose another --output, or --again."
+            )
+    return {"settings": settings, "subjects": {}, "summary": None}
+
+
+def main(argv: list[str] | None = None) -> int:
+    chosen = arguments(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with tempfile.TemporaryDirectory(prefix="dreampose-quality-") as home:
+        work = Path(home)
+        from dreampose_cli.model.bases import resolve_base
+
+        base = resolve_base(chosen.base)  # in the user's own cache, before a cache of our own is taken
+        os.environ["DREAMPOSE_CACHE"] = str(work / "cache")
+        return take(chosen, base, work)
+
+
+def take(chosen: argparse.Namespace, base: Path, work: Path) -> int:
+    import torch
+    from PIL import Image
+
+    from dreampose_cli.model.config import read_config
+    from dreampose_cli.model.revision import revision
+    from dreampose_cli.training.tuning import settle
+
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    config = read_config(base)
+    preset = settle(
+        config.tuning, chosen.tune_steps, chosen.decoder_steps, chosen.tune_rate, chosen.decoder_rate, chosen.tune_batch
+    )
+    if chosen.crop is not None:
+        preset = dataclasses.replace(preset, crop=chosen.crop)
+    sampling = {
+        "sampler": chosen.sampler,
+        "steps": chosen.steps,
+        "image_guidance": chosen.image_guidance,
+        "pose_guidance": chosen.pose_guidance,
+        "seed": chosen.noise_seed,
+    }
+    effective = {k: getattr(config.sampling, k) if v is None else v for k, v in sampling.items()}
+    settings = {
+        "protocol": PROTOCOL,
+        "base": config.name,
+        "revision": revision(base),
+        "resolution": list(config.resolution),
+        "sampling": effective,
+        "tuning": dataclasses.asdict(preset),
+        "estimator": chosen.estimator or config.estimator,
+        **{key: getattr(chosen, key) for key in ("frames", "gap", "seed", "true_photo_pose", "estimated_poses")},
+    }
+    out = chosen.output
+    (out / "subjects").mkdir(parents=True, exist_ok=True)
+    results = open_results(out / "results.json", settings, chosen.again)
+    results["machine"] = {"threads": torch.get_num_threads(), "device": chosen.device, "torch": torch.__version__}
+    done = results["subjects"]
+    for index in range(chosen.subjects):
+        file = out / "subjects" / f"{index:03d}.png"
+        if str(index) in done and file.exists():
+            continue
+        exam = examine(chosen, base, preset, sampling, index, work)
+        Image.fromarray(strip(exam)).save(file)
+        seconds = {key: round(value, 3) for key, value in exam.seconds.items()}
+        done[str(index)] = {"about": exam.about, "scores": score(exam), "seconds": seconds}
+        write_json(out / "results.json", results)
+        say(index, chosen.subjects, done[str(index)])
+    finish(results, out, chosen.subjects)
+    return 0
+
+
+def say(index: int, total: int, record: dict) -> None:
+    """One line on stderr."""
+    ssim = "  ".join(f"{name} {record['scores'][name]['ssim']:.3f}" for name in VARIANTS)
+    seconds = record["seconds"]
+    print(
+        f"{index + 1}/{total}  SSIM: {ssim}  tune {seconds['tune']:.0f} s, {seconds['frame']:.2f} s a frame",
+        file=sys.stderr,
+    )
+
+
+def finish(results: dict, out: Path, count: int) -> None:
+    """The summary over the first `count` subjects, its table, and the pictures of the worst and the median ones."""
+    subjects = [results["subjects"][str(i)] for i in range(count)]
+    order = sorted(range(count), key=lambda i: subjects[i]["scores"]["tuned"]["ssim"])
+    middle = max(0, (count - 5) // 2)
+    results["summary"] = {**summarise(subjects), "worst": order[:5], "median": order[middle : middle + 5]}
+    write_json(out / "results.json", results)
+    for name in ("worst", "median"):
+        write_sheet(out / f"{name}.png", [out / "subjects" / f"{i:03d}.png" for i in results["summary"][name]])
+    text = table(results)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The network: the widened UNet, the adapters, conditioning, the surface transfer, the base as a folder."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dreampose_cli.errors import BaseError
+from dreampose_cli.model.adapter import PooledAdapter, SpatialAdapter
+from dreampose_cli.model.base import load_base, save_base, widen
+from dreampose_cli.model.bases import resolve_base
+from dreampose_cli.model.conditioning import null_pose, pose_channels, prepare_photo
+from dreampose_cli.model.config import BaseConfig, PoseSettings
+from dreampose_cli.model.presets import MINI, build_mini
+from dreampose_cli.model.revision import revision
+from dreampose_cli.model.surface import build_surface, carry, surface_channels, transfer
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return build_mini(0, dataclasses.replace(MINI, resolution=(48, 32)))
+
+
+def figure(height=48, width=32, shift=0):
+    """A picture of random texture and a pose: a torso whose charts run with the pixels, shifted to the right."""
+    rng = np.random.default_rng(0)
+    texture = rng.random((24, 16, 3))
+    picture = np.full((height, width, 3), 240, np.uint8)
+    pose = np.zeros((3, height, width), np.float32)
+    rows, columns = slice(12, 36), slice(6 + shift, 22 + shift)
+    picture[rows, columns] = (texture * 255).astype(np.uint8)
+    pose[0, rows, columns] = 2
+    pose[1, rows, columns] = (np.arange(16) + 0.5)[None] / 16
+    pose[2, rows, columns] = (np.arange(24) + 0.5)[:, None] / 24
+    return picture, pose
+
+
+def test_widening_leaves_the_pretrained_prediction_alone(mini):
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=12,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).eval()
+    latents, tokens = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 12)
+    weight, bias = unet.conv_in.weight.clone(), unet.conv_in.bias.clone()
+    before = unet(latents, 500, encoder_hidden_states=tokens).sample
+    widen(unet, 4 + 10)
+    pose = torch.randn(2, 10, 8, 8)
+    after = unet(torch.cat([latents, pose], 1), 500, encoder_hidden_states=tokens).sample
+    assert torch.equal(unet.conv_in.weight[:, :4], weight) and not unet.conv_in.weight[:, 4:].any()
+    assert torch.equal(unet.conv_in.bias, bias)
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-6)
+    assert unet.config.in_channels == 14
+
+
+def test_the_vae_part_of_both_adapters_starts_without_effect():
+    clip, latents = torch.randn(2, 50, 96), torch.randn(2, 4, 12, 8)
+    pooled = PooledAdapter((4, 12, 8), 50, 96)
+    torch.testing.assert_close(pooled(clip, latents), clip)
+    torch.testing.assert_close(pooled(clip, latents), pooled(clip, None))
+    spatial = SpatialAdapter((4, 12, 8), 50, 96).eval()
+    torch.testing.assert_close(spatial(clip, latents), spatial(clip, torch.zeros_like(latents)))
+    assert spatial(clip, latents).shape == (2, 50 + 3 * 2, 96)
+
+
+def test_the_pooled_adapter_is_sized_from_the_base():
+    adapter = PooledAdapter((4, 80, 64), 50, 768)  # the official sizes
+    assert adapter.vae2clip.in_features == 1280 and adapter.linear1.weight.shape == (50, 54)
+    assert torch.equal(adapter.linear1.weight, torch.eye(50, 54))
+
+
+def test_pose_channels_map_ranges_and_the_null_pose():
+    windows = torch.zeros(1, 5, 3, 8, 8)
+    windows[:, 2, 0] = 24
+    windows[:, 2, 1:] = 1
+    uv = pose_channels(PoseSettings(channels="uv", range=(-1.0, 1.0)), windows, 4)
+    assert uv.shape == (1, 10, 2, 2)
+    assert uv[0, 4:6].eq(1).all() and uv[0, :4].eq(-1).all()  # the middle pose, and the background of the others
+    iuv = pose_channels(PoseSettings(channels="iuv", to_latents="area"), windows, 4)
+    assert iuv.shape == (1, 15, 2, 2) and iuv[0, 6:9].eq(1).all()
+    assert null_pose(PoseSettings(null=0.0), uv).eq(0).all()
+
+
+def test_surface_transfer_carries_texture_to_the_new_place():
+    picture, pose = figure()
+    moved_picture, moved = figure(shift=8)
+    to_tensor = lambda p: torch.from_numpy(p).permute(2, 0, 1)[None].float() / 127.5 - 1  # noqa: E731
+    surface = build_surface(to_tensor(picture), torch.from_numpy(pose)[None])
+    colours, body, own, _ = carry(surface, torch.from_numpy(moved)[None])
+    inside = body[0, 0] > 0
+    assert inside.sum() == 24 * 16
+    assert own[0, 0][inside].min() > 0.9
+    error = (colours - to_tensor(moved_picture)).abs()[0][:, inside].mean()
+    assert error < 0.2  # random texture at one pixel, resampled twice; an unrelated photo gives 0.67
+    assert transfer(surface, torch.from_numpy(moved)[None], 4).shape == (1, surface_channels(4), 12, 8)
+
+
+def test_surface_transfer_falls_back_on_the_other_side():
+    picture, pose = figure()
+    back = pose.copy()
+    back[0][back[0] > 0] = 1  # the target shows the back of the torso, which the photo does not
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    surface = build_surface(pixels, torch.from_numpy(pose)[None])
+    colours, body, own, best = carry(surface, torch.from_numpy(back)[None])
+    inside = body[0, 0] > 0
+    assert own[0, 0][inside].max() < 0.1 and best[0, 0][inside].min() > 0.5
+    assert (colours - pixels).abs()[0][:, inside].mean() < 0.2
+
+
+def test_a_base_survives_its_folder(mini, tmp_path):
+    folder = save_base(mini, tmp_path / "base")
+    again = load_base(folder)
+    assert again.config == mini.config
+    for name, module in mini.components().items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, again.components()[name].state_dict()[key]), (name, key)
+    picture, pose = figure()
+    for a, b in zip(
+        dataclasses.astuple(prepare_photo(mini, picture, pose))[:3],
+        dataclasses.astuple(prepare_photo(again, picture, pose))[:3],
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_half_precision_storage_stays_close(mini, tmp_path):
+    before = mini.unet.conv_in.weight.clone()
+    again = load_base(save_base(mini, tmp_path / "half", torch.float16))
+    assert torch.equal(mini.unet.conv_in.weight, before)
+    torch.testing.assert_close(again.unet.conv_in.weight, before, rtol=1e-3, atol=1e-3)
+
+
+def test_damaged_bases_are_one_sentence(mini, tmp_path):
+    folder = save_base(mini, tmp_path / "base")
+    with pytest.raises(BaseError, match="no base.json"):
+        load_base(tmp_path)
+    text = (folder / "base.json").read_text()
+    (folder / "base.json").write_text(text.replace('"version": 1', '"version": 9'))
+    with pytest.raises(BaseError, match="version 9"):
+        load_base(folder)
+    (folder / "base.json").write_text(json.dumps({**json.loads(text), "surprise": 1}))
+    with pytest.raises(BaseError, match="surprise"):
+        load_base(folder)
+    (folder / "base.json").write_text(text)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BaseError, match="cannot be loaded"):
+        load_base(folder)
+
+
+def test_revision_follows_the_content(mini, tmp_path):
+    folder = save_base(mini, tmp_path / "base")
+    first = revision(folder)
+    assert revision(save_base(mini, tmp_path / "copy")) == first
+    changed = dataclasses.replace(mini, config=dataclasses.replace(mini.config, name="other"))
+    assert revision(save_base(changed, tmp_path / "other")) != first
+
+
+def test_config_round_trip():
+    assert BaseConfig.from_json(MINI.to_json(), "x") == MINI
+
+
+def test_which_base_is_meant(mini, tmp_path, cache, monkeypatch):
+    notes = []
+    assert resolve_base(None, notes.append).name == "mini" and "mannequins only" in notes[0]
+    save_base(mini, cache / "bases" / "mine")
+    assert resolve_base(None).name == "mine"
+    save_base(mini, cache / "bases" / "yours")
+    with pytest.raises(BaseError, match="mine, yours"):
+        resolve_base(None)
+    monkeypatch.setenv("DREAMPOSE_BASE", "yours")
+    assert resolve_base(None).name == "yours"
+    assert resolve_base("mini").name == "mini"
+    with pytest.raises(BaseError, match="unknown base 'nobody'"):
+        resolve_base("nobody")

@@ -1,0 +1,71 @@
+"""Sampling: the guidance formula, the noise rule, and every sampler against an oracle."""
+
+import numpy as np
+import pytest
+import torch
+
+from dreampose_cli.errors import UsageError
+from dreampose_cli.model.presets import MINI, SCHEDULE, build_mini
+from dreampose_cli.names import SAMPLERS
+from dreampose_cli.sampling import branch_weights, clip_noise, guide, make_sampler, sample
+
+SCHEDULES = {
+    "mini": None,  # as built
+    "stable diffusion": {**SCHEDULE, "prediction_type": "epsilon", "timestep_spacing": "leading"},
+}
+
+
+def schedule_of(name):
+    return SCHEDULES[name] or build_mini(0, MINI).scheduler
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [10, 100])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_sampler_finds_what_an_oracle_predicts(name, steps, schedule):
+    sampler = make_sampler(name, schedule_of(schedule))
+    generator = torch.Generator().manual_seed(0)
+    truth, noise = torch.randn(2, 2, 4, 6, 5, generator=generator)
+    alphas = sampler.alphas_cumprod
+
+    def oracle(latents, timestep):
+        alpha = alphas[int(timestep)]
+        noise_in_it = (latents - alpha.sqrt() * truth) / (1 - alpha).sqrt()
+        if sampler.config.prediction_type == "epsilon":
+            return noise_in_it
+        return alpha.sqrt() * noise_in_it - (1 - alpha).sqrt() * truth
+
+    found = sample(oracle, noise, sampler, steps)
+    assert torch.isfinite(found).all()
+    # Stable Diffusion's schedule ends at its first alpha, not at one: a noise of 0.03 remains by design.
+    assert (found - truth).abs().mean() < 0.05
+
+
+def test_guidance_is_the_papers_formula():
+    generator = torch.Generator().manual_seed(1)
+    null, image, full = torch.randn(3, 2, 4, 3, 3, generator=generator)
+    for s_image, s_pose in [(8.0, 3.0), (1.5, 1.5), (0.0, 2.0)]:
+        weights = branch_weights(s_image, s_pose)
+        used = torch.stack([b for b, w in zip((null, image, full), weights, strict=True) if w != 0.0])
+        expected = null + s_image * (image - null) + s_pose * (full - image)
+        torch.testing.assert_close(guide(used, weights), expected)
+    assert branch_weights(1.0, 1.0) == (0.0, 0.0, 1.0)
+
+
+def test_clip_noise_is_the_documented_draw():
+    expected = torch.randn((1, 4, 5, 3), generator=torch.Generator("cpu").manual_seed(9))
+    assert torch.equal(clip_noise((4, 5, 3), 9), expected)
+    assert not torch.equal(clip_noise((4, 5, 3), 10), expected)
+
+
+def test_an_unknown_sampler_is_a_usage_error():
+    with pytest.raises(UsageError, match="pndm, ddim"):
+        make_sampler("euler", SCHEDULE)
+
+
+def test_pndm_keeps_sds_timesteps():
+    sampler = make_sampler("pndm", {**SCHEDULE, "prediction_type": "epsilon", "timestep_spacing": "leading"})
+    sampler.set_timesteps(10)
+    assert sampler.timesteps.tolist()[:3] == [901, 801, 801]
+    assert len(sampler.timesteps) == 11  # N steps are N + 1 evaluations
+    np.testing.assert_allclose(sampler.alphas_cumprod[-1], 0.0047, atol=1e-4)

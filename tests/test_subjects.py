@@ -1,0 +1,240 @@
+"""Tune and render: the cache, resuming, what is computed and how often, and the real command line at tiny size."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreampose_cli import media, store
+from dreampose_cli.errors import OutputExistsError, SubjectError, UsageError
+from dreampose_cli.model.base import load_base
+from dreampose_cli.model.conditioning import prepare_photo
+from dreampose_cli.poses.files import open_poses
+from dreampose_cli.poses.sequence import PosesInMemory
+from dreampose_cli.rendering import render
+from dreampose_cli.rendering.batches import RenderSettings, render_frames
+from dreampose_cli.rendering.job import pose_windows
+from dreampose_cli.training import tuning
+from dreampose_cli.training.tuning import random_crop, tune
+
+
+@pytest.fixture
+def photo(clip):
+    return clip / "frames" / "00000.png"
+
+
+@pytest.fixture
+def subject(tiny_base, clip, photo):
+    return tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2)
+
+
+def test_tune_once(tiny_base, clip, photo, subject):
+    assert not subject.cached and (subject.path / "subject.json").exists()
+    again = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2)
+    assert again.cached and again.id == subject.id
+    other = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=3, decoder_steps=2)
+    assert other.id != subject.id
+    assert store.last_subject() == other.id
+
+
+def test_tuning_changes_unet_adapter_and_decoder_only(tiny_base, subject):
+    from safetensors.torch import load_file
+
+    base = load_base(tiny_base)
+    for name, module in (("unet", base.unet), ("adapter", base.adapter), ("decoder", base.vae.decoder)):
+        tuned = load_file(subject.path / f"{name}.safetensors")
+        changed = [key for key, value in module.state_dict().items() if not torch.equal(tuned[key].float(), value)]
+        assert changed, name
+    assert {p.name for p in subject.path.glob("*.safetensors")} == {
+        "unet.safetensors", "adapter.safetensors", "decoder.safetensors",
+    }  # fmt: skip
+
+
+def test_an_interrupted_tune_resumes_to_the_same_subject(tiny_base, clip, photo, subject, monkeypatch, cache):
+    whole = {p.name: p.read_bytes() for p in subject.path.glob("*.safetensors")}
+    store.remove(store.find_subject(subject.id))
+    monkeypatch.setattr(tuning, "max", lambda a, b: 1, raising=False)  # a checkpoint after every step
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, total, note=""):
+        if done == 3:
+            raise Killed
+
+    options = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 2, "decoder_steps": 2}
+    with pytest.raises(Killed):
+        tune([photo], progress=kill, **options)
+    notes = []
+    again = tune([photo], note=notes.append, **options)
+    assert again.id == subject.id and not again.cached
+    assert any("went on from step" in note for note in notes)
+    assert {p.name: p.read_bytes() for p in again.path.glob("*.safetensors")} == whole
+
+
+def test_random_crops_move_a_picture_and_its_pose_together():
+    height, width = 48, 32
+    rows, columns = np.mgrid[:height, :width]
+    picture = np.stack([rows * 5, columns * 7, 0 * rows], -1).astype(np.uint8)
+    pose = np.stack([0 * rows, rows / height, columns / width]).astype(np.float32)
+    crop, labels = random_crop(np.random.default_rng(0), picture, pose, 0.7)
+    assert crop.shape == picture.shape and labels.shape == pose.shape
+    assert not np.array_equal(labels, pose)
+    inner = (slice(4, -4), slice(4, -4))
+    assert np.abs(crop[inner][..., 0] / 5 - labels[1][inner] * height).max() < 1.2
+    assert np.abs(crop[inner][..., 1] / 7 - labels[2][inner] * width).max() < 1.2
+
+
+def counting(base):
+    """Counts of what a base computes: UNet rows, decodes, encodes, CLIP passes."""
+    counts = dict.fromkeys(("unet", "decode", "encode", "clip"), 0)
+
+    def count(module, key):
+        inner = module.forward
+
+        def forward(*args, **kwargs):
+            first = args[0] if args else kwargs["pixel_values"]
+            counts[key] += len(first)
+            return inner(*args, **kwargs)
+
+        module.forward = forward
+
+    count(base.unet, "unet")
+    count(base.vae.decoder, "decode")
+    count(base.vae.encoder, "encode")
+    count(base.image_encoder, "clip")
+    return counts
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [((2.0, 1.5), 3), ((1.5, 1.5), 2), ((1.0, 1.0), 1)])
+def test_a_frame_costs_its_rows_and_one_decode(tiny_base, clip, photo, guidance, rows):
+    base = load_base(tiny_base)
+    counts = counting(base)
+    poses = open_poses(clip / "video.poses")
+    prepared = prepare_photo(base, media.read_photo(photo), poses.frame(0))
+    assert (counts["encode"], counts["clip"]) == (2, 2)  # the photo and the null photo, once
+    settings = RenderSettings("ddim", 3, *guidance)
+    frames = list(render_frames(base, prepared, pose_windows(base, poses), settings, batch_size=3))
+    assert len(frames) == len(poses) == 8
+    assert counts == {"unet": 8 * 3 * rows, "decode": 8, "encode": 2, "clip": 2}
+
+
+def test_batching_does_not_change_a_frame(tiny_base, clip, photo):
+    base = load_base(tiny_base)
+    poses = open_poses(clip / "video.poses")
+    prepared = prepare_photo(base, media.read_photo(photo), poses.frame(0))
+    settings = RenderSettings("pndm", 3, 2.0, 1.5, seed=4)
+    one, many = (list(render_frames(base, prepared, pose_windows(base, poses), settings, n)) for n in (1, 5))
+    assert max(np.abs(a.astype(int) - b).max() for a, b in zip(one, many, strict=True)) <= 1
+
+
+def test_windows_are_taken_at_the_training_rate(tiny_base):
+    base = load_base(tiny_base)  # trained at 12 frames a second
+    frames = []
+    for i in range(20):
+        pose = np.zeros((3, 48, 32), np.float32)
+        pose[0], pose[1] = 2, (i + 1) / 20
+        frames.append(pose)
+    windows = list(pose_windows(base, PosesInMemory(frames, 24.0)))
+    assert len(windows) == 20
+    seen = [round(float(pose[1, 0, 0]) * 20) - 1 for pose in windows[10]]
+    assert seen == [6, 8, 10, 12, 14]
+    assert [round(float(pose[1, 0, 0]) * 20) - 1 for pose in windows[0]] == [0, 0, 0, 2, 4]
+
+
+def test_render_writes_a_folder_a_video_and_metadata(clip, subject, tmp_path):
+    result = render(poses=[clip / "video.poses"], output=f"{tmp_path / 'frames'}/", steps=2, seed=3)
+    names = sorted(p.name for p in (tmp_path / "frames").iterdir())
+    assert names == [f"{i:05d}.png" for i in range(8)] and result.frames == 8
+    with Image.open(tmp_path / "frames" / "00000.png") as frame:
+        assert frame.size == (32, 48)
+    render(poses=[clip / "video.poses"], output=tmp_path / "out.mp4", steps=2, seed=3, side_by_side=True)
+    info = media.probe_video(tmp_path / "out.mp4")
+    assert (info.width, info.height) == (96, 48) and round(info.fps) == 12
+    about = media.read_metadata(tmp_path / "out.mp4")
+    assert about["notice"] == "AI-generated" and about["seed"] == 3 and about["steps"] == 2
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        render(poses=[clip / "video.poses"], output=tmp_path / "out.mp4", steps=2)
+
+
+def test_one_seed_is_one_result(clip, subject, tmp_path):
+    def frames(name, **options):
+        render(poses=[clip / "video.poses"], output=f"{tmp_path / name}/", steps=2, **options)
+        return np.stack(list(media.open_frames(tmp_path / name)))
+
+    assert np.array_equal(frames("a", seed=1), frames("b", seed=1, batch_size=8))
+    assert not np.array_equal(frames("c", seed=1), frames("d", seed=2))
+
+
+def test_several_dances_need_a_folder(clip, subject, tmp_path):
+    import shutil
+
+    shutil.copy(clip / "video.poses", tmp_path / "b.poses")
+    with pytest.raises(UsageError, match="folder"):
+        render(poses=[clip / "video.poses", tmp_path / "b.poses"], output=tmp_path / "out.mp4", steps=1)
+    result = render(poses=[clip / "video.poses", tmp_path / "b.poses"], output=f"{tmp_path / 'out'}/", steps=1)
+    assert [p.name for p in result.paths] == ["video.mp4", "b.mp4"]
+
+
+def test_a_subject_carries_its_base(clip, subject, tiny_base, tmp_path):
+    options = {"poses": [clip / "video.poses"], "output": tmp_path / "o.mp4", "steps": 1}
+    with pytest.raises(UsageError, match="tuned on the base tiny"):
+        render(base="mini", **options)
+    render(base=str(tiny_base), **options)
+    config = dataclasses.replace(load_base(tiny_base).config, name="changed")
+    before = (tiny_base / "base.json").read_text()
+    try:
+        (tiny_base / "base.json").write_text(config.to_json())
+        with pytest.raises(SubjectError, match="tune the photo again"):
+            render(**options, overwrite=True)
+    finally:
+        (tiny_base / "base.json").write_text(before)
+
+
+def test_damaged_subjects_are_one_sentence(clip, subject, tmp_path):
+    options = {"poses": [clip / "video.poses"], "output": tmp_path / "o.mp4", "steps": 1}
+    weights = subject.path / "unet.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(SubjectError, match="cache rm"):
+        render(**options)
+    about = json.loads((subject.path / "subject.json").read_text())
+    (subject.path / "subject.json").write_text(json.dumps({**about, "version": 99}))
+    with pytest.raises(SubjectError, match="another version"):
+        render(**options)
+
+
+def dreampose(*words, cache):
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dreampose_cli", *map(str, words)],
+        capture_output=True, text=True, env={**os.environ, "DREAMPOSE_CACHE": str(cache)}, timeout=300,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_road_on_the_command_line(tiny_base, clip, photo, cache, tmp_path):
+    tuned = dreampose(
+        "tune", photo, "--base", tiny_base, "--poses", clip / "video.poses", "--steps", 1, "--decoder-steps", 1,
+        "--name", "anna", "-q", cache=cache,
+    )  # fmt: skip
+    assert tuned.returncode == 0 and tuned.stderr == ""
+    assert len(tuned.stdout.split()) == 1
+    out = tmp_path / "out.gif"
+    made = dreampose(
+        "render", "--poses", clip / "video.poses", "--subject", photo, "-o", out, "--steps", 1, cache=cache
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[-1] == str(out) and out.exists()
+    missing = dreampose(
+        "render", "--poses", clip / "video.poses", "--subject", clip / "video.mp4", "-o", "x.mp4", cache=cache
+    )
+    assert missing.returncode == 1 and f"dreampose tune {clip / 'video.mp4'}" in missing.stderr
+    steps = dreampose("render", "--poses", clip / "video.poses", "-o", "x.mp4", "--steps", 0, cache=cache)
+    assert steps.returncode == 2

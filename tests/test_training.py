@@ -1,0 +1,195 @@
+"""The training loop, phase 1 on real clips at tiny size, and resuming after a kill."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dreampose_cli.errors import OutputExistsError, TrainingError, UsageError
+from dreampose_cli.model.base import load_base
+from dreampose_cli.model.conditioning import null_context
+from dreampose_cli.model.presets import MINI, build_mini
+from dreampose_cli.training import phase1
+from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
+from dreampose_cli.training.frames import prepare_frames
+from dreampose_cli.training.loop import Draw, LoopSettings, latest_checkpoint, run
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+
+
+class LineTask:
+    """Least squares on random points: a loop test in milliseconds."""
+
+    def __init__(self, stop_at=None, spoil_at=None):
+        self.modules = {"line": Line()}
+        self.stop_at, self.spoil_at = stop_at, spoil_at
+        self.seen = []
+
+    def loss(self, draw, step, settings):
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(settings.batch_size, 3, generator=draw.torch)
+        self.seen.append(float(x.sum()) + float(draw.numpy.random()))
+        loss = ((self.modules["line"].weight - torch.tensor([1.0, 2.0, 3.0])) * x).square().mean()
+        return loss * float("nan") if step == self.spoil_at else loss
+
+
+SETTINGS = LoopSettings(steps=40, learning_rate=0.2, batch_size=4, ema=0.9, save_every=10, warmup=5, decay=0.5, seed=7)
+
+
+def curve(folder):
+    with (folder / "losses.csv").open() as file:
+        return list(csv.reader(file))
+
+
+def test_a_killed_run_resumes_on_the_same_curve(tmp_path):
+    whole = LineTask()
+    run(whole, SETTINGS, checkpoints=tmp_path / "whole")
+    cut = LineTask(stop_at=27)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, SETTINGS, checkpoints=tmp_path / "cut")
+    again = LineTask()
+    result = run(again, SETTINGS, checkpoints=tmp_path / "cut", resume=True)
+    assert result.resumed_from == 20
+    assert again.seen == whole.seen[20:]
+    assert torch.equal(again.modules["line"].weight, whole.modules["line"].weight)
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
+    assert len(curve(tmp_path / "whole")) == 41
+
+
+def test_the_loop_learns_and_keeps_the_last_checkpoints(tmp_path):
+    task = LineTask()
+    losses = run(task, dataclasses.replace(SETTINGS, steps=200, ema=0.0), checkpoints=tmp_path).losses
+    assert losses[-1] < 0.05 * losses[0]
+    kept = sorted(p.name for p in tmp_path.glob("step-*"))
+    assert kept == ["step-00000190", "step-00000200"]
+    state = json.loads((latest_checkpoint(tmp_path) / "state.json").read_text())
+    assert state["step"] == 200 and state["settings"]["seed"] == 7
+
+
+def test_a_loss_that_is_not_a_number_names_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(TrainingError, match="step 26.*step-00000020"):
+        run(LineTask(spoil_at=25), SETTINGS, checkpoints=tmp_path)
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    rates = [SETTINGS.rate(step) for step in range(40)]
+    assert rates[0] == pytest.approx(0.04) and rates[10] == 0.2
+    assert rates[39] < 0.01 and rates == sorted(rates[:5]) + rates[5:20] + sorted(rates[20:], reverse=True)
+
+
+def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
+    config = dataclasses.replace(MINI, resolution=(48, 32))
+    monkeypatch.setattr(phase1, "build_mini", lambda seed: build_mini(seed, config))
+    monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
+    options = {"preset": "mini", "max_steps": 4, "save_every": 2, "batch_size": 2}
+    phase1.train(clips, tmp_path / "whole", **options)
+    base = load_base(tmp_path / "whole")
+    assert base.config.name == "whole" and base.config.provenance["samples"] == 8
+    assert base.config.latent_scale != MINI.latent_scale
+    assert (tmp_path / "whole" / "validation" / "00000004.png").exists()
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, total, note=""):
+        if note.startswith("network") and done == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        phase1.train(clips, tmp_path / "cut", progress=kill, **options)
+    assert not (tmp_path / "cut" / "base.json").exists()
+    notes = []
+    phase1.train(clips, tmp_path / "cut", resume=True, note=notes.append, **options)
+    assert any("step-00000002" in note for note in notes)
+    for stage in ("vae", "network"):
+        assert curve(tmp_path / "cut/checkpoints" / stage) == curve(tmp_path / "whole/checkpoints" / stage)
+    again = load_base(tmp_path / "cut")
+    for name, module in base.components().items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(value, again.components()[name].state_dict()[key]), (name, key)
+    assert phase1.train(clips, tmp_path / "cut", resume=True, note=notes.append, **options).finished
+    assert "finished already" in notes[-1]
+    with pytest.raises(OutputExistsError, match="--resume"):
+        phase1.train(clips, tmp_path / "cut", **options)
+
+
+def test_the_estimator_preset(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(phase1, "MINI", dataclasses.replace(MINI, resolution=(48, 32)))
+    phase1.train(clips, tmp_path / "eyes", preset="estimator", max_steps=2, batch_size=2)
+    from dreampose_cli.poses.estimator import load_estimator
+
+    estimator = load_estimator(str(tmp_path / "eyes"))
+    pose = estimator.estimate([np.zeros((70, 50, 3), np.uint8)])[0]
+    assert pose.shape == (3, 70, 50) and set(np.unique(pose[0])) <= set(range(25))
+
+
+def test_frames_are_prepared_once_and_bad_clips_left_out(clips, tmp_path, cache):
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(clips, data)
+    broken = data / "train" / "broken"
+    broken.mkdir()
+    (broken / "video.mp4").write_bytes(b"no video")
+    notes = []
+    frames = prepare_frames(data, (48, 32), note=notes.append)
+    assert len(notes) == 1 and "broken" in notes[0]
+    assert len(frames.split("train")) == 3 and len(frames.split("test")) == 1
+    assert frames.pictures.shape == (32, 48, 32, 3)
+    pose = frames.pose([0])[0]
+    assert pose[0].max() <= 24 and 0 < pose[1].max() <= 1
+    made = (frames.folder / "pictures.bin").stat().st_mtime_ns
+    assert (prepare_frames(data, (48, 32)).folder / "pictures.bin").stat().st_mtime_ns == made
+    window = frames.window(frames.clips[0], 0, 5, 12.0, "edge")
+    assert window.shape == (5, 3, 48, 32) and np.array_equal(window[0], window[2])
+    slower = frames.window(frames.clips[0], 3, 5, 6.0, "edge")  # every second frame
+    assert np.array_equal(slower[4], frames.pose([frames.clips[0].start + 7])[0])
+
+
+def test_training_needs_clips(tmp_path):
+    with pytest.raises(TrainingError, match="no training clips"):
+        phase1.train(tmp_path, tmp_path / "out", preset="mini")
+    with pytest.raises(UsageError, match="unknown preset"):
+        phase1.train(tmp_path, tmp_path / "out", preset="huge")
+
+
+def test_conditions_are_dropped_sample_by_sample():
+    base = build_mini(0, dataclasses.replace(MINI, resolution=(48, 32)))
+    count = 400
+
+    class Source:
+        def draw(self, rng, n):
+            latents = torch.ones(n, 4, 12, 8)
+            pose = torch.zeros(n, 3, 48, 32)
+            pose[:, 0, 8:40, 8:24] = 2
+            pose[:, 1:, 8:40, 8:24] = 0.5
+            pictures = np.full((n, 48, 32, 3), 200, np.uint8)
+            return Batch(latents, latents, pictures, pose, pose[:, None].repeat(1, 5, 1, 1, 1))
+
+    seen = {}
+
+    def spy(noisy, timestep, tokens, pose, photo):
+        seen.update(tokens=tokens, pose=pose, photo=photo)
+        return noisy
+
+    base.predict = spy
+    task = DenoisingTask(base, Source(), train_encoder=False, dropout=Dropout())
+    with torch.no_grad():
+        task.loss(Draw.of(0, 0), 0, LoopSettings(steps=1, learning_rate=1, batch_size=count))
+        null = null_context(base)
+    no_image = (seen["tokens"] - null).abs().amax((1, 2)) < 1e-5
+    no_pose = seen["pose"].abs().amax((1, 2, 3)) == 0
+    no_photo = seen["photo"].abs().amax((1, 2, 3)) == 0
+    shares = [(no_image & ~no_pose), (~no_image & no_pose), (no_image & no_pose)]
+    for share in shares:
+        assert 0.02 < share.float().mean() < 0.09  # 5 % each; 400 samples have a standard deviation of 1.1 %
+    assert torch.equal(no_photo, no_image | no_pose)
