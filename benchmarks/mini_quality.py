@@ -1,4 +1,4 @@
-"""The exam of a base on held-out mannequins: copied photo, untuned, tuned without and with the decoder phase, VAE ceiling.
+"""The exam of a base on held-out mannequins: copied photo, untuned, tuned without and with the decoder phase, ceiling.
 
     python benchmarks/mini_quality.py --base mini --output quality/
 
@@ -309,6 +309,7 @@ def spread(values: list[float | None]) -> dict[str, float | None]:
 def table(results: dict) -> str:
     """The results as Markdown."""
     summary, settings = results["summary"], results["settings"]
+    height, width = settings["resolution"]
     lines = [
         "| | SSIM | L1 | L1 on the figure | PSNR | sharpness | flicker |",
         "|---|---|---|---|---|---|---|",
@@ -327,14 +328,15 @@ def table(results: dict) -> str:
     lines += [
         "",
         f"Mean ± standard deviation over {summary['subjects']} held-out mannequins (seed {settings['seed']}), "
-        f"{settings['frames'] - settings['gap']} frames each, {settings['gap']} or more after the photo; RGB in [0, 1] at "
-        f"{settings['resolution'][1]}x{settings['resolution'][0]}; base {settings['base']} ({settings['revision']}); "
+        f"{settings['frames'] - settings['gap']} frames each, {settings['gap']} or more after the photo; "
+        f"RGB in [0, 1] at {width}x{height}; base {settings['base']} ({settings['revision']}); "
         f"photo pose {photo_pose}, driving poses {driving}.",
         "",
         f"- tuned better than untuned: {better['ssim']:.0%} of the subjects in SSIM, {better['l1']:.0%} in L1",
         f"- decoder phase: SSIM {decoder['ssim']:+.4f}, L1 {decoder['l1']:+.5f}, "
         f"L1 on the figure {decoder['figure_l1']:+.5f}, sharpness {decoder['sharpness']:+.3f}",
-        f"- gain over the copied photo in SSIM: {gain['of_means']:.3f} (by subject {gain['mean']:.3f} ± {gain['std']:.3f})",
+        f"- gain over the copied photo in SSIM: {gain['of_means']:.3f} "
+        f"(by subject {gain['mean']:.3f} ± {gain['std']:.3f})",
         f"- seconds: tuning {seconds['tune']['mean']:.1f} (network {seconds['network']['mean']:.1f}, "
         f"decoder {seconds['decoder']['mean']:.1f}), rendering {seconds['frame']['mean']:.3f} a frame",
         f"- the exam: {exam['patterned']:.0%} patterned, {exam['side_or_back']:.0%} of the frames turned by more than "

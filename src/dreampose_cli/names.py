@@ -10,6 +10,8 @@ from .errors import UsageError
 SAMPLERS = ("pndm", "ddim", "dpm++")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 PRESETS = ("mini", "estimator", "paper")
+ESTIMATORS = ("mini", "r50", "r101")  # those with a name; others by path
+POSE_FORMATS = ("poses", "iuv", "dreampose")
 STAGES = ("vae", "network", "estimator")
 NOISES = ("clip", "frame")
 

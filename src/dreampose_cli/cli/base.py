@@ -34,7 +34,11 @@ def ls(json: options.Json = False, quiet: options.Quiet = False, verbose: option
 def info(
     base: Annotated[
         str | None,
-        typer.Argument(metavar="BASE", help="Name, folder, or owner/name on the Hub.", show_default="the one used without --base"),
+        typer.Argument(
+            metavar="BASE",
+            help="Name, folder, or owner/name on the Hub.",
+            show_default="the one used without --base",
+        ),
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,

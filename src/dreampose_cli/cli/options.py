@@ -108,7 +108,7 @@ Name = Annotated[
 Estimator = Annotated[
     str | None,
     typer.Option(
-        "--estimator", metavar="NAME", help="What finds poses; mini knows mannequins.", show_default=FROM_BASE
+        "--estimator", metavar="NAME", help="mini, r50, r101 or a file; mini knows mannequins.", show_default=FROM_BASE
     ),
 ]
 LearningRate = Annotated[

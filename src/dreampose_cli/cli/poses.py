@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..errors import BaseError
+from ..names import POSE_FORMATS
 from . import options
 from .output import Output, plain
 
@@ -15,10 +17,33 @@ def poses(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Video, picture, folder of frames, or poses in any known form.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The pose file to write, .poses.")],
-    estimator: Annotated[
-        str, typer.Option("--estimator", metavar="NAME", help="What finds poses; mini knows mannequins.")
-    ] = "mini",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="PATH", help="The .poses file to write, or a folder.")
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="poses, or for a folder iuv or dreampose.",
+            callback=options.one_of("format", POSE_FORMATS),
+            autocompletion=lambda: list(POSE_FORMATS),
+        ),
+    ] = "poses",
+    estimator: options.Estimator = None,
+    estimator_size: Annotated[
+        int | None,
+        options.whole(
+            "--estimator-size", "N", "Short side DensePose sees.", 64, 4096, default="the picture's own"
+        ),
+    ] = None,
+    person: Annotated[
+        int | None, options.whole("--person", "K", "Follow the K-th largest person.", 1, 100, default="the largest")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="WxH", help="Size of the pictures of a dump.", show_default="found"),
+    ] = None,
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
@@ -38,16 +63,22 @@ def poses(
     Examples:
       dreampose poses dance.mp4 -o dance.poses --preview look.mp4
       dreampose poses frames/ -o dance.poses --fps 12 --start 2 --end 8
+      dreampose poses dance.mp4 -o iuv/ --format iuv --estimator r50
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
+    pixels = None if size is None else options.pixels(size)
     from ..poses.extraction import extract
 
     with out.progress(None, "finding poses") as progress:
         found = extract(
             source,
             output,
-            estimator=estimator,
+            estimator=estimator or _estimator_of_base(),
+            estimator_size=estimator_size,
+            person=person,
+            size=pixels,
+            format=format,
             fps=fps,
             start=start,
             end=end,
@@ -59,3 +90,14 @@ def poses(
         )
     height, width = found.size
     out.result(found.path, {**plain(found), "size": {"width": width, "height": height}})
+
+
+def _estimator_of_base() -> str:
+    """The estimator of the base that `render` would take; mini where there are several to choose from."""
+    from ..model.bases import resolve_base
+    from ..model.config import read_config
+
+    try:
+        return read_config(resolve_base(None)).estimator
+    except BaseError:
+        return "mini"

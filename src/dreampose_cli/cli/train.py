@@ -37,7 +37,7 @@ def train(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="BASE", help="A base or a Stable Diffusion to start from: name, folder or Hub repository."),
+        typer.Option("--base", metavar="BASE", help="A base to start from, or a Stable Diffusion, here or on the Hub."),
     ] = None,
     image_encoder: options.ImageEncoder = None,
     stages: Annotated[

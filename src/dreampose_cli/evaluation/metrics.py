@@ -30,6 +30,9 @@ _TOLERANCE = 1e-5  # how far rounding may carry a value out of [0, 1]
 
 def unit(pictures: Pictures) -> Tensor:
     """Pictures as float64 (N, H, W, 3) in [0, 1]; a single picture becomes a batch of one."""
+    # torch takes no mirrored arrays, and warns of read-only ones
+    if isinstance(pictures, np.ndarray) and not (pictures.flags.c_contiguous and pictures.flags.writeable):
+        pictures = np.array(pictures, order="C")
     tensor = torch.as_tensor(pictures)
     if tensor.ndim not in (3, 4) or tensor.shape[-1] != 3 or 0 in tensor.shape:
         raise ValueError(f"pictures are (N, H, W, 3) or (H, W, 3), not {tuple(tensor.shape)}")
@@ -57,7 +60,7 @@ def psnr(prediction: Pictures, reference: Pictures) -> list[float | None]:
 
 def figure_l1(prediction: Pictures, reference: Pictures, mask: Pictures) -> list[float | None]:
     """As `l1`, over the pixels of `mask` alone: bool, (N, H, W) or (H, W). None where the mask is empty."""
-    area = torch.as_tensor(mask)
+    area = torch.as_tensor(np.array(mask) if isinstance(mask, np.ndarray) else mask)
     area = area[None] if area.ndim == 2 else area
     expected = tuple(_frames(prediction).shape[:3])
     if area.dtype != torch.bool or tuple(area.shape) != expected:

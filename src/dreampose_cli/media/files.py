@@ -29,10 +29,11 @@ def require_file(path: str | os.PathLike) -> None:
 def list_files(folder: Path, suffixes: set[str]) -> list[Path]:
     """The visible files of these suffixes, in the order of the numbers in their names: 9 before 10."""
     names = [name for name in os.listdir(folder) if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
-    return [folder / name for name in sorted(names, key=_natural_order)]
+    return [folder / name for name in sorted(names, key=natural_order)]
 
 
-def _natural_order(name: str) -> list[tuple[int, str]]:
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """A key to sort names by the numbers in them: 9 before 10."""
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name)]
 
 

@@ -18,8 +18,8 @@ MINI = "mini"
 OFFICIAL_HOME = "https://github.com/johannakarras/DreamPose"
 MINI_NOTE = (
     "base mini knows mannequins only. For people: import the official checkpoints, which the authors link from "
-    f"{OFFICIAL_HOME} (`dreampose base import DIR --name NAME`), train on videos (`dreampose train VIDEOS -o BASE --base "
-    "CompVis/stable-diffusion-v1-4`), or name a base on the Hub (`--base owner/name`)."
+    f"{OFFICIAL_HOME} (`dreampose base import DIR --name NAME`), train on videos (`dreampose train VIDEOS -o BASE "
+    "--base CompVis/stable-diffusion-v1-4`), or name a base on the Hub (`--base owner/name`)."
 )
 
 

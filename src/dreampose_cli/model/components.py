@@ -1,4 +1,4 @@
-"""The parts of other models that a base is made of: Stable Diffusion's UNet, VAE and schedule, and a CLIP image encoder.
+"""The parts of other models that a base is made of: Stable Diffusion's UNet, VAE and schedule, and CLIP's image encoder.
 
 Each comes from a folder in the layout of diffusers and transformers or from the Hub, part by part: text encoder and
 safety checker are never fetched. Configs make skeletons without weights, which say what the weights must be called.
@@ -55,7 +55,9 @@ def stable_diffusion_folder(
     return _fetch(reference, configs, options, (), progress), str(reference)
 
 
-def image_encoder_folder(source: str | None, progress=None, note: Callable[[str], None] | None = None) -> tuple[Path, str]:
+def image_encoder_folder(
+    source: str | None, progress=None, note: Callable[[str], None] | None = None
+) -> tuple[Path, str]:
     """As `stable_diffusion_folder`, the folder of a CLIP image encoder; None for OpenAI's ViT-B/32, DreamPose's."""
     if source is not None and Path(source).is_dir():
         return Path(source), Path(source).resolve().name
@@ -150,7 +152,7 @@ def rename(name: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Any]
         whole = any(key.startswith("vision_model.") for key in tensors)
         if whole:
             tensors = {k.removeprefix("vision_model."): v for k, v in tensors.items() if k.startswith("vision_model.")}
-        tensors = {k: v for k, v in tensors.items() if not k.endswith("position_ids") and k != "visual_projection.weight"}
+        tensors = {k: v for k, v in tensors.items() if not k.endswith(("position_ids", "visual_projection.weight"))}
         return {f"vision_model.{key}" if nested else key: tensor for key, tensor in tensors.items()}
     return dict(tensors)
 
@@ -190,7 +192,7 @@ def image_processor(folder: Path, size: int) -> CLIPImageProcessorPil:
 
 
 def schedule(folder: Path) -> dict[str, Any]:
-    """The noise schedule in `folder`/scheduler_config.json. Latents are never clipped, whatever other samplers default to."""
+    """The noise schedule in `folder`/scheduler_config.json. Latents are not clipped unless it says so."""
     raw = read_json(folder / "scheduler_config.json")
     return {"clip_sample": False, **raw}
 

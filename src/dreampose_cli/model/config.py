@@ -76,6 +76,7 @@ class TuningSettings:
     decoder_learning_rate: float = 5e-5
     decoder_batch_size: int = 1
     crop: float = 0.85  # smallest share of a side that a random crop keeps
+    hide: float = 0.0  # share of samples whose conditioning photo has half of its body parts hidden ("surface" only)
     gradient_checkpointing: bool = False
 
 
@@ -94,7 +95,7 @@ class BaseConfig:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     people: str = "people"  # what the base knows: "people" or "mannequins"
-    estimator: str = "mini"  # the estimator whose charts the base was trained on
+    estimator: str = "r50"  # the estimator whose charts the base was trained on; "mini" for mannequins
     provenance: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
 

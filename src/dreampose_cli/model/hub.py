@@ -55,7 +55,9 @@ def parse(name: str) -> Reference | None:
     return Reference(match[1], match[2]) if match else None
 
 
-def pull_base(reference: Reference, *, update: bool, progress: Progress | None = None, note: Note | None = None) -> Path:
+def pull_base(
+    reference: Reference, *, update: bool, progress: Progress | None = None, note: Note | None = None
+) -> Path:
     """The folder of the base `reference`, downloaded where it is not here yet; `update` looks for a newer one first.
 
     Raises BaseError: unknown, gated, no base, offline, interrupted, no space.

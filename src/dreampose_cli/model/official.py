@@ -72,7 +72,7 @@ def import_official(
 ) -> Path:
     """Make the official checkpoints in `folder` the base `name` in the store; returns its folder.
 
-    `stable_diffusion` and `image_encoder` are folders or Hub repositories, by default those that DreamPose was built on.
+    `stable_diffusion` and `image_encoder` are folders or Hub repositories, by default those DreamPose was built on.
     `epoch` chooses UNet and adapter, else the highest of each. All files are compared before anything is written, and
     at most one component is in memory at a time. Raises BaseError, OutputExistsError.
     """
@@ -81,7 +81,9 @@ def import_official(
     if name == MINI:
         raise BaseError("mini is the name of the base that comes with the package; choose another with --name.")
     if (store.path_of("base", name) / CONFIG_FILE).exists() and not overwrite:
-        raise OutputExistsError(f"there is a base {name} already; add --overwrite to replace it, or choose another --name.")
+        raise OutputExistsError(
+            f"there is a base {name} already; add --overwrite to replace it, or choose another --name."
+        )
     files = find_checkpoints(Path(folder), epoch)
     note("checkpoints: " + ", ".join(file.name for file in files.values()) + ".")
     needed = () if "vae" in files else ("vae",)
@@ -119,7 +121,8 @@ def import_official(
             "version": __version__,
         },
     )
-    with store.lock(f"base-{name}", waiting=note, what=f"the base {name}"), store.publish_folder("base", name) as target:
+    lock = store.lock(f"base-{name}", waiting=note, what=f"the base {name}")
+    with lock, store.publish_folder("base", name) as target:
         for done, (part, source) in enumerate(sources.items()):
             if progress:
                 progress(done, len(sources), f"writing {part}")

@@ -42,6 +42,7 @@ MINI = BaseConfig(
         decoder_batch_size=4,
     ),
     people="mannequins",
+    estimator="mini",
 )
 
 # What the paper says of a base of people (sections 4 and 5), without the slips of the published code: pictures in

@@ -1,5 +1,7 @@
 """The mini pose estimator: a picture -> its DensePose frame, for mannequins; and the one way to get any estimator.
 
+Every estimator has `name`, `revision`, `person`, `least_person`, `pace`, `estimate(pictures)` and `stream(pictures)`.
+
 A small U-Net predicts for each pixel which of 24 parts it shows, or background, and where on the part's chart. It was
 trained by `dreampose train --preset estimator` on the project's own mannequins and knows nothing else.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,6 +24,8 @@ from torch.nn import functional as F
 
 from ..errors import PoseError, UsageError
 from ..fitting import Fit, fit_picture
+from ..names import ESTIMATORS
+from .densepose import FILES, SUFFIX, DensePose, load_densepose
 
 PARTS = 24
 MIN_PERSON = 0.004  # a person covers at least this share of the picture
@@ -82,6 +86,9 @@ class Estimator:
     network: PoseNet
     resolution: tuple[int, int]
     device: torch.device
+    least_person: float = MIN_PERSON
+    person: int | None = None
+    pace: str = ""  # what to expect of the time it takes, where that is worth a sentence
 
     @torch.inference_mode()
     def estimate(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
@@ -115,18 +122,40 @@ class Estimator:
         return inside[:, rows][:, :, columns]
 
 
-def has_person(frame: np.ndarray) -> bool:
-    """Whether a pose frame (3, H, W) shows somebody."""
-    return float((frame[0] > 0).mean()) >= MIN_PERSON
+def has_person(frame: np.ndarray, least: float = MIN_PERSON) -> bool:
+    """Whether a pose frame (3, H, W) shows somebody who covers at least the share `least` of it."""
+    share = float((frame[0] > 0).mean())
+    return share > 0 and share >= least
 
 
-def load_estimator(name: str = "mini", device: str | torch.device = "cpu") -> Estimator:
-    """The estimator `name`: "mini", which ships with the package, or a folder made by `train --preset estimator`."""
+def load_estimator(
+    name: str = "mini",
+    device: str | torch.device = "cpu",
+    *,
+    size: int | None = None,
+    person: int | None = None,
+    note: Callable[[str], None] | None = None,
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Estimator | DensePose:
+    """The estimator `name`: "mini", which ships with the package; "r50" or "r101", DensePose from the Hub; the path of a
+    .torchscript file of the same interface; or a folder made by `train --preset estimator`.
+
+    size (the short side it sees) and person (which of several) are DensePose's, see `load_densepose`; UsageError with
+    the others. Raises PoseError if it cannot be had.
+    """
+    if name in FILES or (name != "mini" and (Path(name).suffix.lower() == SUFFIX or Path(name).is_file())):
+        return load_densepose(name, device, size, person, note=note, progress=progress)
     folder = bundled_estimator() if name == "mini" else Path(name)
     if not (folder / CONFIG_FILE).is_file():
         if name == "mini":
             raise PoseError("this installation has no mini estimator; reinstall dreampose-cli.")
-        raise UsageError(f"unknown estimator {name!r}; use mini or a folder made by `dreampose train --preset estimator`.")
+        raise UsageError(
+            f"unknown estimator {name!r}; use {', '.join(ESTIMATORS)}, a .torchscript file of DensePose, or a folder "
+            "made by `dreampose train --preset estimator`."
+        )
+    for option, value in (("--estimator-size", size), ("--person", person)):
+        if value is not None:
+            raise UsageError(f"{option} is for DensePose; the estimator {name} looks at the whole picture, for one figure.")
     return _load(folder, name, str(device))
 
 

@@ -1,31 +1,48 @@
 """From anything that shows or holds poses to a pose sequence: pose files are read, pictures go through the estimator.
 
-Estimated poses are cached by the source's content and the estimator's revision, so no video is ever estimated twice.
+Estimated poses are cached by the source's content, the estimator's revision and the settings, so nothing is ever
+estimated twice. Frames that show nobody take the pose of the nearest frame that shows somebody: IUV maps cannot be
+averaged, since two parts have no part between them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import queue
+import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .. import media, store
 from ..errors import MediaError, NoPersonError, UsageError
-from .files import PoseWriter, is_pose_source, open_poses
+from ..names import POSE_FORMATS, check_choice
+from .files import (
+    PoseWriter,
+    is_dreampose_name,
+    is_pose_source,
+    open_poses,
+    write_dreampose_folder,
+    write_iuv_folder,
+)
+from .people import Ranges, count_of, describe_ranges, ranges_of
 from .sequence import PoseSequence, subsequence
 
 Progress = Callable[[int, int | None, str], None]
 Note = Callable[[str], None]
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = 2
+READ_AHEAD = 3  # frames decoded while the estimator computes
 
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """What `extract` wrote: `gaps` counts the frames without a person, which took their neighbour's pose."""
+    """What `extract` wrote. `gaps` counts the frames without a person, which took the nearest frame's pose, and
+    `gap_ranges` names them: first and last, from 0, in the part of the source that was asked for."""
 
     path: Path
     frames: int
@@ -33,6 +50,7 @@ class ExtractionResult:
     size: tuple[int, int]
     estimator: str | None
     gaps: int
+    gap_ranges: Ranges = field(default_factory=list)
 
 
 def extract(
@@ -40,6 +58,10 @@ def extract(
     output: Path,
     *,
     estimator: str = "mini",
+    estimator_size: int | None = None,
+    person: int | None = None,
+    size: tuple[int, int] | None = None,
+    format: str = "poses",
     fps: float | None = None,
     start: float | None = None,
     end: float | None = None,
@@ -51,23 +73,58 @@ def extract(
 ) -> ExtractionResult:
     """Write the poses of `source` (video, picture, folder of frames, or pose file) into the pose file `output`.
 
-    fps resamples, start and end are seconds. Memory does not grow with the clip. Raises MediaError, PoseError,
-    NoPersonError, OutputError.
+    format: "poses" for a `.poses` file, "iuv" for a folder of IUV pictures, "dreampose" for one of the official code's
+    files. The rest as `poses_of`. Memory does not grow with the clip. Raises MediaError, PoseError, NoPersonError,
+    UsageError, OutputError.
     """
-    if output.suffix.lower() != ".poses":
-        raise UsageError(f"{output} does not end in .poses; name the pose file so, for example {output.stem}.poses.")
-    for path in (output, *([preview] if preview else [])):
-        media.check_output(path, overwrite)
-    whole, used, gaps = poses_of(source, estimator=estimator, device=device, progress=progress, note=note)
-    sequence = subsequence(whole, fps, start, end)
-    with PoseWriter(
-        output, sequence.size, sequence.fps, has_parts=sequence.has_parts, source=Path(source).name, estimator=used
-    ) as writer:
-        for frame in sequence:
-            writer.append(frame)
+    check_choice("format", format, POSE_FORMATS)
+    output = Path(output)
+    _check_place(output, format, overwrite)
+    if preview is not None:
+        media.check_output(preview, overwrite)
+    sequence, used, gaps = poses_of(
+        source,
+        estimator=estimator,
+        estimator_size=estimator_size,
+        person=person,
+        size=size,
+        fps=fps,
+        start=start,
+        end=end,
+        device=device,
+        progress=progress,
+        note=note,
+    )
+    if format == "iuv":
+        write_iuv_folder(output, sequence, overwrite=overwrite)
+    elif format == "dreampose":
+        write_dreampose_folder(output, sequence, overwrite=overwrite)
+    else:
+        with PoseWriter(
+            output, sequence.size, sequence.fps, has_parts=sequence.has_parts, source=Path(source).name, estimator=used
+        ) as writer:
+            for frame in sequence:
+                writer.append(frame)
     if preview is not None:
         write_preview(sequence, preview, overwrite)
-    return ExtractionResult(output, len(sequence), sequence.fps, sequence.size, used, gaps)
+    return ExtractionResult(output, len(sequence), sequence.fps, sequence.size, used, count_of(gaps), gaps)
+
+
+def _check_place(output: Path, format: str, overwrite: bool) -> None:
+    """Refuse a place where a result of this format cannot go, before any long work."""
+    is_file = output.suffix.lower() == ".poses"
+    if format == "poses":
+        if not is_file:
+            raise UsageError(
+                f"{output} does not end in .poses; name the pose file so, for example {output.stem}.poses, or choose a "
+                "folder's format with --format iuv or --format dreampose."
+            )
+        media.check_output(output, overwrite)
+    elif is_file:
+        raise UsageError(f"the format {format} is a folder, and {output} is named as a file; leave .poses out.")
+    else:
+        owned = {"owned": is_dreampose_name} if format == "dreampose" else {}
+        media.check_output(f"{output}/", overwrite, **owned)
 
 
 def write_preview(sequence: PoseSequence, path: Path, overwrite: bool = False) -> None:
@@ -81,74 +138,154 @@ def poses_of(
     source: Path,
     *,
     estimator: str = "mini",
+    estimator_size: int | None = None,
+    person: int | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
     device: str = "auto",
     progress: Progress | None = None,
     note: Note | None = None,
-) -> tuple[PoseSequence, str | None, int]:
-    """The poses of `source`, the estimator that made them (None for pose files), and the number of gaps."""
+) -> tuple[PoseSequence, str | None, Ranges]:
+    """The poses of `source`, the estimator that made them (None for pose files), and the frames that show nobody.
+
+    fps resamples, or says how many frames of a source without a rate (pictures, npy and IUV folders, dumps) make a
+    second; start and end are seconds. Only these frames are estimated. estimator_size and person are for the
+    estimator (`load_estimator`), person and size, (height, width), for dumps (`open_poses`).
+    """
     source = Path(source)
     if is_pose_source(source):
-        return open_poses(source), None, 0
+        sequence = open_poses(source, fps=fps, size=size, person=person)
+        for remark in sequence.remarks if note else ():
+            note(remark)
+        return subsequence(sequence, fps, start, end), None, sequence.gaps
+    if size is not None:
+        raise UsageError(f"{source} knows its own size; --size is for dumps of detectron2.")
     from ..device import pick_device
     from .estimator import load_estimator
 
-    frames = media.open_frames(source)
+    frames = media.open_frames(source, fps=fps, start=start, end=end)
     with frames:
-        model = load_estimator(estimator, pick_device(device))
-        key = store.key("poses", {"version": EXTRACTION_VERSION, "estimator": model.revision}, _digest(source))
+        model = load_estimator(
+            estimator, pick_device(device), size=estimator_size, person=person, note=note, progress=progress
+        )
+        settings = {"estimator": model.revision, "size": estimator_size, "person": person}
+        part = {"fps": fps, "start": start or 0, "end": end}
+        key = store.key("poses", {"version": EXTRACTION_VERSION, **settings, **part}, _digest(source))
         path = store.path_of("poses", key)
         if not path.exists():
             with store.lock(f"poses-{key}", waiting=note, what=f"the poses of {source}"):
                 if not path.exists():
+                    if note and model.pace:
+                        note(model.pace)
                     with store.publish_file("poses", key) as partial:
                         _estimate(model, frames, source, partial, progress)
     store.touch("poses", key)
     gaps = _gaps(path)
     if gaps and note:
-        note(f"{gaps} frames of {source} show nobody; they take the pose of the nearest frame before (or after) them.")
-    return open_poses(path), estimator, gaps
+        note(gaps_in_words(gaps, source))
+    return open_poses(path), model.name, gaps
+
+
+def gaps_in_words(gaps: Ranges, source: Path | str) -> str:
+    """The sentence about the frames (counted from 0) that show nobody."""
+    count = count_of(gaps)
+    who = f"frame {describe_ranges(gaps)} of {source} shows" if count == 1 else (
+        f"{count} frames of {source} ({describe_ranges(gaps)}) show"
+    )
+    return f"{who} nobody; the pose of the nearest frame with somebody stands in."
+
+
+def read_ahead(frames: Iterable[np.ndarray], depth: int = READ_AHEAD) -> Generator[np.ndarray]:
+    """The same frames, decoded in a thread while the taker computes; at most `depth` wait. Close it when done early."""
+    ready: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def offer(item: tuple) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for frame in frames:
+                offer((frame, None))
+                if stop.is_set():
+                    return
+            offer((None, None))
+        except BaseException as problem:  # it belongs to the taker
+            offer((None, problem))
+
+    reader = threading.Thread(target=read, name="read-ahead", daemon=True)
+    reader.start()
+    try:
+        while True:
+            frame, problem = ready.get()
+            if problem is not None:
+                raise problem
+            if frame is None:
+                return
+            yield frame
+    finally:
+        stop.set()
+        reader.join()
 
 
 def _estimate(model, frames: media.FrameSource, source: Path, path: Path, progress: Progress | None) -> None:
     from .estimator import has_person
 
-    done = gaps = leading = 0
+    done = 0
+    gaps: list[int] = []
     last: np.ndarray | None = None
-    with PoseWriter(path, frames.size, frames.fps, source=source.name, estimator=model.name) as writer:
-        for pose in model.stream(frames):
-            done += 1
+    with (
+        PoseWriter(path, frames.size, frames.fps, source=source.name, estimator=model.name) as writer,
+        closing(read_ahead(frames)) as pictures,
+    ):
+        waiting = 0  # frames that show nobody since the last pose: they hold nothing, so a gap of any length is a number
+
+        def fill(pose: np.ndarray, count: int) -> None:
+            for _ in range(count):
+                writer.append(pose)
+
+        for pose in model.stream(pictures):
             if progress:
-                progress(done, frames.length, "poses")
-            if has_person(pose):
-                for _ in range(leading):
-                    writer.append(pose)
-                leading, last = 0, pose
+                progress(done + 1, frames.length, "poses")
+            if has_person(pose, model.least_person):
+                if last is not None:
+                    fill(last, (waiting + 1) // 2)  # of two equally near the earlier one
+                fill(pose, waiting // 2 if last is not None else waiting)
+                fill(pose, 1)
+                waiting, last = 0, pose
             else:
-                gaps += 1
-                if last is None:
-                    leading += 1
-                    continue
-            writer.append(last)
+                gaps.append(done)
+                waiting += 1
+            done += 1
         if done == 0:
             raise MediaError(f"{source} has no frames.")
         if last is None:
-            raise NoPersonError(nobody(source, model.name))
+            raise NoPersonError(nobody(source, model.name, model.person))
+        fill(last, waiting)
     with zipfile.ZipFile(path, "a") as archive:  # beside the poses, where a reader of the format does not look
-        archive.writestr("gaps.txt", str(gaps))
+        archive.writestr("gaps.json", json.dumps(ranges_of(gaps)))
 
 
-def nobody(source: Path | str, estimator: str) -> str:
-    """The sentence for a source in which the estimator finds nobody."""
-    knows = " It knows mannequins only;" if estimator == "mini" else ""
+def nobody(source: Path | str, estimator: str, person: int | None = None) -> str:
+    """The sentence for a source in which the estimator finds nobody, or too few people for number `person`."""
+    if (person or 1) > 1:
+        return f"the estimator {estimator} finds no {person} people in {source}; choose a lower --person."
+    knows = " It knows mannequins only, --estimator r50 knows people;" if estimator == "mini" else ""
     return (
         f"the estimator {estimator} finds nobody in {source}.{knows} use a picture with one whole figure, "
         "or give the poses as a file."
     )
 
 
-def _gaps(path: Path) -> int:
+def _gaps(path: Path) -> Ranges:
     with zipfile.ZipFile(path) as archive:
-        return int(archive.read("gaps.txt")) if "gaps.txt" in archive.namelist() else 0
+        return [(first, last) for first, last in json.loads(archive.read("gaps.json"))]
 
 
 def _digest(source: Path) -> str:

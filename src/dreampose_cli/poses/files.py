@@ -1,4 +1,5 @@
-"""Pose sequences in files: our own `.poses`, the official DreamPose `.npy` folders, and folders of IUV pictures.
+"""Pose sequences in files: our own `.poses`, the official DreamPose `.npy` folders, folders of IUV pictures, and
+detectron2's dumps (`dumps.py`).
 
 `.poses` is a deflated zip that `numpy.load` opens as an npz: `header.json`, and `frames/000000.npy` and so on, each
 uint16 (3, H, W): plane 0 the body part, planes 1 and 2 U and V times 65535.
@@ -20,12 +21,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import PoseError
+from ..errors import PoseError, UsageError
 from ..media.atomic import atomic_folder, atomic_path
 from ..media.files import list_files
+from .dumps import SUFFIXES as DUMP_SUFFIXES
+from .dumps import DumpPoses
 from .sequence import PoseSequence, subsequence
 
-__all__ = ["PoseWriter", "is_pose_source", "open_poses", "subsequence", "write_dreampose_folder", "write_iuv_folder"]
+__all__ = [
+    "PoseWriter",
+    "is_dreampose_name",
+    "is_pose_source",
+    "open_poses",
+    "subsequence",
+    "write_dreampose_folder",
+    "write_iuv_folder",
+]
 
 FORMAT = "dreampose-poses"
 VERSION = 1
@@ -103,13 +114,26 @@ class PoseWriter:
         self._zip.writestr(member, data, compresslevel=6)
 
 
-def open_poses(path: str | os.PathLike, *, fps: float | None = None) -> PoseSequence:
-    """Open a pose sequence: a `.poses` file, a DreamPose `.npy` folder or file, a folder of IUV pictures or one.
+def open_poses(
+    path: str | os.PathLike,
+    *,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    person: int | None = None,
+) -> PoseSequence:
+    """Open a pose sequence: a `.poses` file, a DreamPose `.npy` folder or file, a folder of IUV pictures or one, or a
+    dump of detectron2's `apply_net.py`.
 
-    fps: the rate of sources that do not know theirs (all but `.poses`, which keeps its own), 30 if not given.
-    Raises PoseError for everything else, and for files that are cut short, damaged or of another version.
+    fps: the rate of sources that do not know theirs (all but `.poses`, which keeps its own), 30 if not given. size,
+    (height, width), and person are for dumps, see `DumpPoses`. Raises PoseError for everything else, and for files that
+    are cut short, damaged or of another version; UsageError for a size or a person that the source has no use for.
     """
     source = Path(path)
+    if source.is_file() and source.suffix.lower() in DUMP_SUFFIXES:
+        return DumpPoses(source, fps or DEFAULT_FPS, size=size, person=person)
+    for option, value in (("--size", size), ("--person", person)):
+        if value is not None:
+            raise UsageError(f"{path} holds poses of one person in one size; {option} is for dumps of detectron2.")
     if not source.exists():
         raise PoseError(f"{path} does not exist; check the path.")
     rate = fps or DEFAULT_FPS
@@ -141,7 +165,8 @@ def is_pose_source(path: str | os.PathLike) -> bool:
             return bool(_arrays(source)) or (bool(pictures) and len(_channel_orders(pictures)) == 1)
         if source.suffix.lower() == ".png":
             return len(_channel_orders([source])) == 1
-        return source.is_file() and (source.suffix.lower() in (".poses", ".npy") or zipfile.is_zipfile(source))
+        known = (".poses", ".npy", *DUMP_SUFFIXES)
+        return source.is_file() and (source.suffix.lower() in known or zipfile.is_zipfile(source))
     except (OSError, PoseError):
         return False
 
@@ -162,10 +187,15 @@ def write_iuv_folder(path: str | os.PathLike, sequence: PoseSequence, *, overwri
 
 def write_dreampose_folder(path: str | os.PathLike, sequence: PoseSequence, *, overwrite: bool = False) -> Path:
     """Export as the files of the official DreamPose: frame_0_densepose.npy, ... float64 (2, H, W), U and V."""
-    with atomic_folder(path, overwrite, owned=lambda name: bool(_OFFICIAL.fullmatch(name))) as part:
+    with atomic_folder(path, overwrite, owned=is_dreampose_name) as part:
         for i, frame in enumerate(sequence):
             np.save(part / f"frame_{i}_densepose.npy", frame[1:].astype(np.float64), allow_pickle=False)
     return Path(path)
+
+
+def is_dreampose_name(name: str) -> bool:
+    """Whether a file name is one of the official DreamPose's pose files."""
+    return _OFFICIAL.fullmatch(name) is not None
 
 
 class _ZipPoses(PoseSequence):

@@ -20,7 +20,12 @@ class PoseSequence:
 
     size: (height, width). fps: frames per second. has_parts: False where the source knows no body parts (the files of
     the official DreamPose), then plane 0 is zero everywhere. source: what it was made from, in words.
+    remarks: sentences the user should read about it. gaps: ranges of frames, first and last, that showed nobody where
+    they come from, so that the nearest frame stands in.
     """
+
+    remarks: tuple[str, ...] = ()
+    gaps: list[tuple[int, int]] = []
 
     def __init__(
         self, length: int, size: tuple[int, int], fps: float, *, has_parts: bool = True, source: str = ""
@@ -83,6 +88,16 @@ def subsequence(
     length = resampled_length(sequence.fps, len(sequence), fps, start, end)
     require_frames(name, length, start, end)
     return _Part(sequence, first_index(sequence.fps, start), length, fps or sequence.fps)
+
+
+def paste(patch, place: tuple[int, int], frame):
+    """Put `patch` (3, h, w) into `frame` (3, H, W) with its corner at `place` (x, y), without what hangs over;
+    arrays or tensors."""
+    (x, y), (h, w), (height, width) = place, patch.shape[1:], frame.shape[1:]
+    top, left, bottom, right = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
+    if top < bottom and left < right:
+        frame[:, top:bottom, left:right] = patch[:, top - y : bottom - y, left - x : right - x]
+    return frame
 
 
 def window_indices(i: int, length: int, n_poses: int = 5, stride: float = 1.0, rule: str = "edge") -> list[int]:

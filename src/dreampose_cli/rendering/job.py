@@ -19,7 +19,7 @@ from ..model.conditioning import Photo, prepare_photo
 from ..poses.extraction import poses_of
 from ..poses.files import is_pose_source
 from ..poses.preview import colour
-from ..poses.sequence import PoseSequence, subsequence, window_indices
+from ..poses.sequence import PoseSequence, window_indices
 from .batches import RenderSettings, render_frames
 from .subjects import Sitter, load_photo, load_subject
 
@@ -103,10 +103,16 @@ def render(
         **asdict(settings),
     }
     for source, target in zip(poses, targets, strict=True):
-        whole, _, _ = poses_of(
-            source, estimator=sitter.model.config.estimator, device=device, progress=progress, note=note
+        sequence, _, _ = poses_of(
+            source,
+            estimator=sitter.model.config.estimator,
+            fps=fps,
+            start=start,
+            end=end,
+            device=device,
+            progress=progress,
+            note=note,
         )
-        sequence = subsequence(whole, fps, start, end)
         frames = counted(
             render_sequence(sitter, prepared, sequence, settings, batch_size or default_batch(where), side_by_side),
             len(sequence),

@@ -153,24 +153,23 @@ class PairSource:
 
 
 @torch.no_grad()
-def encode_frames(base: Base, frames: FrameStore, progress=None) -> Callable[[list[int]], Tensor]:
-    """Latents of every frame, encoded once: target and condition share them where their VAE input ranges agree.
+def encode_frames(
+    base: Base, frames: FrameStore, value_range: tuple[float, float], progress=None
+) -> Callable[[list[int]], Tensor]:
+    """Latents of every frame, encoded once; `value_range` is the VAE input range, the target's or the condition's.
 
     Returns a function from rows to float32 (B, C, h, w). Kept as float16 beside the frames, under a name that follows
     the VAE's weights, so that a run that resumes reads what it had: 10 KB a frame for mini.
     """
-    config = base.config
-    if config.photo.condition_range != config.target_range:
-        raise ValueError("target and condition have different VAE input ranges: encode them apart")
     count, chunk = len(frames.pictures), 32
     shape = (count, base.latent_channels, *base.latent_size)
-    path = frames.folder / f"latents-{_fingerprint(base)}.bin"
+    path = frames.folder / f"latents-{_fingerprint(base, value_range)}.bin"
     if not path.exists():
         with atomic_path(path) as partial:
             store = np.memmap(partial, np.float16, "w+", shape=shape)
             for start in range(0, count, chunk):
-                pictures = pictures_to_tensor(frames.pictures[start : start + chunk], config.target_range)
-                store[start : start + chunk] = encode(base, pictures.to(base.device)).cpu().numpy()
+                pictures = pictures_to_tensor(frames.pictures[start : start + chunk], value_range)
+                store[start : start + chunk] = encode(base, pictures.to(base.device)).float().cpu().numpy()
                 if progress:
                     progress(min(start + chunk, count), count, "latents")
             store.flush()
@@ -178,11 +177,9 @@ def encode_frames(base: Base, frames: FrameStore, progress=None) -> Callable[[li
     return lambda rows: torch.from_numpy(latents[np.asarray(rows)].astype(np.float32))
 
 
-def _fingerprint(base: Base) -> str:
+def _fingerprint(base: Base, value_range: tuple[float, float]) -> str:
     """16 hex digits of what a frame's latents depend on."""
-    digest = hashlib.sha256(
-        repr((base.config.latent_shift, base.config.latent_scale, base.config.target_range)).encode()
-    )
+    digest = hashlib.sha256(repr((base.config.latent_shift, base.config.latent_scale, value_range)).encode())
     for value in base.vae.encoder.state_dict().values():
         digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -174,11 +174,9 @@ def _read_clip(source: _Source, resolution, fit, label) -> Iterator[tuple[np.nda
             raise TrainingError(f"{source.frames} has no pose file beside it.")
         path = label(source.frames)
     sequence = open_poses(path)
-    count = 0
-    for picture in media.open_frames(source.frames):
+    for count, picture in enumerate(media.open_frames(source.frames)):
         if count >= len(sequence):
             raise TrainingError(f"{source.frames} has more frames than {path}.")
         pose = fit_pose(sequence.frame(count), resolution, fit)
         quantised = np.concatenate([pose[:1], np.rint(pose[1:] * 255)]).astype(np.uint8)
         yield fit_picture(picture, resolution, fit), quantised
-        count += 1

@@ -12,10 +12,14 @@ from .frames import Clip, FrameStore
 from .loop import Draw, LoopSettings
 
 
+NOBODY = 0.12  # share of samples that show nobody, so that the estimator can say so
+
+
 class PosingTask:
     """Cross-entropy on the part and L1 on U and V where the body is.
 
-    Frames are scaled, shifted and recoloured a little, so that people are found who stand elsewhere or further away.
+    Frames are scaled, shifted and recoloured a little, so that people are found who stand elsewhere or further away, and
+    some show nobody.
     """
 
     def __init__(self, network: PoseNet, frames: FrameStore, clips: list[Clip], device: torch.device):
@@ -29,6 +33,8 @@ class PosingTask:
         pictures = torch.from_numpy(self.frames.pictures[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
         poses = torch.from_numpy(self.frames.pose(rows))
         pictures, poses = _move(rng, pictures, poses)
+        for i in np.flatnonzero(rng.random(len(rows)) < NOBODY):
+            pictures[i], poses[i] = _nobody(rng, pictures[i]), 0.0
         gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(rows), 3, 1, 1)).astype(np.float32))
         pictures = (pictures * gain).clamp(-1, 1)
         logits, uv = self.network(pictures.to(self.device))
@@ -51,3 +57,26 @@ def _move(rng: np.random.Generator, pictures: Tensor, poses: Tensor) -> tuple[Te
     moved = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
     labels = F.grid_sample(poses, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return moved, labels
+
+
+def _nobody(rng: np.random.Generator, picture: Tensor) -> Tensor:
+    """A picture (3, H, W) in [-1, 1] without a person: the backdrop alone, blobs, noise, or the picture in pieces."""
+    height, width = picture.shape[1:]
+    backdrop = picture[:, :, :1].expand(-1, -1, width).clone()
+    kind = rng.integers(4)
+    if kind == 1:  # blobs and blocks of colour
+        for _ in range(rng.integers(1, 12)):
+            top, left = rng.integers(height), rng.integers(width)
+            colour = torch.from_numpy(rng.uniform(-1, 1, (3, 1, 1)).astype(np.float32))
+            backdrop[:, top : top + rng.integers(4, height), left : left + rng.integers(4, width)] = colour
+    elif kind == 2:  # noise, from pixels to clouds
+        grain = 2 ** rng.integers(0, 6)
+        noise = torch.from_numpy(rng.uniform(-1, 1, (1, 3, height // grain + 1, width // grain + 1)).astype(np.float32))
+        backdrop = F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)[0]
+    elif kind == 3:  # pieces of the picture in another order: the right colours, but no figure
+        side = 16
+        pieces = F.unfold(picture[None], side, stride=side)
+        shuffled = pieces[:, :, torch.from_numpy(rng.permutation(pieces.shape[2]))]
+        whole = F.fold(shuffled, (height // side * side, width // side * side), side, stride=side)[0]
+        backdrop = F.interpolate(whole[None], size=(height, width), mode="nearest")[0]
+    return backdrop

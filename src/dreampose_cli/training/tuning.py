@@ -26,6 +26,7 @@ from ..model.base import Base, load_base, save_module
 from ..model.bases import lasting_name, resolve_base
 from ..model.conditioning import encode, pictures_to_tensor
 from ..model.config import TuningSettings
+from ..model.surface import PARTS
 from ..model.revision import revision
 from ..poses.extraction import nobody, poses_of
 from .autoencoder import reconstruction_loss
@@ -92,7 +93,7 @@ def tune(
     where = pick_device(device)
     model = load_base(folder, device=where)
     preset = settle(model.config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size)
-    views = read_views(model, photos, pictures, poses, estimator or model.config.estimator, device)
+    views = read_views(model, photos, pictures, poses, estimator or model.config.estimator, device, note)
     identity = {
         "version": SUBJECT_VERSION,
         "base": revision(folder),
@@ -143,32 +144,35 @@ def settle(preset: TuningSettings, steps, decoder_steps, rate, decoder_rate, bat
     return dataclasses.replace(preset, **{key: value for key, value in asked.items() if value is not None})
 
 
-def read_views(model: Base, photos, pictures, poses, estimator: str, device: str) -> Views:
+def read_views(model: Base, photos, pictures, poses, estimator: str, device: str, note: Note | None = None) -> Views:
     """Photos and their poses at the base's resolution; the poses from the given files, else from the estimator."""
     config = model.config
     fitted = [fit_picture(picture, config.resolution, config.fit) for picture in pictures]
     frames = []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
         if poses:
-            sequence, _, _ = poses_of(poses[i], estimator=estimator, device=device)
+            sequence, _, _ = poses_of(poses[i], estimator=estimator, device=device, note=note)
             frame = sequence.frame(0)
             if not (frame[1:] > 0).any():
                 raise PoseError(f"{poses[i]} shows nobody; give the pose of {path}, or leave it to the estimator.")
         else:
-            frame = estimate_photo(picture, path, estimator, device)
+            frame = estimate_photo(picture, path, estimator, device, note)
         if frame.shape[1:] == picture.shape[:2] or poses:
             frame = fit_pose(frame, config.resolution, config.fit, config.poses.resize)
         frames.append(frame)
     return Views(np.stack(fitted), np.stack(frames))
 
 
-def estimate_photo(picture: np.ndarray, path: Path | str, estimator: str, device: str) -> np.ndarray:
+def estimate_photo(
+    picture: np.ndarray, path: Path | str, estimator: str, device: str, note: Note | None = None
+) -> np.ndarray:
     """The pose (3, H, W) of one photo by the estimator. Raises NoPersonError."""
     from ..poses.estimator import has_person, load_estimator
 
-    frame = load_estimator(estimator, pick_device(device)).estimate([picture])[0]
-    if not has_person(frame):
-        raise NoPersonError(nobody(path, estimator))
+    model = load_estimator(estimator, pick_device(device), note=note)
+    frame = model.estimate([picture])[0]
+    if not has_person(frame, model.least_person):
+        raise NoPersonError(nobody(path, model.name))
     return frame
 
 
@@ -187,7 +191,7 @@ def fit_subject(
         model.unet.enable_gradient_checkpointing()
     total = preset.steps + preset.decoder_steps
     stages = [
-        ("network", NetworkTuning(model, views, preset.crop), preset.steps, preset.learning_rate, preset.batch_size, 0),
+        ("network", NetworkTuning(model, views, preset), preset.steps, preset.learning_rate, preset.batch_size, 0),
         (
             "decoder",
             DecoderTuning(model, views),
@@ -219,8 +223,8 @@ def fit_subject(
 class NetworkTuning(DenoisingTask):
     """UNet + adapter on a subject's photos; no dropout (paper section 4.4)."""
 
-    def __init__(self, model: Base, views: Views, smallest: float):
-        super().__init__(model, _Crops(model, views, smallest), train_encoder=False, dropout=None)
+    def __init__(self, model: Base, views: Views, preset: TuningSettings):
+        super().__init__(model, _Crops(model, views, preset), train_encoder=False, dropout=None)
 
 
 class _Crops:
@@ -229,16 +233,18 @@ class _Crops:
     So the network cannot learn to copy the photo pixel by pixel, which shows as texture that sticks to the screen.
     """
 
-    def __init__(self, model: Base, views: Views, smallest: float):
-        self.model, self.views, self.smallest = model, views, smallest
+    def __init__(self, model: Base, views: Views, preset: TuningSettings):
+        self.model, self.views, self.preset = model, views, preset
 
     def draw(self, rng: np.random.Generator, count: int) -> Batch:
         config = self.model.config
         targets, windows, photos, photo_poses = [], [], [], []
         for _ in range(count):
             i, j = rng.integers(len(self.views.pictures), size=2)
-            target, pose = random_crop(rng, self.views.pictures[i], self.views.poses[i], self.smallest)
-            photo, photo_pose = random_crop(rng, self.views.pictures[j], self.views.poses[j], self.smallest)
+            target, pose = random_crop(rng, self.views.pictures[i], self.views.poses[i], self.preset.crop)
+            photo, photo_pose = random_crop(rng, self.views.pictures[j], self.views.poses[j], self.preset.crop)
+            if rng.random() < self.preset.hide:
+                photo_pose = hide_parts(rng, photo_pose)
             targets.append(target)
             windows.append(np.repeat(pose[None], config.poses.count, 0))
             photos.append(photo)
@@ -269,6 +275,16 @@ def random_crop(
     rows = top + ((np.arange(height) + 0.5) * h / height).astype(int)
     columns = left + ((np.arange(width) + 0.5) * w / width).astype(int)
     return resized, pose[:, rows][:, :, columns]
+
+
+def hide_parts(rng: np.random.Generator, pose: np.ndarray) -> np.ndarray:
+    """A pose (3, H, W) with a random half of its body parts made background.
+
+    A tuned network always sees its subject's photo; hiding parts of it keeps it from learning that everything can be
+    copied, and makes it learn what the subject wears.
+    """
+    hidden = np.flatnonzero(rng.random(PARTS + 1) < 0.5)
+    return np.where(np.isin(pose[0], hidden), 0, pose).astype(pose.dtype)
 
 
 class DecoderTuning:
