@@ -169,9 +169,8 @@ MAKE = """
     torch.jit.save(torch.jit.script(Module()), sys.argv[1])
 """
 LOAD = """
-    import sys, types, warnings
+    import sys, warnings
     import torch
-    broken = types.ModuleType("torchvision")
     if sys.argv[2] == "broken":  # a torchvision for another torch fails while it is imported
         class Finder:
             def find_spec(self, name, *rest):
@@ -196,8 +195,10 @@ LOAD = """
 
 def test_a_scripted_module_runs_in_a_fresh_process(tmp_path):
     def process(script, *words):
+        file = tmp_path / "script.py"  # TorchScript reads sources
+        file.write_text(textwrap.dedent(script))
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "m.torchscript"), *words],
+            [sys.executable, str(file), str(tmp_path / "m.torchscript"), *words],
             capture_output=True,
             text=True,
             timeout=120,

@@ -21,7 +21,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from . import media
-from .errors import OutputExistsError
 from .poses.extraction import extract
 from .poses.files import open_poses
 from .poses.preview import colour
@@ -48,13 +47,12 @@ def run(
     """Run the demo into the folder `output`, replacing an earlier demo there; returns what metrics.json holds.
 
     metrics.json: "untuned" and "tuned", each l1, ssim, psnr against the truth (RGB in [0, 1], the base's resolution,
-    means over frames), and "seconds" for tune and render. Raises OutputExistsError for a folder of somebody else's.
+    means over frames), and "seconds" for tune and render. Raises OutputError for a folder that holds other files.
     """
     note = note or (lambda text: None)
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(p.name not in OWN for p in output.iterdir())):
-        raise OutputExistsError(f"{output} holds files that are not the demo's; choose another -o.")
-    with media.atomic_folder(output, overwrite=True) as folder, _own_cache():
+    media.check_output(f"{output}/", True, owned=OWN.__contains__)
+    with media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder, _own_cache():
         photo, truth = _studio(folder, seed)
         poses = extract(
             folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=device, progress=progress
@@ -87,12 +85,9 @@ def compare(frames: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, floa
     """Means over frames of L1, SSIM and PSNR, pictures uint8 scored in [0, 1]."""
     from .evaluation.metrics import l1, psnr, ssim
 
-    pairs = [(a.astype(np.float32) / 255, b.astype(np.float32) / 255) for a, b in zip(frames, truth, strict=True)]
-    scores = {"l1": l1, "ssim": ssim, "psnr": psnr}
-    return {
-        name: round(float(np.mean([value for a, b in pairs if (value := score(a, b)) is not None])), 4)
-        for name, score in scores.items()
-    }
+    a, b = np.stack(frames), np.stack(truth)
+    scores = {"l1": l1(a, b), "ssim": ssim(a, b), "psnr": psnr(a, b)}
+    return {name: round(float(np.mean([v for v in values if v is not None])), 4) for name, values in scores.items()}
 
 
 def _studio(folder: Path, seed: int) -> tuple[Path, list[np.ndarray]]:

@@ -13,15 +13,46 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class TextureEncoder(nn.Module):
+    """Part of the adapter of bases with `unet_channels="surface"`: what the carried texture looks like in latents.
+
+    A small convolutional network from the carried texture and the pose window to a first guess of the target's latents,
+    which the UNet gets as input beside them. Trained with the UNet, by regression on the target's latents.
+    """
+
+    def __init__(self, inputs: int, latent_channels: int, width: int = 64, dilations: tuple[int, ...] = (1, 2, 4, 1)):
+        super().__init__()
+        self.enter = nn.Conv2d(inputs, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=d, dilation=d),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+            )
+            for d in dilations
+        )
+        self.leave = nn.Conv2d(width, latent_channels, 3, padding=1)
+
+    def forward(self, carried: Tensor, pose: Tensor) -> Tensor:
+        """carried (B, k, h, w) and pose channels (B, n, h, w) -> latents (B, C, h, w)."""
+        x = self.enter(torch.cat([carried, pose], dim=1).to(self.enter.weight.dtype))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.leave(F.silu(x))
+
+
 class PooledAdapter(nn.Module):
     """The published adapter: four VAE tokens, one per latent channel, mixed into the CLIP tokens over the token axis.
 
     Parameter names are the official ones (`vae2clip`, `linear1`), so its checkpoints load as they are. The official
     sizes (1280, 768, 50) follow from a 512 x 640 base; here they follow from `latent_shape` = (C, h, w),
-    `tokens` and `width`.
+    `tokens` and `width`. `texture`: input channels of a `TextureEncoder`, 0 for none.
     """
 
-    def __init__(self, latent_shape: tuple[int, int, int], tokens: int, width: int):
+    def __init__(self, latent_shape: tuple[int, int, int], tokens: int, width: int, texture: int = 0):
         super().__init__()
         channels, height, wide = latent_shape
         self.vae2clip = nn.Linear((height // 2) * (wide // 2), width)
@@ -29,6 +60,7 @@ class PooledAdapter(nn.Module):
         with torch.no_grad():
             self.linear1.weight.copy_(torch.eye(tokens, tokens + channels))
             self.linear1.bias.zero_()
+        self.texture = TextureEncoder(texture, channels) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:
         """clip (B, T, D), latents (B, C, h, w) or None for CLIP only -> context (B, T, D)."""
@@ -47,7 +79,15 @@ class SpatialAdapter(nn.Module):
     after minutes at small size. The VAE tokens' projection starts at zero.
     """
 
-    def __init__(self, latent_shape: tuple[int, int, int], tokens: int, width: int, hidden: int = 64, stride: int = 4):
+    def __init__(
+        self,
+        latent_shape: tuple[int, int, int],
+        tokens: int,
+        width: int,
+        texture: int = 0,
+        hidden: int = 64,
+        stride: int = 4,
+    ):
         super().__init__()
         channels, height, wide = latent_shape
         self.tokens = tokens
@@ -66,6 +106,7 @@ class SpatialAdapter(nn.Module):
         )
         nn.init.zeros_(self.convolutions[-1].weight)
         nn.init.zeros_(self.convolutions[-1].bias)
+        self.texture = TextureEncoder(texture, channels) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:
         """clip (B, T, D), latents (B, C, h, w) or None for CLIP only -> context (B, T + grid, D)."""

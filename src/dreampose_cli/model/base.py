@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from ..errors import BaseError
 from .adapter import ADAPTERS
-from .conditioning import unet_photo_channels
+from .conditioning import texture_inputs, unet_photo_channels
 from .config import CONFIG_FILE, BaseConfig, read_config
 
 ADAPTER_FILE = "adapter/adapter.safetensors"
@@ -106,7 +106,8 @@ def make_adapter(config: BaseConfig, latent_shape: tuple[int, int, int], image_e
     """An adapter sized from the base: CLIP's token count and width, and the latent grid."""
     vision = image_encoder.config
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
-    return ADAPTERS[config.photo.adapter](latent_shape, tokens, vision.hidden_size)
+    texture = texture_inputs(config, config.resolution[0] // latent_shape[1])
+    return ADAPTERS[config.photo.adapter](latent_shape, tokens, vision.hidden_size, texture)
 
 
 def save_base(base: Base, folder: Path, dtype: torch.dtype | None = None) -> Path:

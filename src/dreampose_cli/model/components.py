@@ -109,7 +109,7 @@ def skeleton(name: str, folder: Path, **changes: Any) -> nn.Module:
 def load(name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     """The component `name` from `folder`, weights and all. Raises BaseError where they do not fit."""
     file = weight_file(name, folder)
-    module = _build(name, folder, {}).to(dtype)
+    module = nn.Module.to(_build(name, folder, {}), dtype=dtype)  # diffusers' own `to` warns for every cast
     tensors = rename(name, read_weights(file), module.state_dict())
     require(file, misfits(tensors, shapes(module)))
     module.load_state_dict(tensors)

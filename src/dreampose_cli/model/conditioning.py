@@ -102,7 +102,13 @@ def null_pose(settings: PoseSettings, channels: Tensor) -> Tensor:
 def unet_photo_channels(config: BaseConfig, latent_channels: int, factor: int) -> int:
     """How many photo channels `PhotoSettings.unet_channels` adds at the UNet input."""
     kind = config.photo.unet_channels
-    return {"none": 0, "latents": latent_channels, "surface": surface_channels(factor)}[kind]
+    return {"none": 0, "latents": latent_channels, "surface": surface_channels(factor) + latent_channels}[kind]
+
+
+def texture_inputs(config: BaseConfig, factor: int) -> int:
+    """Input channels of the adapter's `TextureEncoder`, 0 where the base has none."""
+    surface = config.photo.unet_channels == "surface"
+    return surface_channels(factor) + config.poses.total_channels if surface else 0
 
 
 @dataclass
@@ -137,11 +143,19 @@ def prepare_photo(base: Base, picture: np.ndarray, pose: np.ndarray | None) -> P
     return Photo(image, null_context(base), latents, start, surface)
 
 
-def photo_channels(config: BaseConfig, latents: Tensor, surface: Surface | None, pose: Tensor, factor: int) -> Tensor:
-    """The photo channels at the UNet input for target poses (B, 3, H, W) -> (B, k, h, w), k possibly 0."""
-    kind = config.photo.unet_channels
+def photo_channels(
+    base: Base, latents: Tensor, surface: Surface | None, target: Tensor, pose: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The photo channels at the UNet input for target poses (B, 3, H, W) with pose channels (B, n, h, w).
+
+    Returns (B, k, h, w), k possibly 0, and for "surface" the first guess of the target's latents (B, C, h, w), which
+    is the last C of the k channels.
+    """
+    kind = base.config.photo.unet_channels
     if kind == "surface":
-        return transfer(surface, pose, factor)
+        carried = transfer(surface, target, base.factor)
+        guess = base.adapter.texture(carried, pose)
+        return torch.cat([carried, guess.to(carried)], dim=1), guess
     if kind == "latents":
-        return latents.expand(pose.shape[0], -1, -1, -1)
-    return latents.new_zeros(pose.shape[0], 0, *latents.shape[-2:])
+        return latents.expand(target.shape[0], -1, -1, -1), None
+    return latents.new_zeros(target.shape[0], 0, *latents.shape[-2:]), None

@@ -121,7 +121,7 @@ class DensePose:
                 out = network(pixels.contiguous())
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, torch.jit.Error) as error:
             raise PoseError(
                 f"{self.file} cannot compute a picture {tuple(pixels.shape)} ({_reason(error)}); expected is {EXPECTED}."
             ) from error
@@ -175,7 +175,7 @@ def resize_for(picture: np.ndarray, size: int | None) -> np.ndarray:
     target = (max(1, math.floor(width * scale + 0.5)), max(1, math.floor(height * scale + 0.5)))
     if target == (width, height):
         return picture
-    return np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR))  # as detectron2 does
+    return np.array(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR))  # as detectron2 does
 
 
 def charts_to_pixels(
@@ -214,7 +214,7 @@ def _load(file: Path, _revision: str, device: str) -> torch.jit.ScriptModule:
             return torch.jit.load(file, map_location=device).eval()
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, torch.jit.Error) as error:
         raise PoseError(
             f"{file} cannot be loaded as TorchScript ({_reason(error)}); it is damaged, cut short or something else. "
             f"Expected is {EXPECTED}."

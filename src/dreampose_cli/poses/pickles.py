@@ -36,11 +36,18 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before it wrote zips, and of st
 _FAULTS = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError, ImportError,
     struct.error, OverflowError, MemoryError, RecursionError, zipfile.BadZipFile, zlib.error, NotImplementedError,
-    RuntimeError,
+    RuntimeError, AssertionError,
 )  # fmt: skip  # all that a damaged pickle or zip can raise
 
 
-class Tensor:
+class _Fixed:
+    """A pickle may hand any object a new state; these keep the one that was checked."""
+
+    def __setstate__(self, state: object) -> None:
+        raise ValueError("a pickle changes a tensor")
+
+
+class Tensor(_Fixed):
     """A tensor in a file, read from there when its `array` is asked for."""
 
     def __init__(self, storage: Storage, offset: int, size: tuple, stride: tuple) -> None:
@@ -63,7 +70,7 @@ class Tensor:
         return np.lib.stride_tricks.as_strided(flat[self._offset :], self.shape, steps, writeable=False).copy()
 
 
-class Storage:
+class Storage(_Fixed):
     """The numbers behind tensors: bytes, or a member of a zip."""
 
     def __init__(self, kind: str, length: int) -> None:
@@ -94,7 +101,7 @@ def read_pickle(path: Path, known: dict[str, Iterable[str]], purpose: str) -> ob
         if zipfile.is_zipfile(path):
             return _read_zip(path, known)
         with path.open("rb") as file:
-            return _Unpickler(file, known).load()
+            return _Unpickler(file, path.stat().st_size, known).load()
     except _Refused as refusal:
         raise PoseError(f"{path} is refused: it asks for {refusal}, which {purpose} has no use for.") from None
     except OSError as error:
@@ -116,9 +123,22 @@ class _Refused(Exception):
     """Something the pickle names and is not given."""
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file, known: dict[str, Iterable[str]], place=None) -> None:
-        super().__init__(file, encoding="latin1")
+class _Bounded:
+    """A file that is never asked for more than it has: a pickle's lengths are not to be believed."""
+
+    def __init__(self, file, size: int) -> None:
+        self._file, self._size = file, size
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(max(0, min(count, self._size - self._file.tell())))
+
+
+class _Unpickler(pickle._Unpickler):
+    """In Python, not in C: there a single number in a pickle can claim all memory (the size of its memo)."""
+
+    def __init__(self, file, size: int, known: dict[str, Iterable[str]], place=None) -> None:
+        super().__init__(_Bounded(file, size), encoding="latin1")
         self._known, self._place = known, place
         self._record = type("Record", (Record,), {})  # of its own: a hostile pickle could set attributes of a class
 
@@ -131,6 +151,8 @@ class _Unpickler(pickle.Unpickler):
             return self._rebuild
         if (module, name) == ("torch.storage", "_load_from_bytes"):
             return self._nested
+        if (module, name) == ("_codecs", "encode"):
+            return self._bytes
         if any(re.fullmatch(pattern, module) and name in names for pattern, names in self._known.items()):
             return self._record
         raise _Refused(f"{module}.{name}")
@@ -149,12 +171,18 @@ class _Unpickler(pickle.Unpickler):
             raise ValueError("a tensor has no storage")
         return Tensor(storage, offset, size, stride)
 
+    def _bytes(self, text: str, encoding: str) -> bytes:
+        """How pickles of protocol 2 write bytes."""
+        if encoding != "latin1":
+            raise ValueError("bytes make no sense")
+        return text.encode("latin1")
+
     def _nested(self, data: bytes) -> Storage:
         """A storage within a plain pickle: what torch.save wrote before it wrote zips. Read as strictly."""
         file, storages = io.BytesIO(data), {}
 
         def load() -> object:
-            return _Unpickler(file, {}, storages.__setitem__).load()
+            return _Unpickler(file, len(data), {}, storages.__setitem__).load()
 
         if load() != _MAGIC or load() != 1001:
             raise ValueError("a storage is of another format")
@@ -191,4 +219,5 @@ def _read_zip(path: Path, known: dict[str, Iterable[str]]) -> object:
                 raise ValueError("a storage is cut short")
             storage.member = (path, name)
 
-        return _Unpickler(io.BytesIO(archive.read(f"{root}data.pkl")), known, place).load()
+        program = archive.read(f"{root}data.pkl")
+        return _Unpickler(io.BytesIO(program), len(program), known, place).load()

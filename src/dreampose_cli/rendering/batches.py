@@ -85,7 +85,7 @@ def render_latents(
     blank_pose = null_pose(base.config.poses, pose)
     middle = windows[:, base.config.poses.count // 2]
     surface = photo.surface.expand(count) if photo.surface is not None else None
-    carried = photo_channels(base.config, photo.latents, surface, middle, base.factor).to(pose)
+    carried = photo_channels(base, photo.latents, surface, middle, pose)[0].to(pose)
     weights = branch_weights(settings.image_guidance, settings.pose_guidance)
     # Rows (null, null), (image, null), (image, pose); a row of weight zero adds nothing and is not computed. The
     # carried texture depends on image and pose, so only the full row has it; plain photo latents go with the image.

@@ -95,7 +95,8 @@ class DenoisingTask:
             photos = pictures_to_tensor(batch.photos, (-1.0, 1.0)).to(base.device)
             surface = build_surface(photos, batch.photo_poses.to(base.device))
         middle = windows[:, config.poses.count // 2]
-        photo = photo_channels(config, batch.photo_latents.to(base.device), surface, middle, base.factor)
+        photo, guess = photo_channels(base, batch.photo_latents.to(base.device), surface, middle, pose)
+        regression = F.mse_loss(guess.float(), target) if guess is not None else 0.0
         if self.dropout is not None:
             drop = self.dropout
             no_image = (fate < drop.image) | (
@@ -115,7 +116,7 @@ class DenoisingTask:
             goal = self.schedule.get_velocity(target, noise, timesteps)
         else:
             goal = noise
-        return F.mse_loss(prediction, goal)
+        return F.mse_loss(prediction, goal) + regression
 
 
 class PairSource:

@@ -1,0 +1,270 @@
+"""Bases on the Hub: a small server in its place, and a sentence for each thing that can go wrong."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from dreampose_cli.errors import BaseError
+from dreampose_cli.model import hub
+from dreampose_cli.model.bases import MINI_NOTE, bundled, pull, resolve_base
+from dreampose_cli.model.hub import Reference
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+# Resolves each name given, and prints what came of it: a folder, or the error's sentence.
+SCRIPT = """
+import json, sys
+from dreampose_cli.errors import DreamposeError
+from dreampose_cli.model.bases import pull, resolve_base
+found, notes, seen = [], [], []
+for word in sys.argv[1:]:
+    how, _, name = word.partition(":")
+    try:
+        function = pull if how == "pull" else resolve_base
+        found.append(str(function(name, notes.append, lambda *a: seen.append(a))))
+    except DreamposeError as error:
+        found.append(f"{type(error).__name__}: {error}")
+print(json.dumps({"found": found, "notes": notes, "seen": seen, "torch": "torch" in sys.modules}))
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of the Hub as a download needs. `repositories`: name to files; `requests`: what was asked."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.repositories, self.requests, self.broken = {}, [], set()
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *words):
+        pass
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_GET(self):  # noqa: N802
+        path = unquote(urlsplit(self.path).path)
+        self.server.requests.append(f"{self.command} {path}")
+        parts = path.strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            self.about("/".join(parts[2:4]), parts[4:])
+        else:
+            self.file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def about(self, repo, rest):
+        files = self.server.repositories.get(repo)
+        if repo.endswith("/gated"):
+            return self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="restricted")
+        if repo.endswith("/down"):
+            return self.answer(500)
+        if files is None:
+            return self.answer(404, X_Error_Code="RepoNotFound", X_Error_Message="not found")
+        if len(rest) > 1 and rest[1] not in ("main", "v1", COMMIT):
+            return self.answer(404, X_Error_Code="RevisionNotFound", X_Error_Message="no such revision")
+        if rest[:1] == ["tree"]:
+            listing = [
+                {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+                for name, body in files.items()
+            ]
+            return self.answer(200, json.dumps(listing).encode(), Content_Type="application/json")
+        siblings = [{"rfilename": name} for name in files]
+        info = {"id": repo, "sha": COMMIT, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
+        return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
+
+    def file(self, repo, revision, name):
+        body = self.server.repositories.get(repo, {}).get(name)
+        if body is None:
+            return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+        etag = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        if self.command == "GET" and name in self.server.broken:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2])
+            return self.connection.close()
+        return self.answer(200, body, **etag)
+
+
+@pytest.fixture
+def server(tiny_base):
+    with Hub() as server:
+        files = {str(p.relative_to(tiny_base)): p.read_bytes() for p in tiny_base.rglob("*") if p.is_file()}
+        config = json.loads(files["base.json"])
+        config["provenance"] = {"licence": "CC BY 4.0"}
+        files["base.json"] = json.dumps(config).encode()
+        files |= {"README.md": b"hello", "evil.py": b"raise SystemExit", "checkpoints/network/state.json": b"{}"}
+        server.repositories = {
+            "owner/base": files,
+            "owner/foreign": {"config.json": b"{}", "unet/config.json": b"{}"},
+            "owner/incomplete": {name: files[name] for name in files if not name.startswith("adapter")},
+            "owner/newer": {**files, "base.json": b'{"format": "dreampose-base", "version": 99}'},
+            "owner/cut": files,
+        }
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def ask(*words, home, url, offline="0"):
+    """What SCRIPT prints, and how long it took."""
+    keep = {name: os.environ[name] for name in ("PATH", "DREAMPOSE_CACHE", "SYSTEMROOT", "HOME") if name in os.environ}
+    environment = keep | {"HF_HOME": str(home), "HF_ENDPOINT": url, "HF_HUB_OFFLINE": offline, "NO_PROXY": "*"}
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    began = time.monotonic()
+    command = [sys.executable, "-c", SCRIPT, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no bars and no warnings of the libraries
+    return json.loads(done.stdout), time.monotonic() - began
+
+
+def test_references():
+    assert hub.parse("owner/name") == Reference("owner/name")
+    assert hub.parse("owner/na.me-x@v1.0/a") == Reference("owner/na.me-x", "v1.0/a")
+    assert str(Reference("owner/name", "v1")) == "owner/name@v1"
+    for other in ("mini", "./owner/name", "/owner/name", "a/b/c", "owner/", "../x", "owner/name@", "a b/c", "x/..y"):
+        assert hub.parse(other) is None
+
+
+def test_a_base_is_downloaded_once_and_then_used_offline(server, tmp_path):
+    home = tmp_path / "hf"
+    answer, _ = ask("resolve:owner/base", home=home, url=server.url)
+    folder = home / "hub" / "models--owner--base" / "snapshots" / COMMIT
+    assert answer["found"] == [str(folder)]
+    assert not answer["torch"]
+    assert any("CC BY 4.0" in note and COMMIT[:12] in note for note in answer["notes"])
+    assert answer["seen"] == [] or answer["seen"][-1][2] == "MB of owner/base"
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"base.json", *hub.BASE_FILES}  # no code, no readme, nothing else
+    assert hub.origin(folder) == f"owner/base@{COMMIT}"
+    asked = len(server.requests)
+    again, _ = ask("resolve:owner/base", f"resolve:owner/base@{COMMIT}", home=home, url=server.url)
+    assert again["found"] == [str(folder)] * 2
+    assert len(server.requests) == asked  # without a question
+    assert again["notes"] == []
+    offline, _ = ask("resolve:owner/base", "pull:owner/base", home=home, url=server.url, offline="1")
+    assert offline["found"] == [str(folder)] * 2
+    unreachable, _ = ask("resolve:owner/base", home=home, url="http://127.0.0.1:9")
+    assert unreachable["found"] == [str(folder)]
+    pulled, _ = ask("pull:owner/base", "resolve:owner/base@v1", home=home, url=server.url)
+    assert pulled["found"] == [str(folder)] * 2
+    assert len(server.requests) > asked  # asked for what is new
+
+
+def test_each_failure_has_its_own_sentence(server, tmp_path):
+    words = ["resolve:owner/gated", "resolve:owner/nothing", "resolve:owner/base@nope", "resolve:owner/foreign"]
+    words += ["resolve:owner/incomplete", "resolve:owner/newer", "pull:mini"]
+    answer, _ = ask(*words, home=tmp_path / "hf", url=server.url)
+    gated, missing, revision, foreign, incomplete, newer, name = answer["found"]
+    assert "owner/gated is gated: accept its terms on https://huggingface.co/owner/gated" in gated
+    assert "hf auth login" in gated
+    assert "owner/nothing is no folder here and no repository on the Hub, or a private one" in missing
+    assert "owner/base has no revision 'nope'" in revision
+    assert "owner/foreign on the Hub is not a base of dreampose" in foreign
+    assert "incomplete: it has no adapter/adapter.safetensors" in incomplete
+    assert "is of format version 99" in newer
+    assert not any("safetensors" in request for request in server.requests if "newer" in request)  # said before
+    assert "'mini' is no repository on the Hub; it is written owner/name" in name
+    assert all(found.startswith("BaseError: ") for found in answer["found"])
+
+
+@pytest.mark.parametrize(("offline", "why"), [("1", "HF_HUB_OFFLINE is set"), ("0", "the Hub cannot be reached")])
+def test_without_a_network_an_unknown_base_fails_at_once(tmp_path, offline, why):
+    answer, seconds = ask("resolve:owner/base", home=tmp_path / "hf", url="http://127.0.0.1:9", offline=offline)
+    assert f"owner/base is not (or not wholly) on this machine and {why}; connect" in answer["found"][0]
+    assert "dreampose base pull" in answer["found"][0]
+    assert seconds < 30  # seconds on an idle machine
+
+
+def test_an_interrupted_download_goes_on(server, tmp_path, monkeypatch):
+    home = tmp_path / "hf"
+    server.broken = {"vae/diffusion_pytorch_model.safetensors"}
+    first, _ = ask("resolve:owner/cut", home=home, url=server.url)
+    assert "the download of owner/cut" in first["found"][0] or "owner/cut" in first["found"][0]
+    assert "run the same command again" in first["found"][0] or "run the command again" in first["found"][0]
+    second, _ = ask("resolve:owner/cut", home=home, url=server.url, offline="1")
+    assert "not (or not wholly) on this machine" in second["found"][0]  # a half is never taken for a base
+    server.broken = set()
+    before = [request for request in server.requests if request.startswith("GET") and "resolve" in request]
+    third, _ = ask("resolve:owner/cut", home=home, url=server.url)
+    assert third["found"][0].endswith(COMMIT)
+    after = [request for request in server.requests if request.startswith("GET") and "resolve" in request]
+    assert len(after) - len(before) < len(hub.BASE_FILES)  # what was complete was kept
+
+
+@pytest.mark.parametrize(
+    ("problem", "sentence"),
+    [
+        (OSError(28, "No space left on device"), "is full; make room, or set HF_HOME to another disk"),
+        (RuntimeError("Data processing error: No space left on device (os error 28)"), "is full; make room"),
+        (PermissionError(13, "Permission denied"), "cannot be written; make it writable or set HF_HOME"),
+        (OSError("Consistency check failed: file should be of size 10"), "was interrupted (Consistency check"),
+        (type("ReadError", (Exception,), {})("peer closed"), "was interrupted (peer closed); run the same command again"),
+    ],
+)
+def test_other_failures_of_a_download(problem, sentence, monkeypatch):
+    import huggingface_hub
+
+    def fail(*positional, **named):
+        raise problem
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(BaseError) as caught:
+        hub.download(Reference("owner/base"), ["*"])
+    assert sentence in str(caught.value)
+
+
+def test_progress_is_one_line_of_bytes():
+    seen = []
+    bar = hub._bar(lambda *values: seen.append(values), "owner/base")
+    with bar(total=0, unit="B", unit_scale=True, desc="x", name="y", mininterval=0) as shown:
+        shown.total = 64 << 20
+        shown.update(16 << 20)
+        shown.refresh()
+    with bar(total=3, desc="files") as files:
+        files.update(3)
+    assert seen[-1] == (16, 64, "MB of owner/base")
+    assert all(label == "MB of owner/base" for _, _, label in seen)
+
+
+def test_local_bases_come_first(tmp_path, monkeypatch, tiny_base):
+    """A folder owner/name is a folder; nobody is asked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "name").symlink_to(tiny_base, target_is_directory=True)
+    assert str(resolve_base("owner/name")) == "owner/name"
+    assert resolve_base("mini") == bundled()
+    with pytest.raises(BaseError, match="owner/other is not"):
+        resolve_base("owner/other")
+    with pytest.raises(BaseError, match="unknown base 'nobody'"):
+        resolve_base("nobody")
+    with pytest.raises(BaseError, match="is no repository on the Hub"):
+        pull("nobody")
+
+
+def test_with_mini_alone_the_three_ways_out_are_named():
+    notes = []
+    assert resolve_base(None, notes.append) == bundled()
+    assert notes == [MINI_NOTE]
+    for word in ("dreampose base import", "github.com/johannakarras/DreamPose", "dreampose train", "--base owner/name"):
+        assert word in MINI_NOTE
