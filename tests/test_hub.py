@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(body)
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append(f"{self.command} {path}")
         parts = path.strip("/").split("/")
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_GET
 
     def about(self, repo, rest):
         files = self.server.repositories.get(repo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,9 @@ def save_module(module: nn.Module, file: Path, dtype: torch.dtype | None = None)
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in module.state_dict().items()}
     save_file(tensors, file, metadata={"format": "pt"})
+    mask = os.umask(0)  # there is no other way to ask for it; safetensors writes for the owner alone
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
 
 
 def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Base:

@@ -119,6 +119,7 @@ def describe(path: Path) -> dict[str, Any]:
     import dataclasses
 
     config = read_config(path)
-    size = sum(p.stat().st_size for p in Path(path).rglob("*.safetensors") if "checkpoints" not in p.parts)
+    weights = [p for p in Path(path).rglob("*.safetensors") if "checkpoints" not in p.relative_to(path).parts]
+    size = sum(p.stat().st_size for p in weights)
     source = {"hub": found} if (found := hub.origin(path)) else {}
     return {"path": str(path), **source, "bytes": size, **dataclasses.asdict(config)}

@@ -16,11 +16,13 @@ def revision(folder: Path) -> str:
     would cost ten seconds at every start, and training changes all of a tensor file's bytes.
     """
     folder = Path(folder)
-    parts = [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json") and "checkpoints" not in p.parts]
     total = hashlib.sha256()
-    for path in sorted(parts):
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.suffix not in (".safetensors", ".json") or "checkpoints" in name.parts:
+            continue
         stat = path.stat()
-        total.update(f"{path.relative_to(folder)}\0".encode())
+        total.update(f"{name}\0".encode())
         total.update(_digest(path, stat.st_size, stat.st_mtime_ns))
     return total.hexdigest()[:16]
 

@@ -144,6 +144,8 @@ def poses_of(
     fps: float | None = None,
     start: float | None = None,
     end: float | None = None,
+    around: float = 0.0,
+    at_least: float | None = None,
     device: str = "auto",
     progress: Progress | None = None,
     note: Note | None = None,
@@ -152,7 +154,8 @@ def poses_of(
 
     fps resamples, or says how many frames of a source without a rate (pictures, npy and IUV folders, dumps) make a
     second; start and end are seconds. Only these frames are estimated. estimator_size and person are for the
-    estimator (`load_estimator`), person and size, (height, width), for dumps (`open_poses`).
+    estimator (`load_estimator`), person and size, (height, width), for dumps (`open_poses`). For pose windows, which
+    look beyond a part, the sequence's `origin` reaches `around` seconds further and has at least the rate `at_least`.
     """
     source = Path(source)
     if is_pose_source(source):
@@ -165,13 +168,16 @@ def poses_of(
     from ..device import pick_device
     from .estimator import load_estimator
 
-    frames = media.open_frames(source, fps=fps, start=start, end=end)
+    rate = max(fps, at_least or 0) if fps else None
+    first = max(0.0, (start or 0) - around)
+    last = None if end is None else end + around
+    frames = media.open_frames(source, fps=rate, start=first or None, end=last)
     with frames:
         model = load_estimator(
             estimator, pick_device(device), size=estimator_size, person=person, note=note, progress=progress
         )
         settings = {"estimator": model.revision, "size": estimator_size, "person": person}
-        part = {"fps": fps, "start": start or 0, "end": end}
+        part = {"fps": rate, "start": first, "end": last}
         key = store.key("poses", {"version": EXTRACTION_VERSION, **settings, **part}, _digest(source))
         path = store.path_of("poses", key)
         if not path.exists():
@@ -185,7 +191,10 @@ def poses_of(
     gaps = _gaps(path)
     if gaps and note:
         note(gaps_in_words(gaps, source))
-    return open_poses(path), model.name, gaps
+    sequence = open_poses(path)
+    if (rate, first, last) != (fps, start or 0, end):
+        sequence = subsequence(sequence, fps, (start or 0) - first, None if end is None else end - first)
+    return sequence, model.name, gaps
 
 
 def gaps_in_words(gaps: Ranges, source: Path | str) -> str:
@@ -205,7 +214,8 @@ def read_ahead(frames: Iterable[np.ndarray], depth: int = READ_AHEAD) -> Generat
     def offer(item: tuple) -> None:
         while not stop.is_set():
             try:
-                return ready.put(item, timeout=0.1)
+                ready.put(item, timeout=0.1)
+                return
             except queue.Full:
                 continue
 

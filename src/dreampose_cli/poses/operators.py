@@ -7,6 +7,7 @@ torchvision's CPU kernels compute, on any device, for inference only.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import warnings
 from collections.abc import Iterator
@@ -173,8 +174,6 @@ def _register(name: str) -> None:
     global _library
     if _library is None:
         _library = torch.library.Library("torchvision", "FRAGMENT")
-    try:
+    with contextlib.suppress(RuntimeError):  # a torchvision that is half there has defined it
         _library.define(SCHEMAS[name])
-    except RuntimeError:
-        pass  # a torchvision that is half there has defined it
     _library.impl(name, {"nms": nms, "roi_align": roi_align}[name], "CompositeExplicitAutograd")

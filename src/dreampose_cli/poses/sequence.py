@@ -46,6 +46,10 @@ class PoseSequence:
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.frame(i) for i in range(len(self)))
 
+    def origin(self) -> tuple[PoseSequence, Sequence[int]]:
+        """The sequence this one is a part of, and which of its frames each frame here is; itself if it is no part."""
+        return self, range(len(self))
+
     def _require_index(self, i: int) -> None:
         if not 0 <= i < self._length:
             raise IndexError(f"pose frame {i} of {self._length}")
@@ -72,8 +76,13 @@ class _Part(PoseSequence):
 
     def frame(self, i: int) -> np.ndarray:
         self._require_index(i)
-        shown = self._first + shown_index(self._whole.fps, self.fps, i)
-        return self._whole.frame(min(shown, len(self._whole) - 1))
+        return self._whole.frame(self._shown(i))
+
+    def origin(self) -> tuple[PoseSequence, Sequence[int]]:
+        return self._whole, [self._shown(i) for i in range(len(self))]
+
+    def _shown(self, i: int) -> int:
+        return min(self._first + shown_index(self._whole.fps, self.fps, i), len(self._whole) - 1)
 
 
 def subsequence(

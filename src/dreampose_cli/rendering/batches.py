@@ -37,11 +37,16 @@ class RenderSettings:
         return cls(**values | {key: value for key, value in overrides.items() if value is not None})
 
 
+def frame_seed(seed: int, frame: int) -> int:
+    """The noise seed of one frame of a clip: neighbouring seeds and frames have nothing in common."""
+    return int(np.random.SeedSequence([seed, frame]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def start_latents(base: Base, photo: Photo, settings: RenderSettings, first: int, count: int) -> Tensor:
     """Where denoising starts, (count, C, h, w): the seed's noise, or the photo noised to the first timestep."""
     shape = (base.latent_channels, *base.latent_size)
     if settings.noise == "frame":
-        noise = torch.cat([clip_noise(shape, settings.seed + first + i) for i in range(count)])
+        noise = torch.cat([clip_noise(shape, frame_seed(settings.seed, first + i)) for i in range(count)])
     else:
         noise = clip_noise(shape, settings.seed).expand(count, -1, -1, -1)
     noise = noise.to(base.device)

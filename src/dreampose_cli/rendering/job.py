@@ -102,17 +102,23 @@ def render(
         "base": sitter.model.config.name,
         **asdict(settings),
     }
-    for source, target in zip(poses, targets, strict=True):
-        sequence, _, _ = poses_of(
+    windows = sitter.model.config.poses
+    sequences = [
+        poses_of(
             source,
             estimator=sitter.model.config.estimator,
             fps=fps,
             start=start,
             end=end,
+            around=(windows.count // 2) / windows.training_fps if windows.training_fps else 0.0,
+            at_least=windows.training_fps,
             device=device,
             progress=progress,
             note=note,
-        )
+        )[0]
+        for source in poses  # all of them before the first frame is rendered: a bad one is said at once
+    ]
+    for source, sequence, target in zip(poses, sequences, targets, strict=True):
         frames = counted(
             render_sequence(sitter, prepared, sequence, settings, batch_size or default_batch(where), side_by_side),
             len(sequence),
@@ -164,14 +170,15 @@ def render_sequence(
 def pose_windows(model: Base, sequence: PoseSequence) -> Iterator[torch.Tensor]:
     """The pose window (n, 3, H, W) of every frame, neighbours at the base's training frame rate; memory stays flat."""
     config, settings = model.config, model.config.poses
-    stride = sequence.fps / settings.training_fps if settings.training_fps else 1.0
+    whole, shown = sequence.origin()
+    stride = whole.fps / settings.training_fps if settings.training_fps else 1.0
     kept: dict[int, torch.Tensor] = {}
-    for i in range(len(sequence)):
-        rows = window_indices(i, len(sequence), n_poses=settings.count, stride=stride, rule=settings.window_rule)
+    for i in shown:
+        rows = window_indices(i, len(whole), n_poses=settings.count, stride=stride, rule=settings.window_rule)
         kept = {row: frame for row, frame in kept.items() if row >= min(rows)}
         for row in rows:
             if row not in kept:
-                frame = fit_pose(sequence.frame(row), config.resolution, config.fit, settings.resize)
+                frame = fit_pose(whole.frame(row), config.resolution, config.fit, settings.resize)
                 kept[row] = torch.from_numpy(np.ascontiguousarray(frame))
         yield torch.stack([kept[row] for row in rows])
 

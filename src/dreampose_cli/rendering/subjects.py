@@ -51,8 +51,9 @@ def load_subject(
     folder = entry.path
     try:
         about = json.loads((folder / SUBJECT_FILE).read_text(encoding="utf-8"))
-        version, origin = about["version"], about["base"]
-    except (OSError, ValueError, KeyError) as error:
+        version, origin = about["version"], {key: about["base"][key] for key in ("name", "path", "revision")}
+        photos = [tuple(int(side) for side in photo["size"]) for photo in about["photos"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SubjectError(
             f"the subject in {folder} is damaged ({error}); `dreampose cache rm {entry.id}` removes it."
         ) from error
@@ -66,7 +67,6 @@ def load_subject(
         raise UsageError(
             f"subject {entry.id} was tuned on the base {origin['name']}; leave --base out, or tune the photo on {base}."
         )
-    photos = about["photos"]
     if not 1 <= condition <= len(photos):
         raise UsageError(f"subject {entry.id} has {len(photos)} photo(s); --condition {condition} is not one of them.")
     model = load_base(home)
@@ -83,8 +83,7 @@ def load_subject(
             f"`dreampose cache rm {entry.id}` removes it, then tune it again."
         ) from error
     store.touch("subject", entry.id)
-    size = tuple(photos[condition - 1]["size"])
-    return Sitter(model.to(device, dtype), picture, pose, size, f"subject {entry.id}")
+    return Sitter(model.to(device, dtype), picture, pose, photos[condition - 1], f"subject {entry.id}")
 
 
 def load_photo(

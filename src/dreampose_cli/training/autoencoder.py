@@ -22,7 +22,8 @@ class AutoencoderTask:
     """
 
     def __init__(self, base: Base, frames: FrameStore, clips: list[Clip], crop: int = 80):
-        self.base, self.frames, self.crop = base, frames, crop
+        self.base, self.frames = base, frames
+        self.crop = min(crop, *frames.pictures.shape[1:3])
         self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
         self.modules: dict[str, nn.Module] = {"vae": base.vae}
 

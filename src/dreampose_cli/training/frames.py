@@ -18,7 +18,7 @@ from .. import media, store
 from ..errors import DreamposeError, TrainingError
 from ..fitting import fit_picture, fit_pose
 from ..poses.files import open_poses
-from ..poses.sequence import window_indices
+from ..poses.sequence import PoseSequence, window_indices
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 FRAMES_VERSION = 1
@@ -76,18 +76,22 @@ def prepare_frames(
     resolution: tuple[int, int],
     *,
     fit: str = "contain",
-    label: Callable[[Path], Path] | None = None,
+    label: Callable[[Path], PoseSequence] | None = None,
+    labelled_by: str = "",
     progress: Callable[[int, int | None, str], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> FrameStore:
     """The frames of `dataset` at `resolution`, from the cache or made now.
 
-    `label` turns a video without poses into a pose file. A clip that cannot be read is named through `note` and left
-    out; raises TrainingError when none is left.
+    `label` estimates the poses of a clip that has none, `labelled_by` says which estimator does. A clip that cannot be
+    read is named through `note` and left out; raises TrainingError when none is left.
     """
     sources = find_clips(dataset)
     stamp = [(s.name, s.split, *_stamp(s.frames), *(_stamp(s.poses) if s.poses else ())) for s in sources]
-    key = store.key("frames", {"version": FRAMES_VERSION, "clips": stamp, "resolution": resolution, "fit": fit})
+    key = store.key(
+        "frames",
+        {"version": FRAMES_VERSION, "clips": stamp, "resolution": resolution, "fit": fit, "labels": labelled_by},
+    )
     folder = store.path_of("data", key)
     if not folder.exists():
         with store.lock(f"data-{key}"):
@@ -146,7 +150,10 @@ def _decode(sources, resolution, fit, folder, label, progress, note) -> None:
     with (folder / "pictures.bin").open("wb") as pictures, (folder / "poses.bin").open("wb") as poses:
         for done, source in enumerate(sources):
             try:
-                frames = list(_read_clip(source, resolution, fit, label))
+                if source.poses is None and label is None:
+                    raise TrainingError(f"{source.frames} has no pose file beside it.")
+                sequence = open_poses(source.poses) if source.poses else label(source.frames)
+                frames = list(_read_clip(source, sequence, resolution, fit))
                 if not frames:
                     raise TrainingError(f"{source.frames} has no frames.")
             except DreamposeError as error:
@@ -156,8 +163,7 @@ def _decode(sources, resolution, fit, folder, label, progress, note) -> None:
             for picture, pose in frames:
                 pictures.write(picture.tobytes())
                 poses.write(pose.tobytes())
-            fps = open_poses(source.poses).fps if source.poses else media.open_frames(source.frames).fps
-            clips.append(Clip(source.name, source.split, row, len(frames), fps))
+            clips.append(Clip(source.name, source.split, row, len(frames), sequence.fps))
             row += len(frames)
             if progress:
                 progress(done + 1, len(sources), "frames")
@@ -167,16 +173,12 @@ def _decode(sources, resolution, fit, folder, label, progress, note) -> None:
     (folder / "clips.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _read_clip(source: _Source, resolution, fit, label) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    path = source.poses
-    if path is None:
-        if label is None:
-            raise TrainingError(f"{source.frames} has no pose file beside it.")
-        path = label(source.frames)
-    sequence = open_poses(path)
+def _read_clip(
+    source: _Source, sequence: PoseSequence, resolution: tuple[int, int], fit: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for count, picture in enumerate(media.open_frames(source.frames)):
         if count >= len(sequence):
-            raise TrainingError(f"{source.frames} has more frames than {path}.")
+            raise TrainingError(f"{source.frames} has more frames than its poses ({len(sequence)}).")
         pose = fit_pose(sequence.frame(count), resolution, fit)
         quantised = np.concatenate([pose[:1], np.rint(pose[1:] * 255)]).astype(np.uint8)
         yield fit_picture(picture, resolution, fit), quantised

@@ -36,7 +36,7 @@ class LoopSettings:
     batch_size: int
     seed: int = 0
     warmup: int = 0  # steps of linear warm-up
-    decay: float = 0.0  # share of the steps, at the end, over which the rate falls to a tenth-thousandth by a cosine
+    decay: float = 0.0  # share of the steps, at the end, over which the rate falls to zero by a cosine
     weight_decay: float = 0.01
     ema: float = 0.0  # decay of the averaged weights; 0: none
     clip_norm: float = 1.0

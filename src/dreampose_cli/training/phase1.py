@@ -32,6 +32,7 @@ from ..model.config import CONFIG_FILE
 from ..model.presets import MINI, PAPER, build_mini, from_stable_diffusion
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE, PoseNet
+from ..poses.extraction import poses_of
 from ..poses.preview import colour
 from ..rendering.batches import RenderSettings, render_batch
 from .autoencoder import AutoencoderTask, latent_statistics
@@ -129,7 +130,16 @@ def train(
     if model is not None and gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
     resolution = model.config.resolution if model else MINI.resolution
-    frames = prepare_frames(videos, resolution, progress=progress, note=note)
+    known = model.config if model else MINI
+    frames = prepare_frames(
+        videos,
+        resolution,
+        fit=known.fit,
+        label=lambda path: poses_of(path, estimator=known.estimator, device=device, note=note)[0],
+        labelled_by=known.estimator,
+        progress=progress,
+        note=note,
+    )
     clips = frames.split("train")
 
     def stage(name: str, task, on_save=None) -> None:

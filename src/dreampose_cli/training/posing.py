@@ -11,7 +11,6 @@ from ..poses.estimator import PoseNet
 from .frames import Clip, FrameStore
 from .loop import Draw, LoopSettings
 
-
 NOBODY = 0.12  # share of samples that show nobody, so that the estimator can say so
 
 

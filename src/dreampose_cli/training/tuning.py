@@ -26,8 +26,8 @@ from ..model.base import Base, load_base, save_module
 from ..model.bases import lasting_name, resolve_base
 from ..model.conditioning import encode, pictures_to_tensor
 from ..model.config import TuningSettings
-from ..model.surface import PARTS
 from ..model.revision import revision
+from ..model.surface import PARTS
 from ..poses.extraction import nobody, poses_of
 from .autoencoder import reconstruction_loss
 from .denoising import Batch, DenoisingTask
@@ -129,6 +129,8 @@ def tune(
             _rename(entry, name)
     store.touch("subject", id)
     store.set_last_subject(id)
+    if cached and name is None:
+        name = store.read_json(entry / SUBJECT_FILE).get("name")
     return TunedSubject(id, name, model.config.name, entry, cached, time.monotonic() - started)
 
 
@@ -155,11 +157,14 @@ def read_views(model: Base, photos, pictures, poses, estimator: str, device: str
             frame = sequence.frame(0)
             if not (frame[1:] > 0).any():
                 raise PoseError(f"{poses[i]} shows nobody; give the pose of {path}, or leave it to the estimator.")
+            if abs(frame.shape[1] / frame.shape[2] * picture.shape[1] / picture.shape[0] - 1) > 0.03:
+                raise PoseError(
+                    f"the pose in {poses[i]} is {frame.shape[2]}x{frame.shape[1]} and {path} is "
+                    f"{picture.shape[1]}x{picture.shape[0]}: give the pose of this very photo, or leave it to the estimator."
+                )
         else:
             frame = estimate_photo(picture, path, estimator, device, note)
-        if frame.shape[1:] == picture.shape[:2] or poses:
-            frame = fit_pose(frame, config.resolution, config.fit, config.poses.resize)
-        frames.append(frame)
+        frames.append(fit_pose(frame, config.resolution, config.fit, config.poses.resize))
     return Views(np.stack(fitted), np.stack(frames))
 
 
