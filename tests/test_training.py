@@ -177,7 +177,7 @@ def test_conditions_are_dropped_sample_by_sample():
 
     seen = {}
 
-    def spy(noisy, timestep, tokens, pose, photo):
+    def spy(noisy, timestep, tokens, pose, photo, prior=None):
         seen.update(tokens=tokens, pose=pose, photo=photo)
         return noisy
 

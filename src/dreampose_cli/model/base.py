@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from ..errors import BaseError
+from ..sampling import make_sampler
 from .adapter import ADAPTERS
 from .conditioning import texture_inputs, unet_photo_channels
 from .config import CONFIG_FILE, BaseConfig, read_config
+from .prior import Prior, with_prior
 
 ADAPTER_FILE = "adapter/adapter.safetensors"
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
@@ -73,10 +76,31 @@ class Base:
             nn.Module.to(module, device=device, dtype=dtype).eval()  # diffusers' own `to` warns for every cast
         return self
 
-    def predict(self, noisy: Tensor, timestep: Tensor | int, context: Tensor, pose: Tensor, photo: Tensor) -> Tensor:
-        """The UNet's output for noisy latents (B, C, h, w), context (B, T, D), pose and photo channels (B, *, h, w)."""
+    def predict(
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        pose: Tensor,
+        photo: Tensor,
+        prior: Prior | None = None,
+    ) -> Tensor:
+        """The network's prediction (B, C, h, w), float32, in the schedule's prediction type.
+
+        noisy latents (B, C, h, w), timestep (B,) or a scalar, context (B, T, D), pose and photo channels (B, *, h, w);
+        `prior` where the base has a texture encoder.
+        """
         inputs = torch.cat([noisy, pose, photo], dim=1).to(self.dtype)
-        return self.unet(inputs, timestep, encoder_hidden_states=context.to(self.dtype)).sample.float()
+        output = self.unet(inputs, timestep, encoder_hidden_states=context.to(self.dtype)).sample.float()
+        if prior is None:
+            return output
+        alpha_bar = self.alphas_cumprod.to(output.device)[timestep.long()].view(-1, 1, 1, 1)
+        return with_prior(output, noisy, alpha_bar, prior)
+
+    @functools.cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """alpha_bar of every training timestep."""
+        return make_sampler("ddim", self.scheduler).alphas_cumprod
 
 
 def unet_inputs(config: BaseConfig, latent_channels: int, factor: int) -> int:

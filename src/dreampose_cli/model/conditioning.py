@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .config import BaseConfig, PoseSettings
+from .prior import Prior
 from .surface import PARTS, Surface, build_surface, surface_channels, transfer
 
 if TYPE_CHECKING:
@@ -141,6 +142,16 @@ def prepare_photo(base: Base, picture: np.ndarray, pose: np.ndarray | None) -> P
         pixels = pictures_to_tensor(stacked, (-1.0, 1.0)).to(base.device)
         surface = build_surface(pixels, torch.as_tensor(pose, dtype=torch.float32, device=base.device)[None])
     return Photo(image, null_context(base), latents, start, surface)
+
+
+def prior_of(base: Base, guess: Tensor, blank: Tensor) -> Prior:
+    """The prior of rows with guesses (B, C, h, w), and of rows without where `blank` (B,) is true."""
+    blank = blank.view(-1, 1, 1, 1)
+    variance = torch.full_like(blank, base.config.photo.guess_variance, dtype=torch.float32)
+    return Prior(
+        torch.where(blank, torch.zeros_like(guess, dtype=torch.float32), guess.float()),
+        torch.where(blank, torch.ones_like(variance), variance),
+    )
 
 
 def photo_channels(

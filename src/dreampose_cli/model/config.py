@@ -51,6 +51,7 @@ class PhotoSettings:
     adapter: str = "pooled"  # "pooled": four VAE tokens as published; "spatial": a grid of VAE tokens
     vae_tokens: bool = True  # False: the ablation "CLIP only"
     unet_channels: str = "none"  # photo channels concatenated at the UNet input: "none", "latents" or "surface"
+    guess_variance: float = 0.1  # "surface": how far the texture encoder's guess is trusted, see `model.prior`
 
 
 @dataclass(frozen=True)

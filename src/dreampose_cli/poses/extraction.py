@@ -206,7 +206,7 @@ def gaps_in_words(gaps: Ranges, source: Path | str) -> str:
     return f"{who} nobody; the pose of the nearest frame with somebody stands in."
 
 
-def read_ahead(frames: Iterable[np.ndarray], depth: int = READ_AHEAD) -> Generator[np.ndarray]:
+def read_ahead(frames: Iterable[np.ndarray], depth: int = READ_AHEAD) -> Generator[np.ndarray, None, None]:
     """The same frames, decoded in a thread while the taker computes; at most `depth` wait. Close it when done early."""
     ready: queue.Queue = queue.Queue(depth)
     stop = threading.Event()

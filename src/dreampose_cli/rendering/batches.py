@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..model.base import Base
-from ..model.conditioning import Photo, decode, null_pose, photo_channels, pose_channels
+from ..model.conditioning import Photo, decode, null_pose, photo_channels, pose_channels, prior_of
 from ..sampling import branch_weights, clip_noise, guide, make_sampler, sample
 
 
@@ -90,7 +90,8 @@ def render_latents(
     blank_pose = null_pose(base.config.poses, pose)
     middle = windows[:, base.config.poses.count // 2]
     surface = photo.surface.expand(count) if photo.surface is not None else None
-    carried = photo_channels(base, photo.latents, surface, middle, pose)[0].to(pose)
+    carried, guess = photo_channels(base, photo.latents, surface, middle, pose)
+    carried = carried.to(pose)
     weights = branch_weights(settings.image_guidance, settings.pose_guidance)
     # Rows (null, null), (image, null), (image, pose); a row of weight zero adds nothing and is not computed. The
     # carried texture depends on image and pose, so only the full row has it; plain photo latents go with the image.
@@ -105,9 +106,13 @@ def render_latents(
     contexts = torch.cat([tokens.expand(count, -1, -1) for tokens, _, _ in used])
     poses = torch.cat([p for _, p, _ in used])
     photos = torch.cat([c for _, _, c in used])
+    prior = None
+    if guess is not None:
+        blank = torch.cat([torch.full((count,), c is not carried, device=base.device) for _, _, c in used])
+        prior = prior_of(base, guess.repeat(len(used), 1, 1, 1), blank)
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-        rows = base.predict(latents.repeat(len(used), 1, 1, 1), timestep, contexts, poses, photos)
+        rows = base.predict(latents.repeat(len(used), 1, 1, 1), timestep, contexts, poses, photos, prior)
         return guide(rows.view(len(used), count, *rows.shape[1:]), weights)
 
     start = start_latents(base, photo, settings, first, count)

@@ -27,6 +27,7 @@ from ..model.conditioning import (
     photo_channels,
     pictures_to_tensor,
     pose_channels,
+    prior_of,
 )
 from ..model.surface import build_surface
 from ..sampling import make_sampler
@@ -109,9 +110,12 @@ class DenoisingTask:
             # The carried texture needs both; the plain photo latents need the image only.
             blank = no_image | no_pose if surface is not None else no_image
             photo = torch.where(blank.view(-1, 1, 1, 1), torch.zeros_like(photo), photo)
+        else:
+            blank = torch.zeros(count, dtype=torch.bool, device=base.device)
+        prior = prior_of(base, guess, blank) if guess is not None else None
 
         noisy = self.schedule.add_noise(target, noise, timesteps)
-        prediction = base.predict(noisy, timesteps, tokens, pose, photo)
+        prediction = base.predict(noisy, timesteps, tokens, pose, photo, prior)
         if self.schedule.config.prediction_type == "v_prediction":
             goal = self.schedule.get_velocity(target, noise, timesteps)
         else:

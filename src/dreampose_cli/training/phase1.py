@@ -48,7 +48,7 @@ STAGES = {
     "mini": {
         "vae": LoopSettings(steps=4000, learning_rate=2e-3, batch_size=12, warmup=100, decay=0.9, save_every=500),
         "network": LoopSettings(
-            steps=4500, learning_rate=8e-4, batch_size=16, warmup=200, decay=0.3, ema=0.998, save_every=500
+            steps=4300, learning_rate=8e-4, batch_size=16, warmup=200, decay=0.3, ema=0.998, save_every=500
         ),
     },
     "estimator": {
