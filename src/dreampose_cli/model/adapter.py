@@ -6,9 +6,11 @@ that a pretrained UNet first sees what CLIP alone would give it.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,12 +19,16 @@ class TextureEncoder(nn.Module):
     """Part of the adapter of bases with `unet_channels="surface"`: what the carried texture looks like in latents.
 
     A small convolutional network from the carried texture and the pose window to a first guess of the target's latents,
-    which the UNet gets as input beside them. Trained with the UNet, by regression on the target's latents.
+    which the UNet gets as input beside them. Trained with the UNet, by regression on the target's latents. Its eye for
+    detail is a frozen copy of the VAE's encoder, which sees the carried picture: where that is right, so is the guess.
     """
 
-    def __init__(self, inputs: int, latent_channels: int, width: int = 64, dilations: tuple[int, ...] = (1, 2, 4, 1)):
+    def __init__(self, inputs: int, vae: AutoencoderKL, width: int = 64, dilations: tuple[int, ...] = (1, 2, 4, 1)):
         super().__init__()
-        self.enter = nn.Conv2d(inputs, width, 3, padding=1)
+        self.latent_channels = vae.config.latent_channels
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.detail = nn.Sequential(copy.deepcopy(vae.encoder), copy.deepcopy(vae.quant_conv)).requires_grad_(False)
+        self.enter = nn.Conv2d(inputs + self.latent_channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.GroupNorm(8, width),
@@ -34,11 +40,20 @@ class TextureEncoder(nn.Module):
             )
             for d in dilations
         )
-        self.leave = nn.Conv2d(width, latent_channels, 3, padding=1)
+        self.leave = nn.Conv2d(width, self.latent_channels, 3, padding=1)
+
+    def look_as(self, vae: AutoencoderKL) -> None:
+        """Take over the weights of `vae`'s encoder, once it is trained."""
+        for mine, trained in zip(self.detail, (vae.encoder, vae.quant_conv), strict=True):
+            mine.load_state_dict(trained.state_dict())
 
     def forward(self, carried: Tensor, pose: Tensor) -> Tensor:
-        """carried (B, k, h, w) and pose channels (B, n, h, w) -> latents (B, C, h, w)."""
-        x = self.enter(torch.cat([carried, pose], dim=1).to(self.enter.weight.dtype))
+        """carried (B, k, h, w), the colours first, and pose channels (B, n, h, w) -> latents (B, C, h, w)."""
+        carried, pose = carried.to(self.enter.weight.dtype), pose.to(self.enter.weight.dtype)
+        with torch.no_grad():
+            picture = F.pixel_shuffle(carried[:, : 3 * self.factor**2], self.factor)
+            seen = self.detail(picture)[:, : self.latent_channels]
+        x = self.enter(torch.cat([carried, pose, seen], dim=1))
         for block in self.blocks:
             x = x + block(x)
         return self.leave(F.silu(x))
@@ -49,10 +64,17 @@ class PooledAdapter(nn.Module):
 
     Parameter names are the official ones (`vae2clip`, `linear1`), so its checkpoints load as they are. The official
     sizes (1280, 768, 50) follow from a 512 x 640 base; here they follow from `latent_shape` = (C, h, w),
-    `tokens` and `width`. `texture`: input channels of a `TextureEncoder`, 0 for none.
+    `tokens` and `width`. `texture`: input channels of a `TextureEncoder`, 0 for none; `vae`: for its eye.
     """
 
-    def __init__(self, latent_shape: tuple[int, int, int], tokens: int, width: int, texture: int = 0):
+    def __init__(
+        self,
+        latent_shape: tuple[int, int, int],
+        tokens: int,
+        width: int,
+        texture: int = 0,
+        vae: AutoencoderKL | None = None,
+    ):
         super().__init__()
         channels, height, wide = latent_shape
         self.vae2clip = nn.Linear((height // 2) * (wide // 2), width)
@@ -60,7 +82,7 @@ class PooledAdapter(nn.Module):
         with torch.no_grad():
             self.linear1.weight.copy_(torch.eye(tokens, tokens + channels))
             self.linear1.bias.zero_()
-        self.texture = TextureEncoder(texture, channels) if texture else None
+        self.texture = TextureEncoder(texture, vae) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:
         """clip (B, T, D), latents (B, C, h, w) or None for CLIP only -> context (B, T, D)."""
@@ -85,6 +107,7 @@ class SpatialAdapter(nn.Module):
         tokens: int,
         width: int,
         texture: int = 0,
+        vae: AutoencoderKL | None = None,
         hidden: int = 64,
         stride: int = 4,
     ):
@@ -106,7 +129,7 @@ class SpatialAdapter(nn.Module):
         )
         nn.init.zeros_(self.convolutions[-1].weight)
         nn.init.zeros_(self.convolutions[-1].bias)
-        self.texture = TextureEncoder(texture, channels) if texture else None
+        self.texture = TextureEncoder(texture, vae) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:
         """clip (B, T, D), latents (B, C, h, w) or None for CLIP only -> context (B, T + grid, D)."""

@@ -127,12 +127,14 @@ def widen(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
     return unet
 
 
-def make_adapter(config: BaseConfig, latent_shape: tuple[int, int, int], image_encoder: CLIPVisionModel) -> nn.Module:
+def make_adapter(config: BaseConfig, vae: AutoencoderKL, image_encoder: CLIPVisionModel) -> nn.Module:
     """An adapter sized from the base: CLIP's token count and width, and the latent grid."""
     vision = image_encoder.config
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
-    texture = texture_inputs(config, config.resolution[0] // latent_shape[1])
-    return ADAPTERS[config.photo.adapter](latent_shape, tokens, vision.hidden_size, texture)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)
+    texture = texture_inputs(config, factor)
+    return ADAPTERS[config.photo.adapter](shape, tokens, vision.hidden_size, texture, vae)
 
 
 def save_base(base: Base, folder: Path, dtype: torch.dtype | None = None) -> Path:
@@ -174,16 +176,14 @@ def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.
             parts[name] = load_component(kind, folder / name, dtype)
         processor = CLIPImageProcessorPil.from_pretrained(folder / "image_encoder")
         factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-        height, width = config.resolution
-        shape = (parts["vae"].config.latent_channels, height // factor, width // factor)
-        adapter = make_adapter(config, shape, parts["image_encoder"]).to(dtype)
+        adapter = make_adapter(config, parts["vae"], parts["image_encoder"]).to(dtype)
         adapter.load_state_dict(load_file(folder / ADAPTER_FILE))
     except BaseError:
         raise
     except Exception as error:  # the libraries raise a dozen types for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseError(f"the base in {folder} cannot be loaded: {reason}") from error
-    expected = unet_inputs(config, shape[0], factor)
+    expected = unet_inputs(config, parts["vae"].config.latent_channels, factor)
     if parts["unet"].config.in_channels != expected:
         raise BaseError(
             f"the base in {folder} contradicts itself: its UNet takes {parts['unet'].config.in_channels} channels, "

@@ -90,13 +90,13 @@ def import_official(
     parts, parts_name = components.stable_diffusion_folder(stable_diffusion, needed, progress, note)
     encoder, encoder_name = components.image_encoder_folder(image_encoder, progress, note)
 
+    modules = skeletons(OFFICIAL, parts, encoder)
     sources = {
         "unet": files["unet"],
         "adapter": files["adapter"],
         "vae": files.get("vae") or components.weight_file("vae", parts / "vae"),
         "image_encoder": components.weight_file("image_encoder", encoder),
     }
-    modules = skeletons(OFFICIAL, parts, encoder)
     schedule = components.schedule(parts / "scheduler")
     processor = components.image_processor(encoder, modules["image_encoder"].config.image_size)
     wrong = []
@@ -163,9 +163,8 @@ def skeletons(config: BaseConfig, parts: Path, encoder: Path) -> dict[str, nn.Mo
     channels, factor = vae.config.latent_channels, 2 ** (len(vae.config.block_out_channels) - 1)
     unet = components.skeleton("unet", parts / "unet", in_channels=unet_inputs(config, channels, factor))
     components.check_widths(unet, image_encoder)
-    height, width = config.resolution
     with torch.device("meta"):
-        adapter = make_adapter(config, (channels, height // factor, width // factor), image_encoder)
+        adapter = make_adapter(config, vae, image_encoder)
     return {"unet": unet, "adapter": adapter, "vae": vae, "image_encoder": image_encoder}
 
 

@@ -106,7 +106,7 @@ def build_mini(seed: int, config: BaseConfig = MINI) -> Base:
             norm_num_groups=8,
         )
         widen(unet, unet_inputs(config, 4, 4))
-        adapter = make_adapter(config, (4, config.resolution[0] // 4, config.resolution[1] // 4), encoder)
+        adapter = make_adapter(config, vae, encoder)
         # The surface channels need no pretrained prediction to protect: from scratch nothing is gained by zeros.
         torch.nn.init.kaiming_uniform_(unet.conv_in.weight, a=5**0.5)
     schedule = {**SCHEDULE, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "set_alpha_to_one": True}
@@ -127,8 +127,7 @@ def from_stable_diffusion(
     components.check_widths(unet, encoder)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     widen(unet, unet_inputs(config, vae.config.latent_channels, factor))
-    shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)
-    adapter = make_adapter(config, shape, encoder).to(dtype)
+    adapter = make_adapter(config, vae, encoder).to(dtype)
     processor = components.image_processor(image_encoder, encoder.config.image_size)
     scheduler = components.schedule(stable_diffusion / "scheduler")
     return Base(config, unet, adapter, vae, encoder, processor, scheduler).to("cpu")

@@ -48,7 +48,7 @@ STAGES = {
     "mini": {
         "vae": LoopSettings(steps=4000, learning_rate=2e-3, batch_size=12, warmup=100, decay=0.9, save_every=500),
         "network": LoopSettings(
-            steps=4300, learning_rate=8e-4, batch_size=16, warmup=200, decay=0.3, ema=0.998, save_every=500
+            steps=4000, learning_rate=8e-4, batch_size=16, warmup=200, decay=0.3, ema=0.998, save_every=500
         ),
     },
     "estimator": {
@@ -157,6 +157,8 @@ def train(
         return TrainResult(output, total, time.monotonic() - started, True)
     if "vae" in settings:
         stage("vae", AutoencoderTask(model, frames, clips))
+        if model.adapter.texture is not None:
+            model.adapter.texture.look_as(model.vae)
         shift, scale = latent_statistics(model, frames, clips)
         model.config = dataclasses.replace(model.config, latent_shift=tuple(shift), latent_scale=tuple(scale))
     latents = encode_frames(model, frames, model.config.target_range, progress)
