@@ -113,7 +113,7 @@ def examine(chosen: argparse.Namespace, base: Path, preset, sampling: dict, inde
         given = work / "photo.poses"
         with PoseWriter(given, frames[0].pose.shape[1:], fps) as writer:
             writer.append(frames[0].pose)
-    views = read_views(model, [path], [media.read_photo(path)], given and [given], estimator, chosen.device)
+    views = read_views(model.config, [path], [media.read_photo(path)], given and [given], estimator, chosen.device)
     poses = [frame.pose for frame in frames]
     if chosen.estimated_poses:
         poses = load_estimator(estimator, pick_device(chosen.device)).estimate([frame.picture for frame in frames])

@@ -225,6 +225,7 @@ class OutOfMemoryError(RuntimeError):
         (OutputExistsError.at("out.mp4"), 1, "--overwrite"),
         (OSError(errno.ENOSPC, "No space left on device", "out.mp4"), 1, "the disk is full (while writing out.mp4)"),
         (RuntimeError("PytorchStreamWriter: No space left on device"), 1, "the disk is full;"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"), 1, "the disk is full;"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), 1, "out of memory; try --batch-size 1"),
         (MemoryError(), 1, "out of memory"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "error: x: Permission denied.\n"),
@@ -523,6 +524,12 @@ def test_doctor(capsys, monkeypatch):
     assert code == 1
     assert json.loads(out)["healthy"] is False
     assert run("doctor", "-q", capsys=capsys)[1] == "missing: ffmpeg\n"
+
+
+def test_the_doctor_downloads_nothing(monkeypatch):
+    monkeypatch.setenv("DREAMPOSE_BASE", "owner/name")
+    (found,) = diagnosis.bases()
+    assert found.state == "warning" and found.remedy == "download it with `dreampose base pull owner/name`"
 
 
 def test_the_doctor_survives_what_is_broken(monkeypatch):

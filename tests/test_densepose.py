@@ -397,6 +397,14 @@ def test_estimators_by_name(people, tmp_path):
             load_estimator("mini", **options)
 
 
+def test_the_rate_of_a_folder_of_pictures_is_the_one_given(people, tmp_path):
+    """Windows ask for at least a base's training rate; of pictures none may be left out for it."""
+    source = folder_of(tmp_path / "frames", [picture(red(5 + index)) for index in range(6)])
+    for fps in (5, 20):
+        found, _, _ = poses_of(source, estimator=str(people), fps=fps, at_least=12, around=0.2, device="cpu")
+        assert (len(found), found.fps, len(found.origin()[0])) == (6, fps, 6)
+
+
 # ---- the Hub
 
 
@@ -430,12 +438,12 @@ def failures():
         return error
 
     yield http(errors.GatedRepoError), "gated"
-    yield http(errors.RepositoryNotFoundError), "no repository"
+    yield http(errors.RepositoryNotFoundError), "no repository on the Hub"
     yield http(errors.RevisionNotFoundError), "no revision 'v9'"
-    yield errors.LocalEntryNotFoundError("lost"), "connection to the Hub was lost"
+    yield errors.LocalEntryNotFoundError("lost"), "the Hub cannot be reached"
     yield http(errors.RemoteEntryNotFoundError), "no such file"
     yield http(errors.HfHubHTTPError), "status 503"
-    yield OSError(errno.ENOSPC, "No space left on device"), "disk is full"
+    yield OSError(errno.ENOSPC, "No space left on device"), "is full; make room"
     yield PermissionError(errno.EACCES, "Permission denied"), "cannot be saved"
     yield RuntimeError("peer closed connection"), "was interrupted"
 
@@ -454,7 +462,7 @@ def test_each_failure_of_the_hub_has_its_sentence(monkeypatch, failure, words):
     monkeypatch.setattr("dreampose_cli.hub._require_hub", lambda *_: None)
     with pytest.raises(PoseError, match=words) as caught:
         fetch_file("owner/name", "file", "v9", error=PoseError, instead="give a file")
-    assert "file of owner/name" in str(caught.value) or words.startswith("no revision")
+    assert "file of owner/name" in str(caught.value) or words.startswith(("no revision", "no repository"))
 
 
 def test_a_download_names_the_licence_once(monkeypatch, people):

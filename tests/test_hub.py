@@ -236,14 +236,14 @@ def test_other_failures_of_a_download(problem, sentence, monkeypatch):
 
 def test_progress_is_one_line_of_bytes():
     seen = []
-    bar = hub._bar(lambda *values: seen.append(values), "owner/base")
+    bar = hub.bar(lambda *values: seen.append(values), "owner/base")
     with bar(total=0, unit="B", unit_scale=True, desc="x", name="y", mininterval=0) as shown:
         shown.total = 64 << 20
         shown.update(16 << 20)
         shown.refresh()
     with bar(total=3, desc="files") as files:
         files.update(3)
-    assert seen[-1] == (16, 64, "MB of owner/base")
+    assert seen[-1] == (16, 67, "MB of owner/base")  # of 1000 kB
     assert all(label == "MB of owner/base" for _, _, label in seen)
 
 

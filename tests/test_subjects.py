@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dreampose_cli import media, store
-from dreampose_cli.errors import OutputExistsError, SubjectError, UsageError
+from dreampose_cli.errors import MediaError, OutputExistsError, SubjectError, UsageError
 from dreampose_cli.model.base import load_base
 from dreampose_cli.model.conditioning import prepare_photo
 from dreampose_cli.poses.files import open_poses
@@ -75,6 +75,20 @@ def test_an_interrupted_tune_resumes_to_the_same_subject(tiny_base, clip, photo,
     assert again.id == subject.id and not again.cached
     assert any("went on from step" in note for note in notes)
     assert {p.name: p.read_bytes() for p in again.path.glob("*.safetensors")} == whole
+
+
+def test_a_tune_killed_before_it_was_published_is_not_tuned_again(tiny_base, photo, clip, subject, monkeypatch):
+    partial = store.path_of("partial", subject.id)
+    partial.parent.mkdir(exist_ok=True)
+    subject.path.rename(partial)
+    (partial / "checkpoints" / "network" / "step-00000002").mkdir(parents=True)  # half removed
+    (partial / "checkpoints" / "network" / "step-00000002" / "state.json").write_text("{}")
+    monkeypatch.setattr(tuning, "fit_subject", None)
+    options = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 2, "decoder_steps": 2}
+    again = tune([photo], name="anna", **options)
+    assert (again.id, again.name) == (subject.id, "anna")
+    assert not (again.path / "checkpoints").exists() and not partial.exists()
+    assert store.find_subject("anna").id == subject.id
 
 
 def test_random_crops_move_a_picture_and_its_pose_together():
@@ -179,6 +193,57 @@ def test_several_dances_need_a_folder(clip, subject, tmp_path):
         render(poses=[clip / "video.poses", tmp_path / "b.poses"], output=tmp_path / "out.mp4", steps=1)
     result = render(poses=[clip / "video.poses", tmp_path / "b.poses"], output=f"{tmp_path / 'out'}/", steps=1)
     assert [p.name for p in result.paths] == ["video.mp4", "b.mp4"]
+    shutil.copy(clip / "video.poses", tmp_path / "c.poses")
+    two = [clip / "video.poses", tmp_path / "c.poses"]
+    with pytest.raises(OutputExistsError, match="video.mp4"):
+        render(poses=two, output=f"{tmp_path / 'out'}/", steps=1)
+    render(poses=two, output=f"{tmp_path / 'out'}/", steps=1, overwrite=True)  # what else is there stays
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.mp4", "c.mp4", "video.mp4"]
+    with pytest.raises(MediaError):
+        render(poses=[two[0], tmp_path / "missing.poses"], output=f"{tmp_path / 'other'}/", steps=1)
+    assert not (tmp_path / "other").exists()
+
+
+def test_impossible_results_are_refused_before_any_work(clip, subject, photo, tmp_path, monkeypatch):
+    from dreampose_cli.poses.extraction import extract
+    from dreampose_cli.rendering import job
+
+    monkeypatch.setattr(job, "render_frames", None)
+    poses = clip / "video.poses"
+    with pytest.raises(UsageError, match="no format"):
+        render(poses=[tmp_path / "missing.mp4"], output=tmp_path / "out.avi")
+    with pytest.raises(UsageError, match="holds one frame"):
+        render(poses=[poses], output=tmp_path / "out.png")
+    with pytest.raises(UsageError, match="--condition"):
+        render(poses=[poses], output=tmp_path / "out.mp4", photo=photo, condition=2)
+    monkeypatch.setattr(job, "_has_sound", lambda source: True)
+    with pytest.raises(UsageError, match="carry sound"):
+        render(poses=[poses], output=tmp_path / "out.gif", audio=True)
+    for preview, words in (("look.avi", "no format"), ("look.png", "holds one pose")):
+        with pytest.raises(UsageError, match=words):
+            extract(poses, tmp_path / "out.poses", preview=tmp_path / preview)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_has_no_sound(photo):
+    from dreampose_cli.rendering.job import _has_sound
+
+    assert not _has_sound(photo)
+
+
+def test_a_subject_finds_its_base_from_any_folder(clip, photo, tiny_base, tmp_path, monkeypatch):
+    from dreampose_cli.rendering.subjects import load_subject
+
+    monkeypatch.chdir(tiny_base.parent.parent)
+    base = f"{tiny_base.parent.name}/{tiny_base.name}"  # elsewhere this could be the name of a repository on the Hub
+    tune([photo], base=base, poses=[clip / "video.poses"], steps=0, decoder_steps=0)
+    monkeypatch.chdir(tmp_path)
+    assert load_subject(None, None, 1, torch.device("cpu"), torch.float32).model.config.name == "tiny"
+
+
+def test_what_is_tuned_already_loads_no_network(tiny_base, clip, photo, subject, monkeypatch):
+    monkeypatch.setattr(tuning, "load_base", None)
+    assert tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2).cached
 
 
 def test_a_subject_carries_its_base(clip, subject, tiny_base, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dreampose_cli.errors import OutputExistsError, TrainingError, UsageError
+from dreampose_cli.errors import OutputError, OutputExistsError, TrainingError, UsageError
 from dreampose_cli.model.base import load_base
 from dreampose_cli.model.conditioning import null_context
 from dreampose_cli.model.presets import MINI, build_mini
@@ -120,6 +120,51 @@ def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
     assert "finished already" in notes[-1]
     with pytest.raises(OutputExistsError, match="--resume"):
         phase1.train(clips, tmp_path / "cut", **options)
+
+
+def test_one_stage_at_a_time(clips, tmp_path, monkeypatch):
+    config = dataclasses.replace(MINI, resolution=(48, 32))
+    monkeypatch.setattr(phase1, "build_mini", lambda seed: build_mini(seed, config))
+    monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
+    options = {"preset": "mini", "max_steps": 2, "batch_size": 2}
+    out, notes = tmp_path / "base", []
+    with pytest.raises(TrainingError, match="vae comes first"):
+        phase1.train(clips, out, stages=["network"], **options)
+    assert not out.exists()
+    with pytest.raises(UsageError, match="has no stage estimator"):
+        phase1.train(clips, out, stages=["estimator"], **options)
+    result = phase1.train(clips, out, stages=["vae"], note=notes.append, **options)
+    assert not result.finished and result.steps == 2 and "--stage network --resume" in notes[-1]
+    assert not (out / "base.json").exists() and not (out / "checkpoints" / "network").exists()
+    with pytest.raises(UsageError, match="leave --overwrite"):
+        phase1.train(clips, out, stages=["network"], overwrite=True, **options)
+    assert phase1.train(clips, out, stages=["network"], resume=True, **options).finished
+    load_base(out)
+
+
+def test_training_leaves_other_peoples_folders_alone(tmp_path):
+    def start(folder, notes=None, **how):
+        how = {"resume": False, "overwrite": False, **how}
+        say = (notes if notes is not None else []).append
+        return phase1._may_start(folder, "base.json", folder / "checkpoints", how["resume"], how["overwrite"], say)
+
+    notes = []
+    assert start(tmp_path / "new", notes, resume=True) and "starting afresh" in notes[0]
+    project = tmp_path / "project"  # with checkpoints of its own
+    (project / "checkpoints").mkdir(parents=True)
+    (project / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match="thesis.tex"):
+        start(project, overwrite=True)
+    diffusion = tmp_path / "sd"
+    (diffusion / "unet").mkdir(parents=True)
+    for how in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(OutputExistsError, match="another -o"):
+            start(diffusion, **how)
+    assert (project / "thesis.tex").exists() and (diffusion / "unet").exists()
+    logged = tmp_path / "logged"  # a log beside what is trained is no obstacle
+    logged.mkdir()
+    (logged / "train.log").write_text("x")
+    assert start(logged, notes, resume=True)
 
 
 def test_the_estimator_preset(clips, tmp_path, monkeypatch):

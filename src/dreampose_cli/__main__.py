@@ -58,8 +58,9 @@ def sentence(problem: BaseException) -> str:
         return str(problem)
     text = " ".join(str(problem).split())
     name = type(problem).__name__
-    # safetensors and torch report a full disk as exceptions of their own, with the system's words in the text
-    if getattr(problem, "errno", None) in FULL_DISK or "No space left on device" in text:
+    # safetensors and torch report a full disk as exceptions of their own: by the system's words, or by a write cut short
+    full = "No space left on device" in text or ("inline_container" in text and "unexpected pos" in text)
+    if getattr(problem, "errno", None) in FULL_DISK or full:
         where = getattr(problem, "filename", None)
         return f"the disk is full{f' (while writing {where})' if where else ''}; make room and run the command again."
     if name == "OutOfMemoryError" or isinstance(problem, MemoryError):

@@ -42,7 +42,13 @@ Note = Callable[[str], None]
 
 
 def run(
-    output: Path, *, seed: int = 0, device: str = "auto", progress: Progress | None = None, note: Note | None = None
+    output: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    note: Note | None = None,
 ) -> dict:
     """Run the demo into the folder `output`, replacing an earlier demo there; returns what metrics.json holds.
 
@@ -59,13 +65,18 @@ def run(
         )
         note(f"dreampose tune photo.png        # a mannequin no base has seen; {poses.frames} frames of dance")
         started = time.monotonic()
-        subject = tune([photo], base="mini", device=device, progress=progress)
+        subject = tune([photo], base="mini", device=device, dtype=dtype, progress=progress)
         tuned_in = time.monotonic() - started
         note("dreampose render --poses dance.mp4 -o result.mp4")
         shots = {}
         for name, who in (("untuned", {"photo": photo, "base": "mini"}), ("tuned", {"subject": subject.id})):
             result = render(
-                poses=[folder / "dance.poses"], output=f"{folder / name}/", device=device, progress=progress, **who
+                poses=[folder / "dance.poses"],
+                output=f"{folder / name}/",
+                device=device,
+                dtype=dtype,
+                progress=progress,
+                **who,
             )
             shots[name] = (list(media.open_frames(folder / name)), result.seconds)
             shutil.rmtree(folder / name)

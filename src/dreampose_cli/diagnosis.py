@@ -116,12 +116,15 @@ def ffmpeg() -> list[Finding]:
 
 def bases() -> list[Finding]:
     """The bases and which one is used without --base."""
-    from .model.bases import list_bases, resolve_base
+    from .model.bases import list_bases, missing_default, resolve_base
 
     found = list_bases()
     if not found:
         return [Finding("bases", "problem", "none, not even mini", "install dreampose-cli again")]
     names = ", ".join(f"{entry.name} ({entry.kind})" for entry in found)
+    if missing := missing_default():
+        remedy = f"download it with `dreampose base pull {missing}`"
+        return [Finding("bases", "warning", f"{names}; DREAMPOSE_BASE={missing} is not on this machine", remedy)]
     try:
         default = resolve_base(None, lambda _: None)
         findings = [Finding("bases", "ok", f"{names}; used by default: {Path(default).name}")]

@@ -1,9 +1,14 @@
-"""Files from the Hugging Face Hub, by its own client and in its own cache; each way to fail in a sentence of its own."""
+"""The Hugging Face Hub by its own client and in its own cache: single files, and what every download shares.
+
+`explained` has a sentence for each way to fail, `bar` reports progress, `silence` keeps the client quiet. Bases and the
+components of others, whole folders, are in `model.hub`.
+"""
 
 from __future__ import annotations
 
 import errno
-import logging
+import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +17,8 @@ from .errors import DreamposeError
 
 Progress = Callable[[int, int | None, str], None]
 REACHABLE_WITHIN = 5.0  # seconds; the client alone tries for half a minute
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def fetch_file(
@@ -48,8 +54,9 @@ def fetch_file(
     _require_hub(what, error, instead)
     if before:
         before()
-    with _sentences(what, repository, revision, error, instead):
-        return Path(hf_hub_download(repository, file, revision=revision, tqdm_class=_bar(progress, file)))
+    silence()
+    with explained(what, repository, revision, error, instead):
+        return Path(hf_hub_download(repository, file, revision=revision, tqdm_class=bar(progress, file)))
 
 
 def _require_hub(what: str, error: type[DreamposeError], instead: str) -> None:
@@ -66,71 +73,85 @@ def _require_hub(what: str, error: type[DreamposeError], instead: str) -> None:
 
 
 @contextmanager
-def _sentences(
-    what: str, repository: str, revision: str, error: type[DreamposeError], instead: str
+def explained(
+    what: str, repository: str, revision: str | None, error: type[DreamposeError], instead: str = ""
 ) -> Iterator[None]:
-    """Turn every failure of a download into `error`."""
-    from huggingface_hub import errors as hub
+    """Turn whatever the client raises over a download of `what` into `error` with a sentence of its own."""
+    from huggingface_hub import constants, errors
 
     page = f"https://huggingface.co/{repository}"
     otherwise = f", or {instead}" if instead else ""
-    chatter = logging.getLogger("huggingface_hub")
-    level = chatter.level
-    chatter.setLevel(logging.ERROR)  # its warnings of retries would break into the progress
+    again = f"run the same command again: what is complete is kept{otherwise}"
     try:
         yield
-    except hub.GatedRepoError as problem:  # before RepositoryNotFoundError, whose subclass it is
+    except errors.GatedRepoError as problem:  # before RepositoryNotFoundError, whose subclass it is
         raise error(
-            f"{what} is gated: accept its terms on {page} and log in with `hf auth login`{otherwise}."
+            f"{what} is gated: accept its terms on {page}, then log in with `hf auth login` (or set HF_TOKEN) and run "
+            f"the command again{otherwise}."
         ) from problem
-    except hub.RepositoryNotFoundError as problem:
+    except errors.RepositoryNotFoundError as problem:
         raise error(
-            f"{what} cannot be downloaded: there is no repository {repository} on the Hub, or it is private; check the "
-            f"name, log in with `hf auth login`{otherwise}."
+            f"{repository} is no folder here and no repository on the Hub, or a private one: check the name, log in "
+            f"with `hf auth login`{otherwise}."
         ) from problem
-    except hub.RevisionNotFoundError as problem:
-        raise error(f"{repository} has no revision {revision!r}; see {page}/commits{otherwise}.") from problem
-    except hub.LocalEntryNotFoundError as problem:  # before EntryNotFoundError, whose subclass it is
+    except errors.RevisionNotFoundError as problem:
         raise error(
-            f"{what} cannot be downloaded: the connection to the Hub was lost; run the command again{otherwise}."
+            f"{repository} has no revision {revision!r}; name a branch, a tag or a commit of it ({page}/commits){otherwise}."
         ) from problem
-    except hub.EntryNotFoundError as problem:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as problem:  # before EntryNotFoundError
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        raise error(
+            f"{what} is not (or not wholly) on this machine and {why}; connect, then run the command again{otherwise}."
+        ) from problem
+    except errors.EntryNotFoundError as problem:
         raise error(f"{what} cannot be downloaded: the repository has no such file; see {page}{otherwise}.") from problem
-    except hub.HfHubHTTPError as problem:
-        status = getattr(problem.response, "status_code", "unknown")
-        raise error(
-            f"{what} cannot be downloaded: the Hub answers with status {status}; try again later{otherwise}."
-        ) from problem
-    except OSError as problem:
-        if problem.errno in _FULL:
+    except errors.HFValidationError as problem:
+        raise error(f"{repository!r} cannot be a repository's name on the Hub; it is written owner/name.") from problem
+    except errors.HfHubHTTPError as problem:
+        status = getattr(getattr(problem, "response", None), "status_code", None)
+        said = f" with status {status}" if status else ""
+        raise error(f"the Hub answered{said} when asked for {what}; wait a little and {again}.") from problem
+    except Exception as problem:  # the transport's own types change from version to version: never named here
+        text = " ".join(str(problem).split())[:200] or type(problem).__name__
+        number = getattr(problem, "errno", None)
+        cache = f"the Hub's cache ({constants.HF_HUB_CACHE})"
+        if number in _FULL or "No space left on device" in text:
             raise error(
-                f"{what} cannot be downloaded: the disk is full; free some space, or set HF_HOME to a larger disk."
+                f"{what} cannot be saved: the disk of {cache} is full; make room, or set HF_HOME to another disk, then "
+                f"{again}."
             ) from problem
-        raise error(
-            f"{what} cannot be saved ({problem.strerror or problem}); check the folder of HF_HOME{otherwise}."
-        ) from problem
-    except Exception as problem:  # broken connections carry the transport's types, which change between releases
-        raise error(
-            f"the download of {what} was interrupted ({problem or type(problem).__name__}); run the command again"
-            f"{otherwise}."
-        ) from problem
-    finally:
-        chatter.setLevel(level)
+        if number in _FORBIDDEN:
+            raise error(
+                f"{what} cannot be saved: {cache} cannot be written; make it writable or set HF_HOME{otherwise}."
+            ) from problem
+        raise error(f"the download of {what} was interrupted ({text}); {again}.") from problem
 
 
-def _bar(progress: Progress | None, file: str) -> type:
-    """A silent tqdm that reports megabytes to `progress`."""
+def silence() -> None:
+    """No bars and no chatter of the client: we draw one bar of our own."""
+    from huggingface_hub.utils import disable_progress_bars, logging
+
+    if os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") is None:
+        disable_progress_bars()
+    logging.set_verbosity_error()
+
+
+def bar(progress: Progress | None, label: str) -> type:
+    """A class in the form of tqdm that draws nothing and reports the megabytes of the whole download to `progress`."""
     from tqdm.std import tqdm
 
-    class Bar(tqdm):
-        def __init__(self, *args, **options) -> None:
-            options.pop("name", None)
-            self._bytes, self._whole = options.get("initial") or 0, options.get("total")
-            super().__init__(*args, **{**options, "disable": True})
+    seen = [0]
 
-        def update(self, n: float | None = 1) -> None:
-            self._bytes += n or 0
-            if progress:
-                progress(int(self._bytes / 1e6), int(self._whole / 1e6) if self._whole else None, f"MB of {file}")
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread that watches the bars
+
+        def __init__(self, *args, **kwargs):
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": False, "file": io.StringIO()})
+
+        def display(self, *args, **kwargs) -> None:
+            if progress and self.unit == "B" and self.n > seen[0]:
+                seen[0] = self.n
+                progress(int(self.n / 1e6), int(self.total / 1e6) if self.total else None, f"MB of {label}")
 
     return Bar

@@ -18,6 +18,7 @@ def demo(
     ] = Path("dreampose-demo"),
     seed: options.Seed = 0,
     device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -35,10 +36,10 @@ def demo(
     from ..demo import run
 
     with out.progress(None, "demo") as progress:
-        shown = run(output, seed=seed, device=device, progress=progress, note=out.note)
+        shown = run(output, seed=seed, device=device, dtype=dtype, progress=progress, note=out.note)
     for line in _figures(shown):
         out.note(line)
-    out.result(output, shown)
+    out.result(output, {"path": output, **shown})
 
 
 def _figures(shown: dict) -> list[str]:

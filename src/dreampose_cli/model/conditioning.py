@@ -67,18 +67,6 @@ def null_context(base: Base) -> Tensor:
     return context(base, *null_photo(base))
 
 
-def resize_pose(pose: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Pose frames (..., 3, H, W) -> (..., 3, *size)."""
-    if tuple(pose.shape[-2:]) == tuple(size):
-        return pose
-    flat = pose.reshape(-1, *pose.shape[-3:])
-    if mode == "bilinear":
-        out = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
-    else:
-        out = F.interpolate(flat, size=size, mode="nearest-exact")
-    return out.view(*pose.shape[:-2], *size)
-
-
 def pose_channels(settings: PoseSettings, windows: Tensor, factor: int) -> Tensor:
     """c_p: pose windows (B, n, 3, H, W) as I in 0..24, U and V in [0, 1] -> (B, n * channels, h, w).
 

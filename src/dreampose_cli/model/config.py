@@ -77,6 +77,7 @@ class TuningSettings:
     decoder_learning_rate: float = 5e-5
     decoder_batch_size: int = 1
     crop: float = 0.85  # smallest share of a side that a random crop keeps
+    decay: float = 0.0  # share of each phase, at its end, over which the learning rate falls to zero
     hide: float = 0.0  # share of samples whose conditioning photo has half of its body parts hidden ("surface" only)
     gradient_checkpointing: bool = False
 

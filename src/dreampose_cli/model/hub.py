@@ -6,19 +6,15 @@ the Hub's own cache (HF_HOME), and a download that broke off goes on with the fi
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BaseError
+from ..hub import Progress, bar, explained, silence
 from .config import CONFIG_FILE, read_config
 
-Progress = Callable[[int, int | None, str], None]
 Note = Callable[[str], None]
 
 BASE_FILES = (
@@ -33,9 +29,10 @@ BASE_FILES = (
     "scheduler/scheduler_config.json",
 )
 
+INSTEAD = "give a folder (`dreampose base pull` fetches a base in advance)"
+
 _REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.][\w./-]*))?")
 _SNAPSHOT = re.compile(r"models--(.+?)--(.+)")  # the name of a repository in the Hub's cache
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -127,93 +124,13 @@ def download(reference: Reference, patterns: list[str], *, progress: Progress | 
     """
     from huggingface_hub import snapshot_download
 
-    _silence()
-    with _explained(reference):
+    silence()
+    with explained(str(reference), reference.repo, reference.revision, BaseError, INSTEAD):
         return Path(
             snapshot_download(
                 reference.repo,
                 revision=reference.revision,
                 allow_patterns=patterns,
-                tqdm_class=_bar(progress, reference.repo),
+                tqdm_class=bar(progress, reference.repo),
             )
         )
-
-
-@contextlib.contextmanager
-def _explained(reference: Reference) -> Iterator[None]:
-    """Turn whatever the Hub's library raises into a sentence."""
-    from huggingface_hub import constants, errors
-
-    repo = reference.repo
-    again = "run the same command again: what is complete is kept"
-    try:
-        yield
-    except errors.GatedRepoError as error:  # a subclass of RepositoryNotFoundError
-        raise BaseError(
-            f"{repo} is gated: accept its terms on https://huggingface.co/{repo}, then log in with `hf auth login` "
-            "(or set HF_TOKEN) and run the command again."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise BaseError(
-            f"{repo} is no folder here and no repository on the Hub, or a private one: check the name, or log in with "
-            "`hf auth login`."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise BaseError(
-            f"{repo} has no revision {reference.revision!r}; name a branch, a tag or a commit of it, or none."
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
-        raise BaseError(
-            f"{reference} is not (or not wholly) on this machine and {why}; connect, then run the command again "
-            f"(`dreampose base pull` fetches a base in advance), or give a folder."
-        ) from error
-    except errors.HFValidationError as error:
-        raise BaseError(f"{repo!r} cannot be a repository's name on the Hub; it is written owner/name.") from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        said = f" with status {status}" if status else ""
-        raise BaseError(f"the Hub answered{said} when asked for {reference}; wait a little and {again}.") from error
-    except Exception as error:  # the transport's own types change from version to version: never named here
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        number = getattr(error, "errno", None)
-        if number in _FULL or "No space left on device" in text:
-            raise BaseError(
-                f"the disk of the Hub's cache ({constants.HF_HUB_CACHE}) is full; make room, or set HF_HOME to another "
-                f"disk, then {again}."
-            ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise BaseError(
-                f"the Hub's cache ({constants.HF_HUB_CACHE}) cannot be written; make it writable or set HF_HOME."
-            ) from error
-        raise BaseError(f"the download of {reference} was interrupted ({text}); {again}.") from error
-
-
-def _silence() -> None:
-    """No bars and no chatter of the Hub's library: we draw one bar of our own."""
-    from huggingface_hub.utils import disable_progress_bars, logging
-
-    if os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") is None:
-        disable_progress_bars()
-    logging.set_verbosity_error()
-
-
-def _bar(progress: Progress | None, label: str) -> type:
-    """A class in the form of tqdm that draws nothing and reports the bytes of the whole download to `progress`."""
-    from tqdm.std import tqdm
-
-    seen = [0]
-
-    class Bar(tqdm):
-        monitor_interval = 0  # no thread that watches the bars
-
-        def __init__(self, *args, **kwargs):
-            kwargs.pop("name", None)
-            super().__init__(*args, **{**kwargs, "disable": False, "file": io.StringIO()})
-
-        def display(self, *args, **kwargs) -> None:
-            if progress and self.unit == "B" and self.total and self.n > seen[0]:
-                seen[0] = self.n
-                progress(int(self.n) >> 20, int(self.total) >> 20, f"MB of {label}")
-
-    return Bar

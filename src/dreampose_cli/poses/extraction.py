@@ -80,6 +80,7 @@ def extract(
     check_choice("format", format, POSE_FORMATS)
     output = Path(output)
     _check_place(output, format, overwrite)
+    shown = None if preview is None else media.output_kind(preview)
     if preview is not None:
         media.check_output(preview, overwrite)
     sequence, used, gaps = poses_of(
@@ -95,6 +96,8 @@ def extract(
         progress=progress,
         note=note,
     )
+    if shown == "png" and len(sequence) > 1:
+        raise UsageError(f"{preview}: a .png holds one pose and there are more; use .mp4, .gif, .webp or a folder.")
     if format == "iuv":
         write_iuv_folder(output, sequence, overwrite=overwrite)
     elif format == "dreampose":
@@ -168,7 +171,8 @@ def poses_of(
     from ..device import pick_device
     from .estimator import load_estimator
 
-    rate = max(fps, at_least or 0) if fps else None
+    knows_rate = not source.is_dir()  # of a folder of pictures, fps is the rate itself and nothing is resampled
+    rate = max(fps, at_least or 0) if fps and knows_rate else fps
     first = max(0.0, (start or 0) - around)
     last = None if end is None else end + around
     frames = media.open_frames(source, fps=rate, start=first or None, end=last)

@@ -12,7 +12,7 @@ import torch
 
 from .. import __version__, media
 from ..device import pick_device, pick_dtype
-from ..errors import UsageError
+from ..errors import MediaError, UsageError
 from ..fitting import fit_pose
 from ..model.base import Base
 from ..model.conditioning import Photo, prepare_photo
@@ -74,9 +74,14 @@ def render(
         raise UsageError("--subject and --photo exclude each other: a tuned subject, or a photo on the untuned base.")
     if not poses:
         raise UsageError("render needs --poses: a driving video, a picture, a folder of frames, or a pose file.")
+    if photo is not None and condition != 1:
+        raise UsageError("--condition chooses among a subject's photos; leave it out where --photo names one.")
     targets = _targets(poses, output, overwrite)
-    for source in poses if audio else []:
-        if not _has_sound(Path(source)) and note:
+    heard = {source for source in poses if audio and _has_sound(Path(source))}
+    if heard and media.output_kind(targets[0]) != "mp4":
+        raise UsageError(f"{output}: only an .mp4 can carry sound; write an .mp4 or leave --audio out.")
+    for source in poses if audio and note else []:
+        if source not in heard:
             note(f"{source} has no sound to keep.")
     where = pick_device(device)
     number = pick_dtype(dtype, where)
@@ -118,6 +123,10 @@ def render(
         )[0]
         for source in poses  # all of them before the first frame is rendered: a bad one is said at once
     ]
+    if media.output_kind(targets[0]) == "png" and len(sequences[0]) > 1:
+        raise UsageError(f"{output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder.")
+    if len(poses) > 1:
+        Path(output).mkdir(exist_ok=True)
     for source, sequence, target in zip(poses, sequences, targets, strict=True):
         frames = counted(
             render_sequence(sitter, prepared, sequence, settings, batch_size or default_batch(where), side_by_side),
@@ -130,7 +139,7 @@ def render(
             frames,
             fps=sequence.fps,
             metadata={**metadata, "poses": Path(source).name},
-            audio_from=Path(source) if audio and _has_sound(Path(source)) else None,
+            audio_from=Path(source) if source in heard else None,
             audio_start=start or 0.0,
             overwrite=overwrite,
         )
@@ -139,7 +148,11 @@ def render(
 
 
 def _has_sound(source: Path) -> bool:
-    return source.is_file() and not is_pose_source(source) and media.probe_video(source).has_audio
+    """Whether there is sound to keep. What is no video at all is refused where its pictures are read, if anywhere."""
+    try:
+        return source.is_file() and not is_pose_source(source) and media.probe_video(source).has_audio
+    except MediaError:
+        return False
 
 
 def default_batch(device: torch.device) -> int:
@@ -193,18 +206,18 @@ def counted(frames: Iterator[np.ndarray], total: int, label: str, progress: Prog
 
 def _targets(poses: list[Path], output: Path | str, overwrite: bool) -> list[Path | str]:
     """Where each result goes; every place is checked before anything is computed."""
+    kind = media.output_kind(output)
     if len(poses) == 1:
         media.check_output(output, overwrite)
         return [output]
-    if media.output_kind(output) != "folder":
+    if kind != "folder":
         raise UsageError(f"{len(poses)} pose sources need a folder; end -o with a slash.")
     folder = Path(output)
     names = [Path(source).stem or Path(source).name for source in poses]
     if len(set(names)) < len(names):
         raise UsageError("two pose sources have the same name; rename one, since results are named after them.")
-    media.check_output(folder, True)
-    folder.mkdir(exist_ok=True)
+    media.check_output(f"{folder}/", True, owned=None)  # videos are added to a folder, which is not replaced
     targets = [folder / f"{name}.mp4" for name in names]
-    for target in targets:
+    for target in targets if folder.exists() else []:
         media.check_output(target, overwrite)
     return targets

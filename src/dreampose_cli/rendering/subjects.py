@@ -94,7 +94,7 @@ def load_photo(
     model = load_base(resolve_base(base, note, progress))
     config = model.config
     if pose is not None or config.photo.unet_channels == "surface":
-        views = read_views(model, [photo], [picture], [pose] if pose else None, config.estimator, str(device), note)
+        views = read_views(config, [photo], [picture], [pose] if pose else None, config.estimator, str(device), note)
     else:
         views = Views(
             fit_picture(picture, config.resolution, config.fit)[None], np.zeros((1, 3, *config.resolution), np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,12 +122,13 @@ def _in_order(tasks: list[_Task], workers: int) -> Iterator[dict]:
         yield from map(_write_clip, tasks)
         return
     # Fresh interpreters: a fork of a process that runs torch or ffmpeg threads can hang.
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_settle_worker) as pool:
         yield from pool.imap(_write_clip, tasks)
 
 
-def _one_thread() -> None:
+def _settle_worker() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
 
 
 def _write_clip(task: _Task) -> dict:

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from .. import __version__
 from ..device import pick_device
-from ..errors import OutputExistsError, UsageError
+from ..errors import OutputExistsError, TrainingError, UsageError
+from ..media import atomic_path
+from ..media.atomic import require_replaceable
 from ..model import components, hub
-from ..model.base import Base, load_base, save_base
+from ..model.base import COMPONENTS, Base, load_base, save_base, save_module
 from ..model.bases import list_bases, resolve_base
 from ..model.conditioning import prepare_photo
 from ..model.config import CONFIG_FILE
@@ -63,8 +64,14 @@ STAGES = {
 }
 
 
+# What a run leaves in its folder: a folder that holds anything else is never cleared or written over.
+OWN = {"checkpoints", "validation", "partial", "scheduler", CONFIG_FILE, ESTIMATOR_CONFIG, ESTIMATOR_FILE, *COMPONENTS}
+
+
 @dataclass(frozen=True)
 class TrainResult:
+    """`finished` is False where `stages` left something to do."""
+
     path: Path
     steps: int
     seconds: float
@@ -95,9 +102,10 @@ def train(
 ) -> TrainResult:
     """Train a base (or, with preset "estimator", an estimator) from the clips in `videos` into the folder `output`.
 
-    `max_steps` caps each stage. `stages` limits the run to some; the others must be finished in `output`. `resume` goes
-    on from the newest checkpoint. `base` is a base, or a Stable Diffusion (folder or Hub repository) to be widened into
-    one with `image_encoder`, a CLIP. Raises BaseError, TrainingError, UsageError, OutputExistsError.
+    `max_steps` caps each stage. `stages` limits the run to some: those before must be finished in `output`, those after
+    are left for another run. `resume` goes on from the newest checkpoint. `base` is a base, or a Stable Diffusion
+    (folder or Hub repository) to be widened into one with `image_encoder`, a CLIP. Raises BaseError, TrainingError,
+    UsageError, OutputError.
     """
     if preset is not None and preset not in STAGES:
         raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(STAGES)}.")
@@ -114,11 +122,19 @@ def train(
         name: _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, dtype, eight_bit_adam)
         for name, stage in STAGES[preset].items()
     }
-    total = sum(s.steps for s in settings.values())
+    if unknown := [name for name in stages or [] if name not in settings]:
+        raise UsageError(f"the preset {preset} has no stage {unknown[0]}; it has {', '.join(settings)}.")
+    chosen = [name for name in settings if stages is None or name in stages]
+    total = sum(settings[name].steps for name in chosen)
     marker = ESTIMATOR_CONFIG if preset == "estimator" else CONFIG_FILE
     checkpoints = output / "checkpoints"
+    before = list(settings)[: list(settings).index(chosen[0])]
+    if before and overwrite:
+        raise UsageError(f"the stage {chosen[0]} builds on {before[0]} in {output}; leave --overwrite or --stage out.")
     if not _may_start(output, marker, checkpoints, resume, overwrite, note):
         return TrainResult(output, total, 0.0, True)
+    for name in before:
+        _require_finished(name, checkpoints / name, settings[name].steps)
     output.mkdir(parents=True, exist_ok=True)
 
     where = pick_device(device)
@@ -144,11 +160,10 @@ def train(
 
     def stage(name: str, task, on_save=None) -> None:
         part = _labelled(progress, name)
-        go_on = resume or (stages is not None and name not in stages)
-        found = latest_checkpoint(checkpoints / name) if go_on else None
+        found = latest_checkpoint(checkpoints / name) if resume else None
         if found is not None:
             note(f"{name}: going on from {found.name}.")
-        run(task, settings[name], checkpoints=checkpoints / name, resume=go_on, progress=part, on_save=on_save)
+        run(task, settings[name], checkpoints=checkpoints / name, resume=resume, progress=part, on_save=on_save)
 
     if preset == "estimator":
         network = PoseNet().to(where)
@@ -157,6 +172,9 @@ def train(
         return TrainResult(output, total, time.monotonic() - started, True)
     if "vae" in settings:
         stage("vae", AutoencoderTask(model, frames, clips))
+        if "network" not in chosen:
+            note(f"the stage network is left: `--stage network --resume` makes {output} a base.")
+            return TrainResult(output, total, time.monotonic() - started, False)
         if model.adapter.texture is not None:
             model.adapter.texture.look_as(model.vae)
         shift, scale = latent_statistics(model, frames, clips)
@@ -176,8 +194,8 @@ def train(
         "frames": sum(clip.length for clip in clips),
         "seconds": round(time.monotonic() - started),
     }
-    if before := model.config.provenance:
-        provenance |= {"from": before} | ({"licence": before["licence"]} if "licence" in before else {})
+    if origin := model.config.provenance:
+        provenance |= {"from": origin} | ({"licence": origin["licence"]} if "licence" in origin else {})
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance)
     publish_base(model, output, torch.float16 if preset == "mini" else None)
     return TrainResult(output, total, time.monotonic() - started, True)
@@ -223,21 +241,32 @@ def _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, dtype
 
 def _may_start(output: Path, marker: str, checkpoints: Path, resume: bool, overwrite: bool, note: Note) -> bool:
     """Whether there is something to do in `output`; clears it for `overwrite`."""
+    if resume and (output / marker).exists():
+        note(f"{output} is finished already.")
+        return False
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(f"{output} is a file, and a base is a folder; choose another -o.")
+    inside = set(os.listdir(output)) if output.exists() else set()
+    started = bool(inside & {marker, checkpoints.name})
     if resume:
-        if (output / marker).exists():
-            note(f"{output} is finished already.")
-            return False
-        if not checkpoints.is_dir():
+        if not started and inside & OWN:
+            raise OutputExistsError(f"{output} holds {min(inside & OWN)}, but no training to go on with; choose another -o.")
+        if not any(latest_checkpoint(folder) for folder in checkpoints.glob("*")):
             note(f"{output} has no checkpoint; starting afresh.")
-        return True
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        ours = output.is_dir() and ((output / marker).exists() or checkpoints.is_dir())
-        if not (overwrite and ours):
-            raise OutputExistsError(
-                f"{output} exists already; add --resume to go on with it, --overwrite to train it anew, or choose another -o."
-            )
+    elif overwrite and started:
+        require_replaceable(output, True, OWN.__contains__)
         shutil.rmtree(output)
+    elif inside:
+        ways = "add --resume to go on with it, --overwrite to train it anew, or" if started else "it holds other files;"
+        raise OutputExistsError(f"{output} exists already; {ways} choose another -o.")
     return True
+
+
+def _require_finished(name: str, folder: Path, steps: int) -> None:
+    """TrainingError unless the stage `name`, which the others build on, has a checkpoint at `steps` or later."""
+    newest = latest_checkpoint(folder)
+    if newest is None or int(newest.name.removeprefix("step-")) < steps:
+        raise TrainingError(f"the stage {name} comes first and is not finished in {folder}; train it, or leave --stage out.")
 
 
 def _labelled(progress: Progress | None, label: str) -> Progress | None:
@@ -261,8 +290,7 @@ def publish_base(model: Base, output: Path, dtype: torch.dtype | None) -> None:
 
 
 def _publish_estimator(network: PoseNet, output: Path, frames: FrameStore, settings, seconds: float) -> None:
-    tensors = {k: v.detach().cpu().half().contiguous() for k, v in network.state_dict().items()}
-    save_file(tensors, output / ESTIMATOR_FILE)
+    save_module(network, output / ESTIMATOR_FILE, torch.float16)
     config = {
         "widths": list(network.widths),
         "resolution": list(frames.pictures.shape[1:3]),
@@ -274,7 +302,8 @@ def _publish_estimator(network: PoseNet, output: Path, frames: FrameStore, setti
             "seconds": round(seconds),
         },
     }
-    (output / ESTIMATOR_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(output / ESTIMATOR_CONFIG) as partial:
+        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def write_strip(model: Base, frames: FrameStore, path: Path, count: int = 6) -> None:

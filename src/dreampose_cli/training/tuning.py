@@ -25,7 +25,7 @@ from ..fitting import fit_picture, fit_pose
 from ..model.base import Base, load_base, save_module
 from ..model.bases import lasting_name, resolve_base
 from ..model.conditioning import encode, pictures_to_tensor
-from ..model.config import TuningSettings
+from ..model.config import BaseConfig, TuningSettings, read_config
 from ..model.revision import revision
 from ..model.surface import PARTS
 from ..poses.extraction import nobody, poses_of
@@ -87,13 +87,13 @@ def tune(
     if not photos:
         raise UsageError("tune needs at least one photo.")
     if poses and len(poses) != len(photos):
-        raise UsageError(f"{len(photos)} photos but {len(poses)} --pose: give one for each photo, in the same order.")
+        raise UsageError(f"{len(photos)} photos but {len(poses)} --poses: give one for each photo, in the same order.")
     pictures = [media.read_photo(path) for path in photos]
     folder = resolve_base(base, note, progress)
     where = pick_device(device)
-    model = load_base(folder, device=where)
-    preset = settle(model.config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size)
-    views = read_views(model, photos, pictures, poses, estimator or model.config.estimator, device, note)
+    config = read_config(folder)
+    preset = settle(config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size)
+    views = read_views(config, photos, pictures, poses, estimator or config.estimator, device, note)
     identity = {
         "version": SUBJECT_VERSION,
         "base": revision(folder),
@@ -109,29 +109,31 @@ def tune(
         cached = (entry / SUBJECT_FILE).exists()
         if not cached:
             partial = store.partial_folder(id)
-            fit_subject(model, views, preset, seed, identity["autocast"], partial / "checkpoints", progress, note)
-            description = {
-                "id": id,
-                "name": name,
-                "dreampose": __version__,
-                "base": {"name": lasting_name(folder), "path": str(folder), "revision": identity["base"]},
-                "photos": [
-                    {"file": str(path), "sha256": digest, "size": list(picture.shape[:2])}
-                    for path, digest, picture in zip(photos, identity["photos"], pictures, strict=True)
-                ],
-                "seconds": round(time.monotonic() - started, 1),
-                **{key: identity[key] for key in ("version", "settings", "seed")},
-            }
-            write_subject(model, views, description, partial)
+            if not (partial / SUBJECT_FILE).exists():  # else it was stopped after its last step, and is whole
+                model = load_base(folder, device=where)
+                fit_subject(model, views, preset, seed, identity["autocast"], partial / "checkpoints", progress, note)
+                description = {
+                    "id": id,
+                    "name": name,
+                    "dreampose": __version__,
+                    "base": {"name": lasting_name(folder), "path": str(folder.absolute()), "revision": identity["base"]},
+                    "photos": [
+                        {"file": str(path), "sha256": digest, "size": list(picture.shape[:2])}
+                        for path, digest, picture in zip(photos, identity["photos"], pictures, strict=True)
+                    ],
+                    "seconds": round(time.monotonic() - started, 1),
+                    **{key: identity[key] for key in ("version", "settings", "seed")},
+                }
+                write_subject(model, views, description, partial)
             shutil.rmtree(partial / "checkpoints", ignore_errors=True)
             entry = store.publish_partial(id, "subject")
-        elif name is not None:
+        if name is not None:
             _rename(entry, name)
     store.touch("subject", id)
     store.set_last_subject(id)
-    if cached and name is None:
+    if name is None:
         name = store.read_json(entry / SUBJECT_FILE).get("name")
-    return TunedSubject(id, name, model.config.name, entry, cached, time.monotonic() - started)
+    return TunedSubject(id, name, config.name, entry, cached, time.monotonic() - started)
 
 
 def settle(preset: TuningSettings, steps, decoder_steps, rate, decoder_rate, batch_size) -> TuningSettings:
@@ -146,9 +148,10 @@ def settle(preset: TuningSettings, steps, decoder_steps, rate, decoder_rate, bat
     return dataclasses.replace(preset, **{key: value for key, value in asked.items() if value is not None})
 
 
-def read_views(model: Base, photos, pictures, poses, estimator: str, device: str, note: Note | None = None) -> Views:
+def read_views(
+    config: BaseConfig, photos, pictures, poses, estimator: str, device: str, note: Note | None = None
+) -> Views:
     """Photos and their poses at the base's resolution; the poses from the given files, else from the estimator."""
-    config = model.config
     fitted = [fit_picture(picture, config.resolution, config.fit) for picture in pictures]
     frames = []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
@@ -209,7 +212,7 @@ def fit_subject(
     for name, task, steps, rate, batch, before in stages:
         settings = LoopSettings(
             steps=steps, learning_rate=rate, batch_size=batch, seed=seed, autocast=autocast,
-            save_every=max(20, steps // 4), keep=1,
+            decay=preset.decay, save_every=max(20, steps // 4), keep=1,
         )  # fmt: skip
 
         def report(done: int, _total, text: str = "", name: str = name, before: int = before) -> None:
@@ -321,7 +324,7 @@ def write_subject(model: Base, views: Views, description: dict, folder: Path) ->
     for i, (picture, pose) in enumerate(zip(views.pictures, views.poses, strict=True)):
         Image.fromarray(picture).save(folder / f"photo-{i + 1}.png")
         np.save(folder / f"pose-{i + 1}.npy", pose.astype(np.float32))
-    (folder / SUBJECT_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    store.write_json(folder / SUBJECT_FILE, description)
 
 
 def _rename(entry: Path, name: str) -> None:
