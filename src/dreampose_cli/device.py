@@ -28,6 +28,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def autocast_of(name: str, device: torch.device) -> str | None:
+    """The format that training casts to over float32 weights, None for none. Raises UsageError where it would lose."""
+    if name == "float16" and device.type != "cuda":
+        raise UsageError("training in float16 needs a CUDA device, which scales its gradients; use --dtype bfloat16.")
+    return name if name in ("bfloat16", "float16") else None
+
+
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on CUDA where the chip has it, else float32. Weights are held in this format."""
     if name == "auto":

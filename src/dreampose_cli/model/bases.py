@@ -58,6 +58,23 @@ def list_bases() -> list[BaseEntry]:
     return entries
 
 
+def register(folder: Path, note: Callable[[str], None] | None = None) -> None:
+    """Make a trained base known by its folder's name: a link in the store, so that `base ls` and the default see it.
+
+    A base of that name that was imported stays; then the folder's path names the new one.
+    """
+    link = store.path_of("base", folder.name)
+    try:
+        store.ensure()
+        link.parent.mkdir(exist_ok=True)
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+    except OSError:
+        if note:
+            note(f"{folder.name} is not a name for this base here; use --base {folder}.")
+
+
 def resolve_base(
     name: str | None,
     note: Callable[[str], None] | None = None,

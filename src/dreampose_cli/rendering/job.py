@@ -20,6 +20,7 @@ from ..poses.extraction import poses_of
 from ..poses.files import is_pose_source
 from ..poses.preview import colour
 from ..poses.sequence import PoseSequence, window_indices
+from ..sampling import check_steps
 from .batches import RenderSettings, render_frames
 from .subjects import Sitter, load_photo, load_subject
 
@@ -98,6 +99,7 @@ def render(
         seed=seed,
         noise=noise,
     )
+    check_steps(settings.steps, sitter.model.scheduler)
     prepared = prepare_photo(sitter.model, sitter.picture, sitter.pose)
     total = 0
     metadata = {

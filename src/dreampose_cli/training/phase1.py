@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 
 from .. import __version__
-from ..device import pick_device
+from ..device import autocast_of, pick_device
 from ..errors import OutputExistsError, TrainingError, UsageError
 from ..media import atomic_path
 from ..media.atomic import require_replaceable
 from ..model import components, hub
 from ..model.base import COMPONENTS, Base, load_base, save_base, save_module
-from ..model.bases import list_bases, resolve_base
+from ..model.bases import list_bases, register, resolve_base
 from ..model.conditioning import prepare_photo
 from ..model.config import CONFIG_FILE
 from ..model.presets import MINI, PAPER, build_mini, from_stable_diffusion
@@ -118,8 +118,10 @@ def train(
         raise UsageError("--image-encoder goes with --base and a Stable Diffusion; leave it out.")
     note = note or (lambda text: None)
     started = time.monotonic()
+    where = pick_device(device)
+    autocast = autocast_of(dtype, where)
     settings = {
-        name: _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, dtype, eight_bit_adam)
+        name: _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, autocast, eight_bit_adam)
         for name, stage in STAGES[preset].items()
     }
     if unknown := [name for name in stages or [] if name not in settings]:
@@ -137,7 +139,6 @@ def train(
         _require_finished(name, checkpoints / name, settings[name].steps)
     output.mkdir(parents=True, exist_ok=True)
 
-    where = pick_device(device)
     model = None
     if preset == "mini":
         model = build_mini(seed).to(where)
@@ -198,6 +199,7 @@ def train(
         provenance |= {"from": origin} | ({"licence": origin["licence"]} if "licence" in origin else {})
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance)
     publish_base(model, output, torch.float16 if preset == "mini" else None)
+    register(output, note)
     return TrainResult(output, total, time.monotonic() - started, True)
 
 
@@ -229,11 +231,10 @@ def _is_stable_diffusion(base: str) -> bool:
     return reference.repo == components.STABLE_DIFFUSION.repo or not hub.is_base(reference)
 
 
-def _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, dtype, eight_bit_adam) -> LoopSettings:
+def _settle(stage, max_steps, save_every, batch_size, learning_rate, seed, autocast, eight_bit_adam) -> LoopSettings:
     asked = {"save_every": save_every, "batch_size": batch_size, "learning_rate": learning_rate}
     changes = {key: value for key, value in asked.items() if value is not None}
     steps = min(stage.steps, max_steps) if max_steps else stage.steps
-    autocast = dtype if dtype in ("bfloat16", "float16") else None
     return dataclasses.replace(
         stage, steps=steps, seed=seed, autocast=autocast, eight_bit_adam=eight_bit_adam, **changes
     )
@@ -250,7 +251,9 @@ def _may_start(output: Path, marker: str, checkpoints: Path, resume: bool, overw
     started = bool(inside & {marker, checkpoints.name})
     if resume:
         if not started and inside & OWN:
-            raise OutputExistsError(f"{output} holds {min(inside & OWN)}, but no training to go on with; choose another -o.")
+            raise OutputExistsError(
+                f"{output} holds {min(inside & OWN)}, but no training to go on with; choose another -o."
+            )
         if not any(latest_checkpoint(folder) for folder in checkpoints.glob("*")):
             note(f"{output} has no checkpoint; starting afresh.")
     elif overwrite and started:
@@ -266,7 +269,9 @@ def _require_finished(name: str, folder: Path, steps: int) -> None:
     """TrainingError unless the stage `name`, which the others build on, has a checkpoint at `steps` or later."""
     newest = latest_checkpoint(folder)
     if newest is None or int(newest.name.removeprefix("step-")) < steps:
-        raise TrainingError(f"the stage {name} comes first and is not finished in {folder}; train it, or leave --stage out.")
+        raise TrainingError(
+            f"the stage {name} comes first and is not finished in {folder}; train it, or leave --stage out."
+        )
 
 
 def _labelled(progress: Progress | None, label: str) -> Progress | None:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import __version__, media, store
-from ..device import pick_device
+from ..device import autocast_of, pick_device
 from ..errors import NoPersonError, PoseError, StoreError, UsageError
 from ..fitting import fit_picture, fit_pose
 from ..model.base import Base, load_base, save_module
@@ -101,7 +101,7 @@ def tune(
         "poses": store.key(np.ascontiguousarray(views.poses).tobytes()),
         "settings": asdict(preset),
         "seed": seed,
-        "autocast": dtype if dtype in ("bfloat16", "float16") else None,
+        "autocast": autocast_of(dtype, where),
     }
     id = store.key("subject", identity)
     with store.lock(f"subject-{id}", waiting=note, what=f"the subject {id}"):
@@ -116,7 +116,11 @@ def tune(
                     "id": id,
                     "name": name,
                     "dreampose": __version__,
-                    "base": {"name": lasting_name(folder), "path": str(folder.absolute()), "revision": identity["base"]},
+                    "base": {
+                        "name": lasting_name(folder),
+                        "path": str(folder.absolute()),
+                        "revision": identity["base"],
+                    },
                     "photos": [
                         {"file": str(path), "sha256": digest, "size": list(picture.shape[:2])}
                         for path, digest, picture in zip(photos, identity["photos"], pictures, strict=True)
