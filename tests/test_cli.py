@@ -254,7 +254,8 @@ def test_verbose_tells_the_whole_story(capsys, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_ends_with_130():
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells start background jobs without it
         "from dreampose_cli import diagnosis\n"
         "from dreampose_cli.__main__ import main\n"
         "def examine():\n"

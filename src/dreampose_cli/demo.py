@@ -125,7 +125,11 @@ def _pictures(folder: Path, truth, untuned, tuned) -> None:
     media.write_frames(folder / "out.mp4", frames, fps=FPS, metadata={"notice": "AI-generated"})
     chosen = np.linspace(0, len(tuned) - 1, 7).round().astype(int)
     rows = {"driving video": dance, "pose": poses, "untuned": untuned, "tuned": tuned, "truth": truth}
-    columns = [_captioned(np.concatenate([photo] + [np.full_like(photo, 255)] * 4), "photo", 2)]
+    columns = [
+        _captioned(
+            np.concatenate([photo] + [np.full_like(photo, 255)] * 4), "photo, and right of it the driving video", 2
+        )
+    ]
     for i in chosen:
         columns.append(_captioned(np.concatenate([row[i] for row in rows.values()]), f"frame {i}", 2))
     strip = np.concatenate(columns, axis=1)
@@ -135,7 +139,6 @@ def _pictures(folder: Path, truth, untuned, tuned) -> None:
     for k, name in enumerate(rows):
         if k:
             draw.text((12, 24 + height * k + height // 2), name, fill=(60, 60, 60), font=ImageFont.load_default(24))
-    draw.text((12, 24 + height - 34), "right: driving video", fill=(60, 60, 60), font=ImageFont.load_default(18))
     picture.save(folder / "strip.png")
 
 

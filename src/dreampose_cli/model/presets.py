@@ -34,7 +34,7 @@ MINI = BaseConfig(
     photo=PhotoSettings(adapter="spatial", unet_channels="surface"),
     sampling=SamplingSettings(sampler="ddim", steps=4, image_guidance=1.0, pose_guidance=1.0),
     tuning=TuningSettings(
-        steps=60,
+        steps=32,
         learning_rate=1.5e-4,
         batch_size=8,
         decay=0.5,
