@@ -15,6 +15,7 @@ import re
 import threading
 import zipfile
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -282,8 +283,9 @@ class _FilePoses(PoseSequence):
             )
         return frame
 
+    @abstractmethod
     def _read(self, file: Path) -> np.ndarray:
-        raise NotImplementedError
+        """One file as a pose frame (3, H, W). Raises PoseError."""
 
 
 class _NpyPoses(_FilePoses):

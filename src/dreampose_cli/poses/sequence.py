@@ -7,6 +7,7 @@ in [0, 1], all zero in the background.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..errors import UsageError
 from ..media.files import first_index, require_frames, require_range, resampled_length, shown_index
 
 
-class PoseSequence:
+class PoseSequence(ABC):
     """Pose frames of one size at a constant rate, with random access; subclasses read them from where they are.
 
     size: (height, width). fps: frames per second. has_parts: False where the source knows no body parts (the files of
@@ -36,9 +37,9 @@ class PoseSequence:
         self.source = source
         self._length = length
 
+    @abstractmethod
     def frame(self, i: int) -> np.ndarray:
         """Pose frame `i`, 0 <= i < len: float32 (3, H, W), a fresh array. Raises PoseError if it cannot be read."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self._length
