@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from dreampose_cli.poses.sequence import PosesInMemory
 from dreampose_cli.rendering import render
 from dreampose_cli.rendering.batches import RenderSettings, render_frames
 from dreampose_cli.rendering.job import pose_windows
+from dreampose_cli.rendering.memory import SMALLEST, Portions
 from dreampose_cli.training import tuning
 from dreampose_cli.training.tuning import random_crop, tune
 
@@ -133,7 +136,7 @@ def test_a_frame_costs_its_rows_and_one_decode(tiny_base, clip, photo, guidance,
     prepared = prepare_photo(base, media.read_photo(photo), poses.frame(0))
     assert (counts["encode"], counts["clip"]) == (2, 2)  # the photo and the null photo, once
     settings = RenderSettings("ddim", 3, *guidance)
-    frames = list(render_frames(base, prepared, pose_windows(base, poses), settings, batch_size=3))
+    frames = list(render_frames(base, prepared, pose_windows(base, poses), settings, Portions(3, decoded=2)))
     assert len(frames) == len(poses) == 8
     assert counts == {"unet": 8 * 3 * rows, "decode": 8, "encode": 2, "clip": 2}
 
@@ -143,7 +146,10 @@ def test_batching_does_not_change_a_frame(tiny_base, clip, photo):
     poses = open_poses(clip / "video.poses")
     prepared = prepare_photo(base, media.read_photo(photo), poses.frame(0))
     settings = RenderSettings("pndm", 3, 2.0, 1.5, seed=4)
-    one, many = (list(render_frames(base, prepared, pose_windows(base, poses), settings, n)) for n in (1, 5))
+    one, many = (
+        list(render_frames(base, prepared, pose_windows(base, poses), settings, portions))
+        for portions in (SMALLEST, Portions(5))
+    )
     assert max(np.abs(a.astype(int) - b).max() for a, b in zip(one, many, strict=True)) <= 1
 
 
@@ -259,6 +265,24 @@ def test_a_subject_carries_its_base(clip, subject, tiny_base, tmp_path):
             render(**options, overwrite=True)
     finally:
         (tiny_base / "base.json").write_text(before)
+
+
+def test_a_photo_tuned_on_two_bases_is_the_one_of_the_base_asked_for(tiny_base, clip, photo, tmp_path):
+    from dreampose_cli.rendering.subjects import load_subject
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_base, other)
+    config = dataclasses.replace(load_base(tiny_base).config, name="other")
+    (other / "base.json").write_text(config.to_json())
+    tuned = {
+        str(base): tune([photo], base=str(base), poses=[clip / "video.poses"], steps=0, decoder_steps=0).id
+        for base in (tiny_base, other)  # "other" is the newest
+    }
+    for base, id in tuned.items():
+        sitter = load_subject(str(photo), base, 1, torch.device("cpu"), torch.float32)
+        assert sitter.label == f"subject {id}" and sitter.model.config.name == Path(base).name
+    with pytest.raises(UsageError, match="tuned on the base other"):
+        load_subject(str(photo), "mini", 1, torch.device("cpu"), torch.float32)
 
 
 def test_damaged_subjects_are_one_sentence(clip, subject, tmp_path):

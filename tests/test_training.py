@@ -192,8 +192,9 @@ def test_frames_are_prepared_once_and_bad_clips_left_out(clips, tmp_path, cache)
     assert frames.pictures.shape == (32, 48, 32, 3)
     pose = frames.pose([0])[0]
     assert pose[0].max() <= 24 and 0 < pose[1].max() <= 1
-    made = (frames.folder / "pictures.bin").stat().st_mtime_ns
-    assert (prepare_frames(data, (48, 32)).folder / "pictures.bin").stat().st_mtime_ns == made
+    made = {p: p.stat().st_mtime_ns for p in frames.folder.glob("*.shard")}
+    assert len(made) == 4
+    assert {p: p.stat().st_mtime_ns for p in prepare_frames(data, (48, 32)).folder.glob("*.shard")} == made
     window = frames.window(frames.clips[0], 0, 5, 12.0, "edge")
     assert window.shape == (5, 3, 48, 32) and np.array_equal(window[0], window[2])
     slower = frames.window(frames.clips[0], 3, 5, 6.0, "edge")  # every second frame

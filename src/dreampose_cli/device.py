@@ -1,8 +1,12 @@
-"""Which device and number format to compute with."""
+"""Which device and number format to compute with, and how much memory is free there."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import psutil
 import torch
+from torch import nn
 
 from .errors import UsageError
 
@@ -29,7 +33,12 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def autocast_of(name: str, device: torch.device) -> str | None:
-    """The format that training casts to over float32 weights, None for none. Raises UsageError where it would lose."""
+    """The format that training casts to over float32 weights, None for none. Raises UsageError where it would lose.
+
+    `auto`: bfloat16 on CUDA where the chip has it, else none.
+    """
+    if name == "auto":
+        return "bfloat16" if pick_dtype(name, device) == torch.bfloat16 else None
     if name == "float16" and device.type != "cuda":
         raise UsageError("training in float16 needs a CUDA device, which scales its gradients; use --dtype bfloat16.")
     return name if name in ("bfloat16", "float16") else None
@@ -41,3 +50,54 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
     return getattr(torch, name)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process can still take on `device`."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return min([psutil.virtual_memory().available, *_container_room()])
+
+
+def _container_room() -> list[int]:
+    """What the control group of this process leaves, where it has a limit (Linux; versions 2 and 1).
+
+    Cached files count as free: the kernel drops them when memory is asked for.
+    """
+    room = []
+    for folder, limit, taken in (("", "memory.max", "anon"), ("memory", "memory.limit_in_bytes", "total_rss")):
+        home = Path("/sys/fs/cgroup", folder)
+        try:
+            counts = dict(line.split() for line in (home / "memory.stat").read_text().splitlines())
+            room.append(max(0, int((home / limit).read_text()) - int(counts[taken])))
+        except (OSError, ValueError, KeyError):
+            continue  # not there, not ours, or without a limit ("max")
+    return room
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; each device has words of its own for it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def release(device: torch.device) -> None:
+    """Give the allocator's unused blocks back."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def put_away(*modules: nn.Module) -> None:
+    """Move components that are not in use any more to the CPU's memory."""
+    devices = {parameter.device for module in modules for parameter in module.parameters()}
+    for module in modules:
+        module.to("cpu")
+    for device in devices:
+        release(device)

@@ -11,6 +11,10 @@
     ├── SubjectError               a subject that is unknown, incomplete or of another version
     ├── StoreError                 the user cache cannot be read or written
     ├── TrainingError              training cannot start or go on
+    │   └── TrainingStopped        exit code 143: SIGTERM came, and the state was saved
+    ├── EvaluationError            clips cannot be compared, or a metric is beyond the limit that was set
+    ├── OutOfMemoryError           the device has too little memory, even for the smallest portion
+    ├── JobsError                  some of several renders failed; the others are done
     └── OutputError                a result cannot be written where it was asked for
         └── OutputExistsError      it exists already and --overwrite was not given
 
@@ -59,6 +63,24 @@ class StoreError(DreamposeError):
 
 class TrainingError(DreamposeError):
     """Training cannot start or go on."""
+
+
+class EvaluationError(DreamposeError):
+    """Clips cannot be compared, or a metric is beyond the limit that was set."""
+
+
+class TrainingStopped(TrainingError):
+    """SIGTERM came: the state was saved at the end of the step, and `--resume` goes on."""
+
+    exit_code = 143  # what a shell reports for a process that SIGTERM ended
+
+
+class OutOfMemoryError(DreamposeError):
+    """The device has too little memory, even for the smallest portion of the work."""
+
+
+class JobsError(DreamposeError):
+    """Some of several renders failed; the others are done."""
 
 
 class OutputError(DreamposeError):

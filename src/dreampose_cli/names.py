@@ -7,13 +7,18 @@ import re
 
 from .errors import UsageError
 
-SAMPLERS = ("pndm", "ddim", "dpm++")
+SAMPLERS = ("pndm", "ddim", "dpm++", "dpm++-karras", "dpm++-sde", "unipc")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 PRESETS = ("mini", "estimator", "paper")
 ESTIMATORS = ("mini", "r50", "r101")  # those with a name; others by path
 POSE_FORMATS = ("poses", "iuv", "dreampose")
 STAGES = ("vae", "network", "estimator")
+POSE_CHANNELS = ("uv", "iuv")
+PHOTO_CHANNELS = ("none", "latents", "surface")
+TRACKERS = ("tensorboard",)
 NOISES = ("clip", "frame")
+MEMORIES = ("auto", "low")
+ALIGNMENTS = ("auto", "on", "off")
 
 GUIDANCE_RANGE = (0.0, 30.0)
 STEPS_RANGE = (1, 1000)

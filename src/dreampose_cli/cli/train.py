@@ -2,44 +2,91 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
-from ..names import PRESETS, STAGES, check_choice
+from ..errors import TrainingStopped, UsageError
+from ..names import PHOTO_CHANNELS, POSE_CHANNELS, PRESETS, STAGES, TRACKERS, check_choice
+from ..training.launched import local_rank, process_rank
 from . import options
 from .output import Output, duration
 
 PRESET = "preset's"
+WORKERS = min(8, os.cpu_count() or 1)
 
 
 def _stages(values: list[str] | None) -> list[str] | None:
     return [check_choice("stage", value, STAGES) for value in values] if values else None
 
 
+def _window(value: int | None) -> int | None:
+    if value is not None and (value % 2 == 0 or not 1 <= value <= 25):
+        raise UsageError(f"--window is {value}, but must be an odd number from 1 to 25.")
+    return value
+
+
+def _share(value: float | None) -> float | None:
+    if value is not None and not 0 <= value < 1:
+        raise UsageError(f"--ema is {value:g}, but must be from 0 (none) to just below 1, such as 0.9999.")
+    return value
+
+
+def _choice(option: str, what: str, choices: tuple[str, ...], help: str, default: str | bool = True):
+    return typer.Option(
+        option,
+        metavar=what.upper(),
+        help=help,
+        callback=options.one_of(what, choices),
+        autocompletion=lambda: list(choices),
+        show_default=default,
+    )
+
+
 def train(
-    videos: Annotated[
-        Path, typer.Argument(metavar="VIDEOS", help="Folder of clips with poses, as `synth` writes it.")
-    ],
+    videos: Annotated[Path, typer.Argument(metavar="VIDEOS", help="Folder of clips; docs/train.md has the layouts.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BASE", help="The base to write, a folder.")],
     preset: Annotated[
         str | None,
-        typer.Option(
+        _choice(
             "--preset",
-            metavar="PRESET",
-            help="mini or estimator, from nothing; or paper, from --base.",
-            callback=options.one_of("preset", PRESETS),
-            autocompletion=lambda: list(PRESETS),
-            show_default="mini, with --base paper",
+            "preset",
+            PRESETS,
+            "mini, new or from --base; paper, from --base; estimator.",
+            "mini, with --base paper",
         ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="BASE", help="A base to start from, or a Stable Diffusion, here or on the Hub."),
+        typer.Option(
+            "--base", metavar="BASE", help="A base to train further, or a Stable Diffusion, here or on the Hub."
+        ),
     ] = None,
     image_encoder: options.ImageEncoder = None,
+    vae: Annotated[
+        str | None,
+        typer.Option("--vae", metavar="BASE", help="Take the autoencoder of this base, with --preset mini."),
+    ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option("--photos", metavar="FOLDER", help="Also folders of photos, one for each person."),
+    ] = None,
+    estimator: options.Estimator = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window", metavar="N", help="Poses in a window, such as 1.", callback=_window, show_default=PRESET
+        ),
+    ] = None,
+    pose_channels: Annotated[
+        str | None, _choice("--pose-channels", "channels", POSE_CHANNELS, "uv or iuv.", PRESET)
+    ] = None,
+    photo_channels: Annotated[
+        str | None, _choice("--photo-channels", "channels", PHOTO_CHANNELS, "none, latents or surface.", PRESET)
+    ] = None,
+    no_vae_tokens: Annotated[bool, typer.Option("--no-vae-tokens", help="Condition on CLIP's tokens alone.")] = False,
     stages: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,11 +97,26 @@ def train(
             show_default="all",
         ),
     ] = None,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            "--epochs",
+            metavar="E",
+            help="Passes over the training frames.",
+            callback=options.positive("--epochs"),
+            show_default="paper: 5",
+        ),
+    ] = None,
     max_steps: Annotated[
-        int | None, options.whole("--max-steps", "N", "At most so many steps in each stage.", 1, default=PRESET)
+        int | None, options.whole("--max-steps", "N", "Steps of each stage, in place of epochs.", 1, default=PRESET)
     ] = None,
     save_every: Annotated[
         int | None, options.whole("--save-every", "N", "Steps from one checkpoint to the next.", 1, default=PRESET)
+    ] = None,
+    keep: Annotated[int | None, options.whole("--keep", "K", "Keep the last K checkpoints.", 1, default="2")] = None,
+    validate_every: Annotated[
+        int | None,
+        options.whole("--validate-every", "N", "Steps from one look to the next.", 1, default="--save-every"),
     ] = None,
     learning_rate: Annotated[
         float | None,
@@ -66,12 +128,22 @@ def train(
             show_default=PRESET,
         ),
     ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            "--ema", metavar="DECAY", help="Average the weights; 0 for none.", callback=_share, show_default=PRESET
+        ),
+    ] = None,
     seed: options.Seed = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in -o, if there is one.")
     ] = False,
     batch_size: Annotated[
-        int | None, options.whole("--batch-size", "N", "Samples at once; fewer need less memory.", 1, default=PRESET)
+        int | None,
+        options.whole("--batch-size", "N", "Samples at once in each process.", 1, default="preset's, divided"),
+    ] = None,
+    accumulate: Annotated[
+        int | None, options.whole("--accumulate", "N", "Compute each step in N parts.", 1, default="1")
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -81,6 +153,13 @@ def train(
     eight_bit_adam: Annotated[
         bool, typer.Option("--8bit-adam", help="Keep the optimizer in 8 bits; needs bitsandbytes.")
     ] = False,
+    tracker: Annotated[
+        str | None, _choice("--tracker", "tracker", TRACKERS, "tensorboard: write BASE/logs for it.", "none")
+    ] = None,
+    workers: Annotated[
+        int, options.whole("--workers", "N", "Processes that prepare clips.", 1, 512, default="one a core, at most 8")
+    ] = WORKERS,
+    loaders: Annotated[int, options.whole("--loaders", "N", "Threads that load samples ahead.", 0, 512)] = 2,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -88,40 +167,65 @@ def train(
 ) -> None:
     """Train a base on fashion videos (phase 1); print its path.
 
-    Checkpoints are kept in BASE/checkpoints: after Ctrl-C, a kill or a power cut the same command with --resume goes
-    on, and where it is finished it does nothing.
+    Clips are decoded once into the cache. Checkpoints are kept in BASE/checkpoints: after Ctrl-C, a kill or a power cut
+    the same command with --resume goes on, and where it is finished it does nothing. SIGTERM saves first (exit code
+    143). Several GPUs or machines: `accelerate launch -m dreampose_cli train ...`.
 
     Examples:
       dreampose synth clips/ --subjects 2000 --png
       dreampose train clips/ -o my-base --resume
+      dreampose train clips/ -o better --base my-base --preset mini
       dreampose train videos/ -o people --base CompVis/stable-diffusion-v1-4
     """
+    if local_rank() > 0:  # of the processes on one machine, one speaks
+        quiet, verbose = True, False
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: one keeps what is in -o, the other removes it.")
     from ..training.phase1 import train as train_base
 
-    with out.progress(None, "training") as progress:
-        trained = train_base(
-            videos,
-            output,
-            preset=preset,
-            base=base,
-            image_encoder=image_encoder,
-            max_steps=max_steps,
-            save_every=save_every,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            seed=seed,
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
-            dtype=dtype,
-            gradient_checkpointing=gradient_checkpointing,
-            eight_bit_adam=eight_bit_adam,
-            stages=stages,
-            progress=progress,
-            note=out.note,
-        )
-    out.note(f"{options.counted(trained.steps, 'step')} in {duration(trained.seconds)}")
-    out.result(trained.path, trained)
+    try:
+        with out.progress(None, "training") as progress:
+            trained = train_base(
+                videos,
+                output,
+                preset=preset,
+                base=base,
+                image_encoder=image_encoder,
+                vae=vae,
+                photos=photos,
+                estimator=estimator,
+                window=window,
+                pose_channels=pose_channels,
+                photo_channels=photo_channels,
+                vae_tokens=False if no_vae_tokens else None,
+                epochs=epochs,
+                max_steps=max_steps,
+                save_every=save_every,
+                keep=keep,
+                validate_every=validate_every,
+                batch_size=batch_size,
+                accumulate=accumulate,
+                learning_rate=learning_rate,
+                ema=ema,
+                seed=seed,
+                resume=resume,
+                overwrite=overwrite,
+                device=device,
+                dtype=dtype,
+                gradient_checkpointing=gradient_checkpointing,
+                eight_bit_adam=eight_bit_adam,
+                stages=stages,
+                tracker=tracker,
+                workers=workers,
+                loaders=loaders,
+                progress=progress,
+                note=out.note,
+            )
+    except TrainingStopped as stopped:
+        out.note(f"{stopped} The same command with --resume goes on.")
+        raise typer.Exit(stopped.exit_code) from None
+    if trained.seconds:
+        out.note(f"{options.counted(trained.steps, 'step')} in {duration(trained.seconds)}")
+    if process_rank() == 0:
+        out.result(trained.path, trained)

@@ -23,7 +23,7 @@ class TextureEncoder(nn.Module):
     detail is a frozen copy of the VAE's encoder, which sees the carried picture: where that is right, so is the guess.
     """
 
-    def __init__(self, inputs: int, vae: AutoencoderKL, width: int = 64, dilations: tuple[int, ...] = (1, 2, 4, 1)):
+    def __init__(self, inputs: int, vae: AutoencoderKL, dilations: tuple[int, ...], width: int = 64):
         super().__init__()
         self.latent_channels = vae.config.latent_channels
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -64,7 +64,8 @@ class PooledAdapter(nn.Module):
 
     Parameter names are the official ones (`vae2clip`, `linear1`), so its checkpoints load as they are. The official
     sizes (1280, 768, 50) follow from a 512 x 640 base; here they follow from `latent_shape` = (C, h, w),
-    `tokens` and `width`. `texture`: input channels of a `TextureEncoder`, 0 for none; `vae`: for its eye.
+    `tokens` and `width`. `texture`: input channels of a `TextureEncoder`, 0 for none; `vae`: for its eye;
+    `dilations`: of its blocks.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class PooledAdapter(nn.Module):
         width: int,
         texture: int = 0,
         vae: AutoencoderKL | None = None,
+        dilations: tuple[int, ...] = (),
     ):
         super().__init__()
         channels, height, wide = latent_shape
@@ -82,7 +84,7 @@ class PooledAdapter(nn.Module):
         with torch.no_grad():
             self.linear1.weight.copy_(torch.eye(tokens, tokens + channels))
             self.linear1.bias.zero_()
-        self.texture = TextureEncoder(texture, vae) if texture else None
+        self.texture = TextureEncoder(texture, vae, dilations) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:
         """clip (B, T, D), latents (B, C, h, w) or None for CLIP only -> context (B, T, D)."""
@@ -108,6 +110,7 @@ class SpatialAdapter(nn.Module):
         width: int,
         texture: int = 0,
         vae: AutoencoderKL | None = None,
+        dilations: tuple[int, ...] = (),
         hidden: int = 64,
         stride: int = 4,
     ):
@@ -129,7 +132,7 @@ class SpatialAdapter(nn.Module):
         )
         nn.init.zeros_(self.convolutions[-1].weight)
         nn.init.zeros_(self.convolutions[-1].bias)
-        self.texture = TextureEncoder(texture, vae) if texture else None
+        self.texture = TextureEncoder(texture, vae, dilations) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:
         """clip (B, T, D), latents (B, C, h, w) or None for CLIP only -> context (B, T + grid, D)."""

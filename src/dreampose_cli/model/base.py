@@ -134,7 +134,9 @@ def make_adapter(config: BaseConfig, vae: AutoencoderKL, image_encoder: CLIPVisi
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)
     texture = texture_inputs(config, factor)
-    return ADAPTERS[config.photo.adapter](shape, tokens, vision.hidden_size, texture, vae)
+    return ADAPTERS[config.photo.adapter](
+        shape, tokens, vision.hidden_size, texture, vae, config.photo.texture_dilations
+    )
 
 
 def save_base(base: Base, folder: Path, dtype: torch.dtype | None = None) -> Path:
@@ -156,8 +158,13 @@ def save_base(base: Base, folder: Path, dtype: torch.dtype | None = None) -> Pat
 
 def save_module(module: nn.Module, file: Path, dtype: torch.dtype | None = None) -> None:
     """The weights of one module as safetensors, cast to `dtype` on the way if given."""
+    save_tensors(module.state_dict(), file, dtype)
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path, dtype: torch.dtype | None = None) -> None:
+    """Tensors by their names as safetensors, cast to `dtype` on the way if given."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in module.state_dict().items()}
+    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in tensors.items()}
     save_file(tensors, file, metadata={"format": "pt"})
     mask = os.umask(0)  # there is no other way to ask for it; safetensors writes for the owner alone
     os.umask(mask)

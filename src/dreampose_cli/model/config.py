@@ -51,6 +51,7 @@ class PhotoSettings:
     adapter: str = "pooled"  # "pooled": four VAE tokens as published; "spatial": a grid of VAE tokens
     vae_tokens: bool = True  # False: the ablation "CLIP only"
     unet_channels: str = "none"  # photo channels concatenated at the UNet input: "none", "latents" or "surface"
+    texture_dilations: tuple[int, ...] = (1, 2, 4, 1)  # "surface": one residual block of the texture encoder each
     guess_variance: float = 0.1  # "surface": how far the texture encoder's guess is trusted, see `model.prior`
 
 
@@ -80,6 +81,7 @@ class TuningSettings:
     decay: float = 0.0  # share of each phase, at its end, over which the learning rate falls to zero
     hide: float = 0.0  # share of samples whose conditioning photo has half of its body parts hidden ("surface" only)
     gradient_checkpointing: bool = False
+    rank: int = 0  # 0: all weights are tuned; else low-rank updates of this rank (`model.lowrank`)
 
 
 @dataclass(frozen=True)

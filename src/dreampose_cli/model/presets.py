@@ -31,7 +31,7 @@ MINI = BaseConfig(
     latent_shift=(0.0, 0.0, 0.0, 0.0),
     latent_scale=(1.0, 1.0, 1.0, 1.0),
     poses=PoseSettings(channels="iuv", to_latents="area", training_fps=12.0),
-    photo=PhotoSettings(adapter="spatial", unet_channels="surface"),
+    photo=PhotoSettings(adapter="spatial", unet_channels="surface", texture_dilations=(1, 2, 4, 1, 2, 4, 2, 1)),
     sampling=SamplingSettings(sampler="ddim", steps=4, image_guidance=1.0, pose_guidance=1.0),
     tuning=TuningSettings(
         steps=32,

@@ -27,10 +27,15 @@ class AutoencoderTask:
         self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
         self.modules: dict[str, nn.Module] = {"vae": base.vae}
 
-    def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
-        target = self._crops(draw, settings.batch_size).to(self.base.device)
+    def load(self, draws: list[Draw]) -> tuple[Tensor, list[Draw]]:
+        crops = np.stack([self._crop(draw.numpy) for draw in draws])
+        return pictures_to_tensor(crops, self.base.config.target_range), draws
+
+    def loss(self, loaded: tuple[Tensor, list[Draw]], step: int, settings: LoopSettings) -> Tensor:
+        target, draws = loaded[0].to(self.base.device), loaded[1]
         posterior = self.base.vae.encode(target).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=draw.torch).to(target.device)
+        shape = posterior.mean.shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=draw.torch) for draw in draws]).to(target.device)
         output = self.base.vae.decode(posterior.mean + posterior.std * noise).sample
         thumbnail = F.avg_pool2d(target, self.base.factor)
         loss = reconstruction_loss(output, target, self.base.factor)
@@ -40,18 +45,17 @@ class AutoencoderTask:
             loss = loss + pull * F.l1_loss(posterior.mean[:, :3], thumbnail)
         return loss
 
-    def _crops(self, draw: Draw, count: int) -> Tensor:
-        rng, size = draw.numpy, self.crop
-        out = np.empty((count, size, size, 3), np.uint8)
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        """A crop of a frame around its figure, its colour channels exchanged half of the time: uint8 (s, s, 3)."""
+        size = self.crop
         height, width = self.frames.pictures.shape[1:3]
-        for i, row in enumerate(rng.choice(self.rows, count)):
-            body = np.argwhere(self.frames.poses[row, 0, ::4, ::4] > 0) * 4
-            centre = body[rng.integers(len(body))] if len(body) and rng.random() < 0.9 else (height // 2, width // 2)
-            top = int(np.clip(centre[0] - size // 2 + rng.integers(-16, 17), 0, height - size))
-            left = int(np.clip(centre[1] - size // 2 + rng.integers(-16, 17), 0, width - size))
-            picture = self.frames.pictures[row, top : top + size, left : left + size]
-            out[i] = picture[..., rng.permutation(3)] if rng.random() < 0.5 else picture
-        return pictures_to_tensor(out, self.base.config.target_range)
+        row = rng.choice(self.rows)
+        body = np.argwhere(self.frames.poses[row, 0, ::4, ::4] > 0) * 4
+        centre = body[rng.integers(len(body))] if len(body) and rng.random() < 0.9 else (height // 2, width // 2)
+        top = int(np.clip(centre[0] - size // 2 + rng.integers(-16, 17), 0, height - size))
+        left = int(np.clip(centre[1] - size // 2 + rng.integers(-16, 17), 0, width - size))
+        picture = self.frames.pictures[row][top : top + size, left : left + size]
+        return picture[..., rng.permutation(3)] if rng.random() < 0.5 else picture
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:

@@ -6,9 +6,11 @@ subject's own photos. Both are a source of `Batch`es for the one loss here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -40,7 +42,8 @@ class Batch:
     """B training samples. The photo conditions, the target is predicted.
 
     target and photo_latents (B, C, h, w); photos uint8 (B, H, W, 3); photo_poses (B, 3, H, W); windows
-    (B, n, 3, H, W), the target's own pose in the middle.
+    (B, n, 3, H, W), the target's own pose in the middle; clip, the photos as CLIP sees them (B, 3, s, s), where that was
+    computed ahead.
     """
 
     target: Tensor
@@ -48,6 +51,26 @@ class Batch:
     photos: np.ndarray
     photo_poses: Tensor
     windows: Tensor
+    clip: Tensor | None = None
+
+
+@dataclass
+class Chance:
+    """What is random about B samples beside their pictures: noise (B, C, h, w), timesteps (B,), and fate (B,) in [0, 1),
+    which decides what is dropped."""
+
+    noise: Tensor
+    timesteps: Tensor
+    fate: Tensor
+
+    @classmethod
+    def of(cls, generator: torch.Generator, shape: tuple[int, ...], timesteps: int) -> Chance:
+        """Drawn on the CPU for samples whose latents are of `shape`, (B, C, h, w)."""
+        return cls(
+            torch.randn(shape, generator=generator),
+            torch.randint(0, timesteps, shape[:1], generator=generator),
+            torch.rand(shape[0], generator=generator),
+        )
 
 
 class Source(Protocol):
@@ -78,17 +101,23 @@ class DenoisingTask:
         self.schedule = make_sampler("ddim", base.scheduler)
 
     def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
-        base, config = self.base, self.base.config
         batch = self.source.draw(draw.numpy, settings.batch_size)
-        count = settings.batch_size
+        return self.denoise(batch, Chance.of(draw.torch, tuple(batch.target.shape), self.timesteps))
+
+    @property
+    def timesteps(self) -> int:
+        return self.schedule.config.num_train_timesteps
+
+    def denoise(self, batch: Batch, chance: Chance) -> Tensor:
+        """The loss of predicting what was added to the targets: a mean over the samples."""
+        base, config = self.base, self.base.config
+        count = len(batch.target)
         target = batch.target.to(base.device)
         windows = batch.windows.to(base.device)
-        noise = torch.randn(target.shape, generator=draw.torch).to(base.device)
-        timesteps = torch.randint(0, self.schedule.config.num_train_timesteps, (count,), generator=draw.torch)
-        fate = torch.rand(count, generator=draw.torch)
-        timesteps, fate = timesteps.to(base.device), fate.to(base.device)
+        noise, timesteps = chance.noise.to(base.device), chance.timesteps.to(base.device)
+        fate = chance.fate.to(base.device)
 
-        pixels = clip_pixels(base, list(batch.photos)).to(base.device)
+        pixels = (clip_pixels(base, list(batch.photos)) if batch.clip is None else batch.clip).to(base.device)
         tokens = context(base, pixels, batch.photo_latents.to(base.device))
         pose = pose_channels(config.poses, windows, base.factor)
         surface = None
@@ -123,8 +152,26 @@ class DenoisingTask:
         return F.mse_loss(prediction, goal) + regression
 
 
+class PairTask(DenoisingTask):
+    """Phase 1: pairs of frames, each sample drawn by its own number alone."""
+
+    source: PairSource
+
+    def load(self, draws: list[Draw]) -> tuple[Batch, Chance]:
+        shape = (1, self.base.latent_channels, *self.base.latent_size)
+        chances = [Chance.of(draw.torch, shape, self.timesteps) for draw in draws]
+        together = Chance(*(torch.cat([getattr(c, name) for c in chances]) for name in ("noise", "timesteps", "fate")))
+        return self.source.pairs(draws), together
+
+    def loss(self, loaded: tuple[Batch, Chance], step: int, settings: LoopSettings) -> Tensor:
+        return self.denoise(*loaded)
+
+
 class PairSource:
-    """Phase 1: random pairs of frames of one subject; latents of all frames are encoded once and kept beside them."""
+    """Random pairs of frames of one subject; latents of all frames are encoded once and kept beside them.
+
+    Every frame is the target once in an epoch, in an order of its own in each; its photo is any other frame of its clip.
+    """
 
     def __init__(
         self,
@@ -136,50 +183,89 @@ class PairSource:
     ):
         self.base, self.frames, self.clips = base, frames, clips
         self.latents, self.photo_latents = latents, photo_latents or latents
+        self.clip_of = np.repeat(np.arange(len(clips)), [clip.length for clip in clips])
+        self.frame_of = np.concatenate([np.arange(clip.length) for clip in clips])
 
-    def draw(self, rng: np.random.Generator, count: int) -> Batch:
+    def pairs(self, draws: list[Draw]) -> Batch:
+        """The samples with the numbers of `draws`."""
         settings = self.base.config.poses
         photos, targets, windows = [], [], []
-        for _ in range(count):
-            clip = self.clips[rng.integers(len(self.clips))]
-            photo, target = rng.choice(clip.length, 2, replace=clip.length < 2)
+        for draw in draws:
+            epoch, place = divmod(draw.index, len(self.clip_of))
+            chosen = _order(draw.seed, epoch, len(self.clip_of))[place]
+            clip, target = self.clips[self.clip_of[chosen]], int(self.frame_of[chosen])
+            photo = int(draw.numpy.integers(max(1, clip.length - 1)))
+            photo += photo >= target and clip.length > 1  # any but the target itself, if there is another
             photos.append(clip.start + photo)
             targets.append(clip.start + target)
             windows.append(
-                self.frames.window(clip, int(target), settings.count, settings.training_fps, settings.window_rule)
+                self.frames.window(clip, target, settings.count, settings.training_fps, settings.window_rule)
             )
+        pictures = self.frames.pictures[photos]
         return Batch(
             target=self.latents(targets),
             photo_latents=self.photo_latents(photos),
-            photos=self.frames.pictures[photos],
+            photos=pictures,
             photo_poses=torch.from_numpy(self.frames.pose(photos)),
             windows=torch.from_numpy(np.stack(windows)),
+            clip=clip_pixels(self.base, list(pictures)),
         )
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of `count` frames in an epoch, int32."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(1,)))
+    return rng.permutation(count).astype(np.int32)
 
 
 @torch.no_grad()
 def encode_frames(
-    base: Base, frames: FrameStore, value_range: tuple[float, float], progress=None
+    base: Base, frames: FrameStore, value_range: tuple[float, float], progress=None, share: tuple[int, int] = (0, 1)
 ) -> Callable[[list[int]], Tensor]:
     """Latents of every frame, encoded once; `value_range` is the VAE input range, the target's or the condition's.
 
-    Returns a function from rows to float32 (B, C, h, w). Kept as float16 beside the frames, under a name that follows
-    the VAE's weights, so that a run that resumes reads what it had: 10 KB a frame for mini.
+    Returns a function from rows to float32 (B, C, h, w). Kept as float16 in a file for each clip beside its shard, under a
+    name that follows the VAE's weights, so that a run that resumes reads what it had: 10 KB a frame for mini. Of several
+    processes, `share` = (this one, how many), each begins with its own clips and takes others only where they are missing.
     """
-    count, chunk = len(frames.pictures), 32
-    shape = (count, base.latent_channels, *base.latent_size)
-    path = frames.folder / f"latents-{_fingerprint(base, value_range)}.bin"
-    if not path.exists():
-        with atomic_path(path) as partial:
-            store = np.memmap(partial, np.float16, "w+", shape=shape)
-            for start in range(0, count, chunk):
-                pictures = pictures_to_tensor(frames.pictures[start : start + chunk], value_range)
-                store[start : start + chunk] = encode(base, pictures.to(base.device)).float().cpu().numpy()
-                if progress:
-                    progress(min(start + chunk, count), count, "latents")
-            store.flush()
-    latents = np.memmap(path, np.float16, "r", shape=shape)
-    return lambda rows: torch.from_numpy(latents[np.asarray(rows)].astype(np.float32))
+    mark = _fingerprint(base, value_range)
+    clips = frames.clips or [Clip("all", "train", 0, len(frames.pictures), 1.0)]
+    files = [_latents_file(frames, clip, mark) for clip in clips]
+    order = sorted(range(len(clips)), key=lambda i: i % share[1] != share[0])
+    done, total = 0, len(frames.pictures)
+    for i in order:
+        clip = clips[i]
+        if not files[i].exists():
+            with atomic_path(files[i]) as partial:
+                partial.write_bytes(_encode_clip(base, frames, clip, value_range).tobytes())
+        done += clip.length
+        if progress:
+            progress(done, total, "latents")
+    starts = np.cumsum([0, *(clip.length for clip in clips)])
+    shape = (base.latent_channels, *base.latent_size)
+
+    def read(row: int) -> np.ndarray:
+        clip = int(np.searchsorted(starts, row, side="right")) - 1
+        size = 2 * int(np.prod(shape))
+        with files[clip].open("rb", buffering=0) as file:
+            file.seek((row - int(starts[clip])) * size)
+            return np.frombuffer(file.read(size), np.float16).reshape(shape)
+
+    return lambda rows: torch.from_numpy(np.stack([read(int(row)) for row in rows]).astype(np.float32))
+
+
+def _encode_clip(base: Base, frames: FrameStore, clip: Clip, value_range: tuple[float, float]) -> np.ndarray:
+    parts = []
+    for start in range(clip.start, clip.start + clip.length, 32):
+        pictures = frames.pictures[start : min(start + 32, clip.start + clip.length)]
+        parts.append(encode(base, pictures_to_tensor(pictures, value_range).to(base.device)).half().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _latents_file(frames: FrameStore, clip: Clip, mark: str) -> Path:
+    shard = clip.shard or frames.folder / f"{clip.name}.shard"
+    return shard.with_name(f"{shard.stem}.{mark}.latents")
 
 
 def _fingerprint(base: Base, value_range: tuple[float, float]) -> str:

@@ -1,51 +1,53 @@
-"""Clips as training frames: decoded, fitted and labelled once into a memory-mapped cache, then drawn at random.
-
-A dataset is a folder of clips, `DATASET/{train,test}/<clip>/` as `synth` writes it, or a folder of clip folders or
-videos without a split. A clip folder holds one video, one pose file whose name contains "poses", and possibly lossless
-`frames/`; a clip without poses goes through the estimator.
-"""
+"""Training frames: every clip of a data set at one resolution, drawn at random without opening a video again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .. import media, store
-from ..errors import DreamposeError, TrainingError
-from ..fitting import fit_picture, fit_pose
-from ..poses.files import open_poses
-from ..poses.sequence import PoseSequence, window_indices
+from .. import store
+from ..errors import TrainingError
+from ..poses.sequence import window_indices
+from .data import Source, find_clips
+from .shards import Preparation, Shard, prepare, read_picture, read_pose
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
-FRAMES_VERSION = 1
+FRAMES_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One subject's clip: rows `start` to `start + length` of the frame store, at `fps`."""
+    """One subject's clip: rows `start` to `start + length` of the frame store, at `fps`. `shard` is the file they are in.
+
+    `ordered` is False for photos without an order in time.
+    """
 
     name: str
     split: str
     start: int
     length: int
     fps: float
+    ordered: bool = True
+    shard: Path | None = None
 
 
 @dataclass(frozen=True)
 class FrameStore:
-    """All frames of a dataset at one resolution.
+    """All frames of a data set at one resolution.
 
-    pictures uint8 (N, H, W, 3); poses uint8 (N, 3, H, W): part label, U * 255, V * 255.
+    pictures uint8 (N, H, W, 3); poses uint8 (N, 3, H, W): part label, U * 255, V * 255; both read when indexed. `key` names
+    the content, wherever it came from.
     """
 
     folder: Path
-    pictures: np.ndarray
-    poses: np.ndarray
+    pictures: np.ndarray | Rows
+    poses: np.ndarray | Rows
     clips: list[Clip]
+    key: str = ""
 
     def split(self, name: str) -> list[Clip]:
         return [clip for clip in self.clips if clip.split == name]
@@ -57,128 +59,140 @@ class FrameStore:
         return raw
 
     def window(self, clip: Clip, frame: int, count: int, training_fps: float | None, rule: str) -> np.ndarray:
-        """The pose window around `frame` of `clip`, float32 (count, 3, H, W)."""
+        """The pose window around `frame` of `clip`, float32 (count, 3, H, W). Of photos: the one pose, repeated."""
+        if not clip.ordered:
+            return np.repeat(self.pose([clip.start + frame]), count, axis=0)
         stride = clip.fps / training_fps if training_fps else 1.0
         rows = window_indices(frame, clip.length, n_poses=count, stride=stride, rule=rule)
         return self.pose([clip.start + row for row in rows])
 
 
-@dataclass(frozen=True)
-class _Source:
-    name: str
-    split: str
-    frames: Path  # a video, or a folder of pictures
-    poses: Path | None
+class Rows:
+    """The pictures or the poses of many shards as one array uint8 (N, ...), read when indexed.
+
+    Indices are as numpy's along the first axis (a number, a slice, an array of numbers), and any along the others.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, shards: list[Shard], read: Callable[[Shard, int], np.ndarray], item: tuple[int, ...]):
+        self.shards, self.read = shards, read
+        self.starts = np.cumsum([0, *(shard.length for shard in shards)])
+        self.shape = (int(self.starts[-1]), *item)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key) -> np.ndarray:
+        rows, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        rows = np.asarray(rows)
+        if rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        if rows.ndim == 0:
+            return self._row(int(rows))[rest]
+        out = np.empty((*rows.shape, *self.shape[1:]), np.uint8)
+        flat = out.reshape(-1, *self.shape[1:])
+        done: dict[int, int] = {}  # the ends of a clip repeat in a window
+        for i, row in enumerate(rows.reshape(-1).tolist()):
+            flat[i] = flat[done[row]] if row in done else self._row(row)
+            done.setdefault(row, i)
+        return out[(slice(None),) * rows.ndim + tuple(rest)] if rest else out
+
+    def _row(self, row: int) -> np.ndarray:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        row %= len(self)
+        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.read(self.shards[shard], row - int(self.starts[shard]))
 
 
 def prepare_frames(
     dataset: Path,
     resolution: tuple[int, int],
     *,
+    photos: Path | None = None,
     fit: str = "contain",
-    label: Callable[[Path], PoseSequence] | None = None,
-    labelled_by: str = "",
+    resize: str = "nearest",
+    parts: bool = True,
+    estimator: str | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    make: bool = True,
     progress: Callable[[int, int | None, str], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> FrameStore:
-    """The frames of `dataset` at `resolution`, from the cache or made now.
+    """The frames of `dataset` and of the photos in `photos` at `resolution`, from the cache or made now.
 
-    `label` estimates the poses of a clip that has none, `labelled_by` says which estimator does. A clip that cannot be
-    read is named through `note` and left out; raises TrainingError when none is left.
+    `estimator` finds the poses of clips that have none, on `device`; without one they are left out. For `fit`, `resize`
+    and `parts` see `Preparation`. With `make` unset only what is prepared already is taken: another process prepares. A
+    clip that cannot be used is named through `note` and left out; raises TrainingError when none is left to train on.
     """
-    sources = find_clips(dataset)
-    stamp = [(s.name, s.split, *_stamp(s.frames), *(_stamp(s.poses) if s.poses else ())) for s in sources]
-    key = store.key(
-        "frames",
-        {"version": FRAMES_VERSION, "clips": stamp, "resolution": resolution, "fit": fit, "labels": labelled_by},
-    )
-    folder = store.path_of("data", key)
-    if not folder.exists():
-        with store.lock(f"data-{key}"):
-            if not folder.exists():
-                with store.publish_folder("data", key) as partial:
-                    _decode(sources, resolution, fit, partial, label, progress, note)
-    store.touch("data", key)
-    return open_frames(folder)
+    note = note or (lambda text: None)
+    how = Preparation(tuple(resolution), fit, resize, parts, estimator, device)
+    pairs, folders = [], []
+    for source in (dataset, photos):
+        if source is None:
+            continue
+        sources = find_clips(source, note if make else None, required=source is dataset)
+        if any(each.needs_estimator for each in sources):
+            how = replace(how, revision=_revision(estimator, device, note))
+            if estimator is None:
+                sources = list(_with_poses(sources, note if make else (lambda text: None)))
+        key = store.key("frames", {"version": FRAMES_VERSION, "of": str(Path(source).resolve()), "size": resolution})
+        folder = store.path_of("data", key)
+        if make:
+            store.ensure()
+            with store.lock(f"data-{key}", waiting=note, what=f"the frames of {source}"):
+                folder.mkdir(parents=True, exist_ok=True)
+                pairs += prepare(sources, folder, how, workers=workers, progress=progress, note=note)
+        else:
+            pairs += prepare(sources, folder, how, make=False)
+        store.touch("data", key)
+        folders.append(folder)
+    return _assemble(pairs, folders[0], tuple(resolution), note if make else (lambda text: None))
 
 
-def open_frames(folder: Path) -> FrameStore:
-    """The frame store written into `folder`."""
-    raw = json.loads((folder / "clips.json").read_text(encoding="utf-8"))
-    height, width = raw["resolution"]
-    count = sum(clip["length"] for clip in raw["clips"])
-    pictures = np.memmap(folder / "pictures.bin", np.uint8, "r", shape=(count, height, width, 3))
-    poses = np.memmap(folder / "poses.bin", np.uint8, "r", shape=(count, 3, height, width))
-    return FrameStore(folder, pictures, poses, [Clip(**clip) for clip in raw["clips"]])
+def _with_poses(sources: list[Source], note: Callable[[str], None]) -> Iterator[Source]:
+    """What of the sources has pose files: the others, and single pictures of a clip, are named and left out."""
+    for source in sources:
+        if not source.needs_estimator:
+            yield source
+            continue
+        pairs = tuple(pair for pair in source.pictures if pair[1] is not None)
+        if not pairs:
+            note(f"clip {source.name} left out: it has no pose file beside it.")
+            continue
+        for picture, poses in source.pictures:
+            if poses is None:
+                note(f"{picture.name} of {source.name} left out: it has no pose file beside it.")
+        yield replace(source, pictures=pairs)
 
 
-def find_clips(dataset: Path) -> list[_Source]:
-    """Every clip of a dataset, in the order of names. Raises TrainingError when there is none."""
-    dataset = Path(dataset)
-    if not dataset.is_dir():
-        raise TrainingError(f"{dataset} is not a folder of clips; `dreampose synth {dataset}` makes one to try with.")
-    splits = {name: dataset / name for name in ("train", "test") if (dataset / name).is_dir()}
-    sources = []
-    for split, folder in (splits or {"train": dataset}).items():
-        for entry in sorted(folder.iterdir()):
-            source = _clip_in(entry, split)
-            if source is not None:
-                sources.append(source)
-    if not any(source.split == "train" for source in sources):
-        raise TrainingError(f"{dataset} holds no training clips: no video and no folder with one was found.")
-    return sources
+def _revision(estimator: str | None, device: str, note) -> str:
+    """Which estimator it is exactly. Loaded here once, so that one that cannot be had is not the fault of every clip."""
+    if estimator is None:
+        return ""
+    from ..device import pick_device
+    from ..poses.estimator import load_estimator
+
+    return load_estimator(estimator, pick_device(device), note=note).revision
 
 
-def _clip_in(entry: Path, split: str) -> _Source | None:
-    if entry.is_file():
-        return _Source(entry.stem, split, entry, None) if entry.suffix.lower() in VIDEO_SUFFIXES else None
-    inside = sorted(entry.iterdir())
-    poses = next((p for p in inside if "poses" in p.name), None)
-    frames = entry / "frames"
-    video = next((p for p in inside if p.suffix.lower() in VIDEO_SUFFIXES and p != poses), None)
-    source = frames if frames.is_dir() else video
-    return _Source(entry.name, split, source, poses) if source is not None else None
-
-
-def _stamp(path: Path) -> tuple:
-    stat = path.stat()
-    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
-
-
-def _decode(sources, resolution, fit, folder, label, progress, note) -> None:
+def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameStore:
+    pairs = sorted(pairs, key=lambda pair: pair[0].split != "train")  # stable: names stay in their order
     clips, row = [], 0
-    with (folder / "pictures.bin").open("wb") as pictures, (folder / "poses.bin").open("wb") as poses:
-        for done, source in enumerate(sources):
-            try:
-                if source.poses is None and label is None:
-                    raise TrainingError(f"{source.frames} has no pose file beside it.")
-                sequence = open_poses(source.poses) if source.poses else label(source.frames)
-                frames = list(_read_clip(source, sequence, resolution, fit))
-                if not frames:
-                    raise TrainingError(f"{source.frames} has no frames.")
-            except DreamposeError as error:
-                if note:
-                    note(f"clip {source.name} left out: {error}")
-                continue
-            for picture, pose in frames:
-                pictures.write(picture.tobytes())
-                poses.write(pose.tobytes())
-            clips.append(Clip(source.name, source.split, row, len(frames), sequence.fps))
-            row += len(frames)
-            if progress:
-                progress(done + 1, len(sources), "frames")
+    for source, shard in pairs:
+        clips.append(Clip(source.name, source.split, row, shard.length, shard.fps, shard.ordered, shard.path))
+        row += shard.length
     if not any(clip.split == "train" for clip in clips):
-        raise TrainingError("none of the training clips can be read.")
-    content = {"resolution": resolution, "clips": [asdict(clip) for clip in clips]}
-    (folder / "clips.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def _read_clip(
-    source: _Source, sequence: PoseSequence, resolution: tuple[int, int], fit: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for count, picture in enumerate(media.open_frames(source.frames)):
-        if count >= len(sequence):
-            raise TrainingError(f"{source.frames} has more frames than its poses ({len(sequence)}).")
-        pose = fit_pose(sequence.frame(count), resolution, fit)
-        quantised = np.concatenate([pose[:1], np.rint(pose[1:] * 255)]).astype(np.uint8)
-        yield fit_picture(picture, resolution, fit), quantised
+        raise TrainingError("none of the training clips can be used; the notes say what is wrong with each.")
+    short = [clip.name for clip in clips if clip.length == 1 and clip.split == "train"]
+    if short:
+        note(f"{len(short)} clips have a single frame ({short[0]}, ...), which is then its own photo.")
+    content = [(s.split, shard.fps, shard.ordered, shard.length, shard.digest) for s, shard in pairs]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    shards = [shard for _, shard in pairs]
+    pictures = Rows(shards, read_picture, (*resolution, 3))
+    return FrameStore(folder, pictures, Rows(shards, read_pose, (3, *resolution)), clips, key)

@@ -1,30 +1,37 @@
 """One training loop for everything that is trained: the VAE, the network, subjects, decoders and the estimator.
 
 A task says which modules train and what a step's loss is; the loop owns the optimizer, the average of the weights, the
-precision, the checkpoints and the log. All randomness of a step is keyed by (seed, step): a killed run that resumes
-draws what it would have drawn, so its loss curve is the same.
+precision, the checkpoints and the logs. All randomness is keyed: by (seed, step) for tasks that draw as they go, by
+(seed, sample) for tasks that load samples. So a killed run that resumes draws what it would have drawn, and a batch is the
+same whether one process computes it at once, in parts, or several processes together.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import shutil
-from collections.abc import Callable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import TrainingError
-from ..media import atomic_folder
+from ..errors import TrainingError, TrainingStopped, UsageError
+from .checkpoints import latest_checkpoint, load_checkpoint, require_same, save_checkpoint
+from .distributed import ALONE, Crew
+from .loading import Loader
+from .logs import Log
+
+__all__ = ["Draw", "LoopResult", "LoopSettings", "SampledTask", "Task", "latest_checkpoint", "run", "sigterm_flag"]
 
 Progress = Callable[[int, int | None, str], None]
+PACE_EVERY = 20  # steps between two rows of speed.csv and two reports to a tracker
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class LoopSettings:
 
     steps: int
     learning_rate: float
-    batch_size: int
+    batch_size: int  # samples a step, over all its parts and processes
     seed: int = 0
     warmup: int = 0  # steps of linear warm-up
     decay: float = 0.0  # share of the steps, at the end, over which the rate falls to zero by a cosine
@@ -44,6 +51,7 @@ class LoopSettings:
     keep: int = 2
     autocast: str | None = None  # "bfloat16" or "float16": autocast over float32 masters
     eight_bit_adam: bool = False
+    accumulate: int = 1  # parts in which a process computes its share of a step's samples
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -55,20 +63,22 @@ class LoopSettings:
 
 @dataclass
 class Draw:
-    """The randomness of one step: a numpy generator for data, a torch generator (CPU) for noise."""
+    """The randomness of one step or one sample: a numpy generator for data, a torch generator (CPU) for noise."""
 
     numpy: np.random.Generator
     torch: torch.Generator
+    seed: int = 0
+    index: int = 0  # the step, or the sample counted from the beginning of the training
 
     @classmethod
-    def of(cls, seed: int, step: int) -> Draw:
-        sequence = np.random.SeedSequence([seed, step])
+    def of(cls, seed: int, index: int) -> Draw:
+        sequence = np.random.SeedSequence([seed, index])
         generator = torch.Generator("cpu").manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-        return cls(np.random.default_rng(sequence), generator)
+        return cls(np.random.default_rng(sequence), generator, seed, index)
 
 
 class Task(Protocol):
-    """What the loop trains."""
+    """What the loop trains, drawn step by step."""
 
     modules: dict[str, nn.Module]
 
@@ -77,99 +87,201 @@ class Task(Protocol):
         ...
 
 
+class SampledTask(Protocol):
+    """What the loop trains, drawn sample by sample: then samples can be loaded ahead, in parts and by several processes."""
+
+    modules: dict[str, nn.Module]
+
+    def load(self, draws: list[Draw]) -> Any:
+        """What the loss needs of these samples: everything that is read, in any thread, as a function of the draws."""
+        ...
+
+    def loss(self, loaded: Any, step: int, settings: LoopSettings) -> Tensor:
+        """The scalar loss of what was loaded: a mean over its samples."""
+        ...
+
+
 @dataclass
 class LoopResult:
+    """`steps` were trained in all, in `seconds` over all runs; this run began at `resumed_from`."""
+
     steps: int
     resumed_from: int
     losses: list[float]
+    seconds: float = 0.0
 
 
 def run(
-    task: Task,
+    task: Task | SampledTask,
     settings: LoopSettings,
     *,
     checkpoints: Path | None = None,
     resume: bool = False,
+    identity: dict[str, Any] | None = None,
+    crew: Crew = ALONE,
+    loaders: int = 0,
     progress: Progress | None = None,
-    on_save: Callable[[int], None] | None = None,
+    validate: Callable[[int], None] | None = None,
+    validate_every: int = 0,
+    track: Callable[[int, dict[str, float]], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> LoopResult:
     """Train `task.modules` in place for `settings.steps` steps; afterwards they hold the averaged weights if any.
 
     With `checkpoints` the state is saved there every `save_every` steps, whole or not at all, and `resume` goes on from
-    the newest. `on_save(step)` is called, with the averaged weights in place, whenever a checkpoint was written.
+    the newest, if the settings and `identity` (what else the result depends on) are those it was made with. `crew` are the
+    processes that train together, `loaders` the threads that load samples ahead. `validate(step)` is called every
+    `validate_every` steps but the last, with the averaged weights in place; `track(step, figures)` now and then. When
+    `stop()` becomes true the state is saved after the step and TrainingStopped is raised.
     """
     parameters = [p for module in task.modules.values() for p in module.parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, settings)
     average = [p.detach().clone() for p in parameters] if settings.ema else None
     device = parameters[0].device
     scaler = torch.amp.GradScaler(enabled=settings.autocast == "float16" and device.type == "cuda")
-    first = 0
+    first, before = 0, 0.0
     newest = latest_checkpoint(checkpoints) if checkpoints and resume else None
     if newest is not None:
-        first = _load(newest, task, optimizer, average, parameters)
-    losses: list[float] = []
-    log = _Log(checkpoints / "losses.csv" if checkpoints else None, first)
+        require_same(newest, asdict(settings) | (identity or {}))
+        state = load_checkpoint(newest, task.modules, optimizer, average, scaler)
+        first, before = state["step"], state.get("seconds", 0.0)
+    crew.require_equal(first, "the last checkpoint")
+    writes = checkpoints if crew.main else None
+    log = Log(writes and writes / "losses.csv", ("step", "loss", "learning_rate"), first)
+    pace = Log(writes and writes / "speed.csv", ("step", "samples_per_second", "data_wait"), first)
     for module in task.modules.values():
         module.train().to(memory_format=torch.channels_last)  # a tenth faster on CPUs and on tensor cores
-    smooth = None
-    for step in range(first, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.rate(step)
-        with torch.autocast(
-            device.type, getattr(torch, settings.autocast or "bfloat16"), enabled=settings.autocast is not None
-        ):
-            loss = task.loss(Draw.of(settings.seed, step), step, settings)
-        value = loss.item()
-        if not math.isfinite(value):
-            where = latest_checkpoint(checkpoints) if checkpoints else None
-            advice = f"the last good checkpoint is {where}" if where else "no checkpoint had been written yet"
-            raise TrainingError(
-                f"the loss became {value} at step {step + 1}; {advice}. A lower learning rate may help."
-            )
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        if average is not None:
-            _follow(average, parameters, min(settings.ema, (1 + step) / (10 + step)))
-        losses.append(value)
-        log.add(step, value, settings.rate(step))
-        smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
-        if progress:
-            progress(step + 1, settings.steps, f"loss {smooth:.4f}")
-        done = step + 1
-        if checkpoints and (done == settings.steps or (settings.save_every and done % settings.save_every == 0)):
-            log.flush()
-            _save(checkpoints, done, task, optimizer, average, parameters, settings)
-            if on_save is not None:
+    loss_of = crew.wrap(task)
+    started = time.monotonic()
+    losses: list[float] = []
+    smooth, meter = None, _Meter(settings.batch_size)
+
+    def save(step: int) -> Path | None:
+        log.flush()
+        pace.flush()
+        if writes is None:
+            return None
+        recorded = asdict(settings) | (identity or {})
+        seconds = before + time.monotonic() - started
+        return save_checkpoint(writes, step, task.modules, optimizer, average, scaler, recorded, settings.keep, seconds)
+
+    with _feed(task, settings, crew, first, loaders) as loader:
+        for step in range(first, settings.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate(step)
+            total = 0.0
+            for part in range(settings.accumulate):
+                loaded = next(loader)
+                with crew.part(loss_of, part == settings.accumulate - 1):
+                    with torch.autocast(
+                        device.type,
+                        getattr(torch, settings.autocast or "bfloat16"),
+                        enabled=settings.autocast is not None,
+                    ):
+                        loss = loss_of(loaded, step, settings)
+                    if settings.accumulate > 1:
+                        loss = loss / settings.accumulate
+                    scaler.scale(loss).backward()
+                total = total + loss.detach()
+            value, stopping = crew.mean([total.item(), float(stop is not None and stop())])
+            if not math.isfinite(value):
+                raise _not_finite(value, step, checkpoints)
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                _follow(average, parameters, min(settings.ema, (1 + step) / (10 + step)))
+            done = step + 1
+            losses.append(value)
+            log.add(done, f"{value:.6g}", f"{settings.rate(step):.4g}")
+            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+            meter.step(loader.waited)
+            if done % PACE_EVERY == 0:
+                pace.add(done, f"{meter.samples_per_second:.4g}", f"{meter.data_wait:.3f}")
+                if track:
+                    track(done, {"loss": value, "learning_rate": settings.rate(step), **meter.figures()})
+            if progress:
+                progress(done, settings.steps, f"loss {smooth:.4f}, rate {settings.rate(step):.2g}, {meter.words()}")
+            due = settings.save_every and done % settings.save_every == 0
+            saved = save(done) if checkpoints and (done == settings.steps or due or stopping) else None
+            if stopping and done < settings.steps:
+                saved = crew.tell(saved and str(saved))  # nobody leaves before it is written
+                where = f"the state is in {saved}" if saved else "nothing was saved"
+                raise TrainingStopped(f"stopped by SIGTERM after step {done} of {settings.steps}; {where}.")
+            if validate and validate_every and done % validate_every == 0 and done < settings.steps:
                 with _averaged(average, parameters):
-                    on_save(done)
+                    validate(done)
+                for module in task.modules.values():
+                    module.train()
+                meter.forget()
     log.flush()
+    pace.flush()
     if average is not None:
         _copy(average, parameters)
     for module in task.modules.values():
         module.eval()
-    return LoopResult(settings.steps, first, losses)
+    return LoopResult(max(first, settings.steps), first, losses, before + time.monotonic() - started)
 
 
-def latest_checkpoint(folder: Path | None) -> Path | None:
-    """The newest complete checkpoint in `folder`, or None. Checkpoints are published whole, so any present is complete."""
-    if folder is None or not folder.is_dir():
-        return None
-    found = sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
-    return found[-1] if found else None
+@contextmanager
+def sigterm_flag() -> Iterator[Callable[[], bool]]:
+    """For the length of a block SIGTERM (a machine that is taken away) does not kill; the function says if it came."""
+    came = threading.Event()
+    previous = None
+    with suppress(ValueError):  # only the main thread may ask for signals
+        previous = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def require_eight_bit_adam() -> None:
+    """TrainingError where bitsandbytes is not installed."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise TrainingError(
+            "8-bit Adam needs the package bitsandbytes; `pip install bitsandbytes`, or leave the option out."
+        ) from None
+
+
+def _feed(task, settings: LoopSettings, crew: Crew, first: int, loaders: int) -> Loader:
+    """What each part of each step is computed from, in their order, for this process."""
+    parts = settings.accumulate * crew.count
+    load = getattr(task, "load", None)
+    if load is None:
+        if parts > 1:
+            raise UsageError("this training draws whole steps and cannot be divided; leave --accumulate out.")
+        steps = range(first, settings.steps)
+        return Loader(((lambda step=step: Draw.of(settings.seed, step)) for step in steps), 0)
+    if settings.batch_size % parts:
+        raise UsageError(f"a step of {settings.batch_size} samples cannot be divided into {parts} equal parts.")
+    share = settings.batch_size // parts
+
+    def jobs() -> Iterator[Callable[[], Any]]:
+        for step in range(first, settings.steps):
+            for part in range(settings.accumulate):
+                begin = step * settings.batch_size + (part * crew.count + crew.rank) * share
+                yield lambda begin=begin: load([Draw.of(settings.seed, begin + i) for i in range(share)])
+
+    return Loader(jobs(), loaders)
+
+
+def _not_finite(value: float, step: int, checkpoints: Path | None) -> TrainingError:
+    where = latest_checkpoint(checkpoints) if checkpoints else None
+    advice = f"the last good checkpoint is {where}" if where else "no checkpoint had been written yet"
+    return TrainingError(f"the loss became {value} at step {step + 1}; {advice}. A lower learning rate may help.")
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: LoopSettings) -> torch.optim.Optimizer:
     if settings.eight_bit_adam:
-        try:
-            import bitsandbytes
-        except ImportError:
-            raise TrainingError(
-                "8-bit Adam needs the package bitsandbytes; `pip install bitsandbytes`, or leave the option out."
-            ) from None
+        require_eight_bit_adam()
+        import bitsandbytes
+
         return bitsandbytes.optim.AdamW8bit(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     fused = parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
@@ -201,63 +313,37 @@ class _averaged:
             _copy(self.kept, self.parameters)
 
 
-def _save(folder, step, task, optimizer, average, parameters, settings) -> None:
-    with atomic_folder(folder / f"step-{step:08d}", overwrite=True) as partial:
-        tensors = {
-            f"{name}.{key}": value.contiguous()
-            for name, module in task.modules.items()
-            for key, value in module.state_dict().items()
-        }
-        save_file(tensors, partial / "weights.safetensors")
-        if average is not None:
-            save_file({str(i): a.contiguous() for i, a in enumerate(average)}, partial / "average.safetensors")
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-        state = {"step": step, "settings": asdict(settings)}
-        (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    for old in sorted(folder.glob("step-*"))[: -settings.keep]:
-        shutil.rmtree(old, ignore_errors=True)
+class _Meter:
+    """How fast the steps go, and the share of their time in which they wait for data; both over the last 50 or so."""
 
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.seconds = self.waited = 0.0
+        self.forget()
 
-def _load(checkpoint, task, optimizer, average, parameters) -> int:
-    try:
-        tensors = load_file(checkpoint / "weights.safetensors")
-        for name, module in task.modules.items():
-            prefix = f"{name}."
-            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-        if average is not None:
-            saved = load_file(checkpoint / "average.safetensors")
-            for i, a in enumerate(average):
-                a.copy_(saved[str(i)])
-        optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
-        return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise TrainingError(
-            f"{checkpoint} does not fit this run ({str(error).splitlines()[0]}); remove it to go on from an older one."
-        ) from error
+    def forget(self) -> None:
+        """Begin anew: what went on since the last step was no step."""
+        self.last = time.monotonic()
 
+    def step(self, waited: float) -> None:
+        """A step has ended that waited so many seconds for its data."""
+        now = time.monotonic()
+        spent = max(now - self.last, 1e-9)
+        keep = 0.98 if self.seconds else 0.0
+        self.seconds = keep * self.seconds + (1 - keep) * spent
+        self.waited = keep * self.waited + (1 - keep) * min(waited, spent)
+        self.last = now
 
-class _Log:
-    """losses.csv: step, loss, learning rate. Rows past the resumed step are dropped, so the curve is continuous."""
+    @property
+    def samples_per_second(self) -> float:
+        return self.batch_size / self.seconds
 
-    def __init__(self, path: Path | None, first: int):
-        self.path, self.rows = path, []
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if first and path.exists():
-            with path.open(newline="") as file:
-                kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= first]
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([["step", "loss", "learning_rate"], *kept])
+    @property
+    def data_wait(self) -> float:
+        return self.waited / self.seconds
 
-    def add(self, step: int, loss: float, rate: float) -> None:
-        self.rows.append([step + 1, f"{loss:.6g}", f"{rate:.4g}"])
-        if len(self.rows) >= 100:
-            self.flush()
+    def figures(self) -> dict[str, float]:
+        return {"samples_per_second": self.samples_per_second, "data_wait": self.data_wait}
 
-    def flush(self) -> None:
-        if self.path is not None and self.rows:
-            with self.path.open("a", newline="") as file:
-                csv.writer(file).writerows(self.rows)
-        self.rows = []
+    def words(self) -> str:
+        return f"{self.samples_per_second:.3g} samples/s, data wait {100 * self.data_wait:.0f} %"

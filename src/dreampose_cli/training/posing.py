@@ -26,32 +26,35 @@ class PosingTask:
         self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
         self.modules: dict[str, nn.Module] = {"network": network}
 
-    def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
-        rng = draw.numpy
-        rows = rng.choice(self.rows, settings.batch_size)
-        pictures = torch.from_numpy(self.frames.pictures[rows]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        poses = torch.from_numpy(self.frames.pose(rows))
-        pictures, poses = _move(rng, pictures, poses)
-        for i in np.flatnonzero(rng.random(len(rows)) < NOBODY):
-            pictures[i], poses[i] = _nobody(rng, pictures[i]), 0.0
-        gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(rows), 3, 1, 1)).astype(np.float32))
+    def load(self, draws: list[Draw]) -> tuple[np.ndarray, np.ndarray, list[Draw]]:
+        rows = [int(draw.numpy.choice(self.rows)) for draw in draws]
+        return self.frames.pictures[rows], self.frames.pose(rows), draws
+
+    def loss(self, loaded: tuple[np.ndarray, np.ndarray, list[Draw]], step: int, settings: LoopSettings) -> Tensor:
+        pictures, poses, draws = loaded
+        rngs = [draw.numpy for draw in draws]
+        pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pictures, poses = _move(rngs, pictures, torch.from_numpy(poses))
+        for i, rng in enumerate(rngs):
+            if rng.random() < NOBODY:
+                pictures[i], poses[i] = _nobody(rng, pictures[i]), 0.0
+        gain = torch.from_numpy(np.stack([rng.uniform(0.85, 1.15, (3, 1, 1)) for rng in rngs]).astype(np.float32))
         pictures = (pictures * gain).clamp(-1, 1)
         logits, uv = self.network(pictures.to(self.device))
         part = poses[:, 0].round().long().to(self.device)
         body = (part > 0).unsqueeze(1)
-        error = (uv - poses[:, 1:].to(self.device)).abs() * body
-        return F.cross_entropy(logits, part) + 4 * error.sum() / (2 * body.sum().clamp(min=1))
+        error = ((uv - poses[:, 1:].to(self.device)).abs() * body).sum((1, 2, 3))
+        surface = error / (2 * body.sum((1, 2, 3)).clamp(min=1))  # of each sample, whatever else is in the batch
+        return F.cross_entropy(logits, part) + 4 * surface.mean()
 
 
-def _move(rng: np.random.Generator, pictures: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+def _move(rngs: list[np.random.Generator], pictures: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     """Half of the samples scaled to 0.6 .. 1.15 and shifted, labels by nearest neighbour, pictures by their edge."""
-    count = len(pictures)
-    scale = np.where(rng.random(count) < 0.5, 1.0, 1 / rng.uniform(0.6, 1.15, count))
-    room = np.abs(scale - 1)
-    theta = np.zeros((count, 2, 3), np.float32)
-    theta[:, 0, 0] = theta[:, 1, 1] = scale
-    theta[:, 0, 2] = rng.uniform(-1, 1, count) * room
-    theta[:, 1, 2] = rng.uniform(-1, 1, count) * room
+    theta = np.zeros((len(rngs), 2, 3), np.float32)
+    for matrix, rng in zip(theta, rngs, strict=True):
+        scale = 1.0 if rng.random() < 0.5 else 1 / rng.uniform(0.6, 1.15)
+        matrix[0, 0] = matrix[1, 1] = scale
+        matrix[:, 2] = rng.uniform(-1, 1, 2) * abs(scale - 1)
     grid = F.affine_grid(torch.from_numpy(theta), list(pictures.shape), align_corners=False)
     moved = F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
     labels = F.grid_sample(poses, grid, mode="nearest", padding_mode="zeros", align_corners=False)

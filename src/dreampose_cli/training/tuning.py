@@ -5,6 +5,7 @@ A subject is cached by what determines it: the photos' bytes, their poses, the b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -21,22 +22,27 @@ from torch import Tensor, nn
 from .. import __version__, media, store
 from ..device import autocast_of, pick_device
 from ..errors import NoPersonError, PoseError, StoreError, UsageError
-from ..fitting import fit_picture, fit_pose
-from ..model.base import Base, load_base, save_module
+from ..fitting import Crop, fit_picture, fit_pose
+from ..model import lowrank
+from ..model.base import Base, load_base, save_tensors
 from ..model.bases import lasting_name, resolve_base
 from ..model.conditioning import encode, pictures_to_tensor
 from ..model.config import BaseConfig, TuningSettings, read_config
 from ..model.revision import revision
 from ..model.surface import PARTS
 from ..poses.extraction import nobody, poses_of
+from ..sampling import derived_seed
 from .autoencoder import reconstruction_loss
-from .denoising import Batch, DenoisingTask
-from .loop import Draw, LoopSettings, run
+from .denoising import Batch, Chance, DenoisingTask
+from .loop import Draw, LoopSettings, SampledTask
+from .thrift import Thrift, run_within_memory
 
 Progress = Callable[[int, int | None, str], None]
 Note = Callable[[str], None]
 SUBJECT_VERSION = 1
 SUBJECT_FILE = "subject.json"
+LOW_RANK_RATE, LOW_RANK_DECODER_RATE = 10.0, 10.0  # learning rates of low-rank updates, times those of full tuning
+DENSEPOSE_SIDE = 800  # detectron2's own limit for the short side of a picture
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,14 @@ class TunedSubject:
 
 @dataclass(frozen=True)
 class Views:
-    """A subject's photos at the base's resolution: pictures uint8 (N, H, W, 3), poses float32 (N, 3, H, W)."""
+    """A subject's photos at the base's resolution: pictures uint8 (N, H, W, 3), poses float32 (N, 3, H, W).
+
+    crops: of each photo the region that was used, None for the whole.
+    """
 
     pictures: np.ndarray
     poses: np.ndarray
+    crops: list[Crop | None]
 
 
 def tune(
@@ -70,17 +80,21 @@ def tune(
     learning_rate: float | None = None,
     decoder_learning_rate: float | None = None,
     batch_size: int | None = None,
+    rank: int | None = None,
     seed: int = 0,
     estimator: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    memory: str = "auto",
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> TunedSubject:
     """Tune the base on one or more photos of one subject; what is cached is returned at once.
 
-    `poses` are pose sources, one a photo, in place of the estimator. A run that was interrupted goes on where its last
-    checkpoint left it. Raises MediaError, PoseError, NoPersonError, BaseError, UsageError, StoreError.
+    `poses` are pose sources, one a photo, in place of the estimator. `rank`: of the updates of a low-rank subject, 0 for
+    all weights. `memory`: "auto", or "low" to spare it, which changes nothing else. A run that was interrupted goes on
+    where its last checkpoint left it. Raises MediaError, PoseError, NoPersonError, BaseError, UsageError, StoreError,
+    OutOfMemoryError.
     """
     note = note or (lambda text: None)
     started = time.monotonic()
@@ -92,7 +106,9 @@ def tune(
     folder = resolve_base(base, note, progress)
     where = pick_device(device)
     config = read_config(folder)
-    preset = settle(config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size)
+    preset = settle(config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size, rank)
+    autocast = autocast_of(dtype, where)
+    thrift = Thrift.of(preset, where, memory, autocast)
     views = read_views(config, photos, pictures, poses, estimator or config.estimator, device, note)
     identity = {
         "version": SUBJECT_VERSION,
@@ -101,7 +117,8 @@ def tune(
         "poses": store.key(np.ascontiguousarray(views.poses).tobytes()),
         "settings": asdict(preset),
         "seed": seed,
-        "autocast": autocast_of(dtype, where),
+        "autocast": autocast,
+        "eight_bit_adam": thrift.eight_bit_adam,
     }
     id = store.key("subject", identity)
     with store.lock(f"subject-{id}", waiting=note, what=f"the subject {id}"):
@@ -110,8 +127,10 @@ def tune(
         if not cached:
             partial = store.partial_folder(id)
             if not (partial / SUBJECT_FILE).exists():  # else it was stopped after its last step, and is whole
-                model = load_base(folder, device=where)
-                fit_subject(model, views, preset, seed, identity["autocast"], partial / "checkpoints", progress, note)
+                model = load_base(folder, device=where, dtype=thrift.frozen)
+                tuned = fit_subject(
+                    model, views, preset, seed, autocast, partial / "checkpoints", progress, note, thrift
+                )
                 description = {
                     "id": id,
                     "name": name,
@@ -123,12 +142,15 @@ def tune(
                     },
                     "photos": [
                         {"file": str(path), "sha256": digest, "size": list(picture.shape[:2])}
-                        for path, digest, picture in zip(photos, identity["photos"], pictures, strict=True)
+                        | ({"crop": asdict(crop)} if crop else {})
+                        for path, digest, picture, crop in zip(
+                            photos, identity["photos"], pictures, views.crops, strict=True
+                        )
                     ],
                     "seconds": round(time.monotonic() - started, 1),
                     **{key: identity[key] for key in ("version", "settings", "seed")},
                 }
-                write_subject(model, views, description, partial)
+                write_subject(tuned, views, description, partial)
             shutil.rmtree(partial / "checkpoints", ignore_errors=True)
             entry = store.publish_partial(id, "subject")
         if name is not None:
@@ -140,14 +162,23 @@ def tune(
     return TunedSubject(id, name, config.name, entry, cached, time.monotonic() - started)
 
 
-def settle(preset: TuningSettings, steps, decoder_steps, rate, decoder_rate, batch_size) -> TuningSettings:
-    """The base's preset, but for what was asked for."""
+def settle(
+    preset: TuningSettings, steps=None, decoder_steps=None, rate=None, decoder_rate=None, batch_size=None, rank=None
+) -> TuningSettings:
+    """The base's preset, but for what was asked for. The preset's learning rates are those of full tuning."""
+    if rank if rank is not None else preset.rank:
+        preset = dataclasses.replace(
+            preset,
+            learning_rate=LOW_RANK_RATE * preset.learning_rate,
+            decoder_learning_rate=LOW_RANK_DECODER_RATE * preset.decoder_learning_rate,
+        )
     asked = {
         "steps": steps,
         "decoder_steps": decoder_steps,
         "learning_rate": rate,
         "decoder_learning_rate": decoder_rate,
         "batch_size": batch_size,
+        "rank": rank,
     }
     return dataclasses.replace(preset, **{key: value for key, value in asked.items() if value is not None})
 
@@ -156,8 +187,7 @@ def read_views(
     config: BaseConfig, photos, pictures, poses, estimator: str, device: str, note: Note | None = None
 ) -> Views:
     """Photos and their poses at the base's resolution; the poses from the given files, else from the estimator."""
-    fitted = [fit_picture(picture, config.resolution, config.fit) for picture in pictures]
-    frames = []
+    fitted, frames, crops = [], [], []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
         if poses:
             sequence, _, _ = poses_of(poses[i], estimator=estimator, device=device, note=note)
@@ -171,17 +201,34 @@ def read_views(
                 )
         else:
             frame = estimate_photo(picture, path, estimator, device, note)
+        size = picture.shape[:2]
+        crop = Crop.around(frame, size, config.resolution, config.fit)
+        if crop:
+            picture, frame = crop.of_picture(picture), crop.of_pose(frame, size)
+            if not poses:  # nearer, the estimator sees more
+                with contextlib.suppress(NoPersonError):
+                    frame = estimate_photo(picture, path, estimator, device)
+            if note:
+                note(f"{path} is cut to {crop.width}x{crop.height} around the person, who would be small in the whole.")
+        fitted.append(fit_picture(picture, config.resolution, config.fit))
         frames.append(fit_pose(frame, config.resolution, config.fit, config.poses.resize))
-    return Views(np.stack(fitted), np.stack(frames))
+        crops.append(crop)
+    return Views(np.stack(fitted), np.stack(frames), crops)
 
 
 def estimate_photo(
     picture: np.ndarray, path: Path | str, estimator: str, device: str, note: Note | None = None
 ) -> np.ndarray:
-    """The pose (3, H, W) of one photo by the estimator. Raises NoPersonError."""
+    """The pose (3, h, w) of one photo by the estimator, of the photo's size or, if that is large, smaller.
+
+    Raises NoPersonError.
+    """
+    from ..poses.densepose import DensePose, resize_for
     from ..poses.estimator import has_person, load_estimator
 
     model = load_estimator(estimator, pick_device(device), note=note)
+    if isinstance(model, DensePose) and min(picture.shape[:2]) > DENSEPOSE_SIDE:
+        picture = resize_for(picture, DENSEPOSE_SIDE)  # it was trained on pictures no larger
     frame = model.estimate([picture])[0]
     if not has_person(frame, model.least_person):
         raise NoPersonError(nobody(path, model.name))
@@ -197,26 +244,37 @@ def fit_subject(
     checkpoints: Path | None,
     progress: Progress | None = None,
     note: Note | None = None,
-) -> None:
-    """Tune `model` in place on `views`: UNet + adapter on random crops, then the decoder on full frames."""
-    if preset.gradient_checkpointing:
-        model.unet.enable_gradient_checkpointing()
+    thrift: Thrift | None = None,
+) -> dict[str, dict[str, Tensor]]:
+    """Tune `model` in place on `views`: UNet + adapter on random crops, then the decoder on full frames.
+
+    Returns what makes the subject: for "unet", "adapter" and "decoder" the weights, or with `preset.rank` what is added
+    to them (`lowrank.put_on`).
+    """
     total = preset.steps + preset.decoder_steps
     stages = [
-        ("network", NetworkTuning(model, views, preset), preset.steps, preset.learning_rate, preset.batch_size, 0),
+        ("network", NetworkTuning, preset.steps, preset.learning_rate, preset.batch_size, 0),
         (
             "decoder",
-            DecoderTuning(model, views),
+            DecoderTuning,
             preset.decoder_steps,
             preset.decoder_learning_rate,
-            preset.decoder_batch_size,
+            min(preset.decoder_batch_size, len(views.pictures)),
             preset.steps,
         ),
     ]
-    for name, task, steps, rate, batch, before in stages:
+    thrift = thrift or Thrift(checkpointing=preset.gradient_checkpointing)
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, kind, steps, rate, batch, before in stages:
+        task = kind(model, views, preset)
+        updates = {}
+        if preset.rank:
+            for index, (part, module) in enumerate(task.modules.items()):
+                updates[part] = lowrank.attach(module, preset.rank, derived_seed(seed, index))
+                module.to(memory_format=torch.channels_last)
         settings = LoopSettings(
             steps=steps, learning_rate=rate, batch_size=batch, seed=seed, autocast=autocast,
-            decay=preset.decay, save_every=max(20, steps // 4), keep=1,
+            decay=preset.decay, save_every=max(20, steps // 4), keep=1, eight_bit_adam=thrift.eight_bit_adam,
         )  # fmt: skip
 
         def report(done: int, _total, text: str = "", name: str = name, before: int = before) -> None:
@@ -224,12 +282,26 @@ def fit_subject(
                 progress(before + done, total, f"{name}, {text}")
 
         if steps:
-            result = run(
-                task, settings, checkpoints=checkpoints / name if checkpoints else None, resume=True, progress=report
-            )
+            learning = task if not updates else _Learning(task, updates)
+            stored = checkpoints / name if checkpoints else None
+            result, thrift = run_within_memory(learning, model, settings, thrift, stored, report, note)
             if result.resumed_from and note:
                 note(f"{name}: went on from step {result.resumed_from}.")
-    model.to(model.device)
+        for part, module in task.modules.items():
+            if updates:
+                found[part] = updates[part].tensors()
+                lowrank.detach(module)
+                lowrank.put_on(module, found[part])
+            else:
+                found[part] = module.state_dict()
+    return found
+
+
+class _Learning:
+    """A task of which only the updates learn."""
+
+    def __init__(self, task: SampledTask, updates: dict[str, nn.Module]):
+        self.load, self.loss, self.modules = task.load, task.loss, updates
 
 
 class NetworkTuning(DenoisingTask):
@@ -237,6 +309,17 @@ class NetworkTuning(DenoisingTask):
 
     def __init__(self, model: Base, views: Views, preset: TuningSettings):
         super().__init__(model, _Crops(model, views, preset), train_encoder=False, dropout=None)
+
+    def load(self, draws: list[Draw]) -> tuple[Batch, Chance]:
+        """Crops of the samples with these draws, and what else is random about them."""
+        shape = (1, self.base.latent_channels, *self.base.latent_size)
+        batches = self.source.draw([draw.numpy for draw in draws])
+        chances = [Chance.of(draw.torch, shape, self.timesteps) for draw in draws]
+        together = Chance(*(torch.cat([getattr(c, name) for c in chances]) for name in ("noise", "timesteps", "fate")))
+        return batches, together
+
+    def loss(self, loaded: tuple[Batch, Chance], step: int, settings: LoopSettings) -> Tensor:
+        return self.denoise(*loaded)
 
 
 class _Crops:
@@ -248,10 +331,11 @@ class _Crops:
     def __init__(self, model: Base, views: Views, preset: TuningSettings):
         self.model, self.views, self.preset = model, views, preset
 
-    def draw(self, rng: np.random.Generator, count: int) -> Batch:
+    def draw(self, generators: list[np.random.Generator]) -> Batch:
+        """One sample from each of the generators."""
         config = self.model.config
         targets, windows, photos, photo_poses = [], [], [], []
-        for _ in range(count):
+        for rng in generators:
             i, j = rng.integers(len(self.views.pictures), size=2)
             target, pose = random_crop(rng, self.views.pictures[i], self.views.poses[i], self.preset.crop)
             photo, photo_pose = random_crop(rng, self.views.pictures[j], self.views.poses[j], self.preset.crop)
@@ -302,29 +386,30 @@ def hide_parts(rng: np.random.Generator, pose: np.ndarray) -> np.ndarray:
 class DecoderTuning:
     """The VAE decoder on full frames of the photos: crops would shift what it does to the background."""
 
-    def __init__(self, model: Base, views: Views):
+    def __init__(self, model: Base, views: Views, preset: TuningSettings):
         model.vae.requires_grad_(False)
         model.vae.decoder.requires_grad_(True)
         self.model = model
         self.modules: dict[str, nn.Module] = {"decoder": model.vae.decoder}
         self.target = pictures_to_tensor(views.pictures, model.config.target_range)
         with torch.no_grad():
-            self.latents = encode(model, self.target.to(model.device)).float()
+            self.latents = torch.cat([encode(model, photo[None].to(model.device)).float() for photo in self.target])
 
-    def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
-        count = min(settings.batch_size, len(self.target))
-        rows = draw.numpy.choice(len(self.target), count, replace=False)
+    def load(self, draws: list[Draw]) -> list[int]:
+        """Which photos: all of them in turn, so that a step of as many samples sees each once."""
+        return [draw.index % len(self.target) for draw in draws]
+
+    def loss(self, rows: list[int], step: int, settings: LoopSettings) -> Tensor:
         target = self.target[rows].to(self.model.device)
         latents = self.latents[rows] / self.model.latent_scale + self.model.latent_shift
-        output = self.model.vae.decode(latents).sample
+        output = self.model.vae.decode(latents.to(self.model.dtype)).sample
         return reconstruction_loss(output, target, self.model.factor)
 
 
-def write_subject(model: Base, views: Views, description: dict, folder: Path) -> None:
-    """The tuned weights with the photos and their poses; `subject.json`, which completes it, last."""
-    for name in ("unet", "adapter"):
-        save_module(getattr(model, name), folder / f"{name}.safetensors", torch.float16)
-    save_module(model.vae.decoder, folder / "decoder.safetensors", torch.float16)
+def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description: dict, folder: Path) -> None:
+    """What was tuned with the photos and their poses; `subject.json`, which completes it, last."""
+    for name, tensors in tuned.items():
+        save_tensors(tensors, folder / f"{name}.safetensors", torch.float16)
     for i, (picture, pose) in enumerate(zip(views.pictures, views.poses, strict=True)):
         Image.fromarray(picture).save(folder / f"photo-{i + 1}.png")
         np.save(folder / f"pose-{i + 1}.npy", pose.astype(np.float32))

@@ -1,0 +1,421 @@
+"""Clips decoded, fitted and labelled once, each into one file: a shard.
+
+A shard holds, for each frame, its picture and its pose as they are at the base's resolution, packed without loss; it is
+addressed by the clip's files (path, size, time) and by what was done to them. Shards appear whole or not at all, so that
+a run that was killed goes on with the clips that are missing. Frames are read from them one by one and nothing is kept
+in memory, whose use therefore does not grow with the data or with time.
+
+    picture 0 | pose 0 | picture 1 | pose 1 | ... | description (JSON) | its length (8 bytes) | MAGIC
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import media, store
+from ..errors import (
+    DreamposeError,
+    MediaError,
+    NoPersonError,
+    OutputError,
+    PoseError,
+    StoreError,
+    TrainingError,
+    UsageError,
+)
+from ..fitting import fit_picture, fit_pose
+from ..poses.files import open_poses
+from ..poses.sequence import PoseSequence
+from ..store.folder import storing, write_text
+from .data import PICTURES, Source
+
+VERSION = 1
+MAGIC = b"dpshard1"
+SUFFIX, BAD_SUFFIX = ".shard", ".bad"
+SAMPLED = 8  # clips that are looked at to estimate how large all of them become
+# What packing leaves of a frame: of photographs 0.5 to 0.7 (measured on a few), of poses 0.15 or less.
+PACKED_PICTURE, PACKED_POSE = 0.7, 0.15
+
+Progress = Callable[[int, int | None, str], None]
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to every clip. resolution: (height, width). fit, resize: see `fitting`. parts: whether poses must know
+    body parts. estimator: what finds poses where no file has them, on `device`; `revision` says which it was."""
+
+    resolution: tuple[int, int]
+    fit: str = "contain"
+    resize: str = "nearest"
+    parts: bool = True
+    estimator: str | None = None
+    device: str = "auto"
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One prepared clip. `offsets` (2 * length + 1): where picture and pose of each frame begin in the file; `digest`: of
+    everything it holds, before packing."""
+
+    path: Path
+    length: int
+    fps: float
+    ordered: bool
+    resolution: tuple[int, int]
+    offsets: np.ndarray
+    digest: str
+
+
+def address(source: Source, preparation: Preparation) -> str:
+    """The key of a clip's shard. MediaError where a file of it is gone."""
+    labels = preparation.revision if source.needs_estimator else ""
+    chosen = [preparation.resolution, preparation.fit, preparation.resize, preparation.parts, source.ordered]
+    return store.key(
+        "shard", {"version": VERSION, "how": chosen, "labels": labels}, [_stamp(p) for p in source.files()]
+    )
+
+
+def prepare(
+    sources: list[Source],
+    folder: Path,
+    preparation: Preparation,
+    *,
+    workers: int = 1,
+    make: bool = True,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> list[tuple[Source, Shard]]:
+    """The shards of `sources` in `folder`, made where they are missing (and `make` is set), by so many processes.
+
+    A clip that cannot be used is named through `note` with the reason and left out. Raises TrainingError where there is too
+    little room, StoreError where the folder cannot be written.
+    """
+    note = note or (lambda text: None)
+    keys = [_address_or_none(source, preparation) for source in sources]
+    reasons = {key: _known_bad(folder, key) for key in keys if key}
+    jobs = [
+        _Job(source, key, folder, preparation)
+        for source, key in zip(sources, keys, strict=True)
+        if make and key and reasons[key] is None and not (folder / f"{key}{SUFFIX}").exists()
+    ]
+    if jobs:
+        for left in folder.glob(f"*{SUFFIX}.*.tmp"):  # of a run that was killed
+            left.unlink(missing_ok=True)
+        if len(jobs) < len(sources):
+            note(f"{len(sources) - len(jobs)} of {len(sources)} clips are prepared already.")
+        _require_room(jobs, folder, preparation)
+        for done, (job, reason, remarks) in enumerate(_results(jobs, workers), start=1):
+            reasons[job.key] = reason
+            for remark in remarks:
+                note(remark)
+            if progress:
+                progress(done, len(jobs), f"clips prepared, {job.source.name}")
+    prepared = []
+    for source, key in zip(sources, keys, strict=True):
+        if key is None:
+            note(f"clip {source.name} left out: a file of it is gone.")
+        elif reasons[key] is not None:
+            note(f"clip {source.name} left out: {reasons[key]}")
+        elif make or (folder / f"{key}{SUFFIX}").exists():
+            prepared.append((source, open_shard(folder / f"{key}{SUFFIX}")))
+    return prepared
+
+
+def _known_bad(folder: Path, key: str) -> str | None:
+    """Why a clip cannot be used, where finding it out was costly and is therefore remembered."""
+    try:
+        return json.loads((folder / f"{key}{BAD_SUFFIX}").read_text(encoding="utf-8"))["reason"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def open_shard(path: Path) -> Shard:
+    """What a shard says of itself. Raises StoreError where it is damaged."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-16, os.SEEK_END)
+            size, magic = struct.unpack("<Q8s", file.read(16))
+            file.seek(-16 - size, os.SEEK_END)
+            raw = json.loads(file.read(size)) if magic == MAGIC else None
+        return Shard(
+            path, raw["length"], raw["fps"], raw["ordered"], tuple(raw["resolution"]),
+            np.array(raw["offsets"], np.int64), raw["digest"],
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise _damaged(path) from error
+
+
+def read_picture(shard: Shard, frame: int) -> np.ndarray:
+    """uint8 (H, W, 3)."""
+    packed = _read(shard, 2 * frame)
+    differences = np.frombuffer(packed, np.uint8).reshape(*shard.resolution, 3)
+    return np.cumsum(differences, axis=1, dtype=np.uint8)
+
+
+def read_pose(shard: Shard, frame: int) -> np.ndarray:
+    """uint8 (3, H, W): part label, U * 255, V * 255."""
+    return np.frombuffer(_read(shard, 2 * frame + 1), np.uint8).reshape(3, *shard.resolution)
+
+
+def _read(shard: Shard, block: int) -> bytes:
+    begin, end = int(shard.offsets[block]), int(shard.offsets[block + 1])
+    try:
+        # Opened for each read: a million clips need no more open files than one, and threads do not meet.
+        with shard.path.open("rb", buffering=0) as file:
+            file.seek(begin)
+            return zlib.decompress(file.read(end - begin))
+    except (OSError, zlib.error) as error:
+        raise _damaged(shard.path) from error
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is damaged or was removed while it was in use; remove {path.parent} and run the command again."
+    )
+
+
+class ShardWriter:
+    """Writes a shard frame by frame into `path`, with the memory of one frame; nothing is there until `close`."""
+
+    def __init__(self, path: Path, resolution: tuple[int, int], fps: float, ordered: bool):
+        self.path, self.partial = path, path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self.about = {"resolution": list(resolution), "fps": fps, "ordered": ordered}
+        self.offsets, self.digest = [0], hashlib.sha256()
+        self.file = self.partial.open("wb")
+
+    def add(self, picture: np.ndarray, pose: np.ndarray) -> None:
+        """picture uint8 (H, W, 3), pose uint8 (3, H, W)."""
+        self.digest.update(picture.tobytes())
+        self.digest.update(pose.tobytes())
+        differences = picture.copy()
+        differences[:, 1:] -= picture[:, :-1]  # neighbours are alike: this halves what photographs take
+        for block in (differences, pose):
+            packed = zlib.compress(block.tobytes(), 1)
+            self.file.write(packed)
+            self.offsets.append(self.offsets[-1] + len(packed))
+
+    def close(self) -> None:
+        """Complete the shard."""
+        length = (len(self.offsets) - 1) // 2
+        about = {**self.about, "length": length, "offsets": self.offsets, "digest": self.digest.hexdigest()}
+        text = json.dumps(about).encode()
+        self.file.write(text + struct.pack("<Q8s", len(text), MAGIC))
+        self.file.close()
+        os.replace(self.partial, self.path)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self.file.close()
+        self.partial.unlink(missing_ok=True)
+
+
+# ---- making them
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Source
+    key: str
+    folder: Path
+    preparation: Preparation
+
+
+def _results(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, str | None, list[str]]]:
+    """Every job as it gets done: None or why there is no shard, and remarks on the clip."""
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        yield from ((job, *_make(job)) for job in jobs)
+        return
+    # Fresh interpreters: a fork of a process that runs torch or ffmpeg threads can hang.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _settle_worker)
+    try:
+        running = {pool.submit(_make, job): job for job in jobs}
+        for future in as_completed(running):
+            yield running[future], *future.result()
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a process that prepared clips was killed, perhaps for want of memory; run the command again, which goes on "
+            "with the clips that are missing, with fewer --workers."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _settle_worker() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the clips are what is parallel
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)  # a parent that was killed cannot stop its workers
+
+    threading.Thread(target=follow, name="follow-parent", daemon=True).start()
+
+
+def _make(job: _Job) -> tuple[str | None, list[str]]:
+    """Make a clip's shard; returns None or why there is none, and remarks on the clip."""
+    remarks: list[str] = []
+    with storing(within=job.folder):
+        try:
+            frames, fps = _frames(job.source, job.preparation, remarks.append)
+            _write(job, frames, fps)
+        except (StoreError, OutputError, UsageError):
+            raise
+        except DreamposeError as error:
+            if isinstance(error, NoPersonError):  # an estimator has seen every frame of it: once is enough
+                text = json.dumps({"clip": job.source.name, "reason": str(error)})
+                write_text(job.folder / f"{job.key}{BAD_SUFFIX}", text)
+            return str(error), remarks
+    return None, remarks
+
+
+def _write(job: _Job, frames: Iterator[tuple[np.ndarray, np.ndarray]], fps: float) -> None:
+    """The frames, pictures uint8 (H, W, 3) with poses float32 (3, H, W) of any size, as a shard."""
+    how, name, shown = job.preparation, job.source.name, False
+    writer = ShardWriter(job.folder / f"{job.key}{SUFFIX}", how.resolution, fps, job.source.ordered)
+    try:
+        for picture, pose in frames:
+            if abs(pose.shape[1] / pose.shape[2] * picture.shape[1] / picture.shape[0] - 1) > 0.03:
+                raise TrainingError(
+                    f"its poses are {pose.shape[2]}x{pose.shape[1]} and its pictures {picture.shape[1]}x{picture.shape[0]}: "
+                    "poses of another clip?"
+                )
+            fitted = fit_pose(pose, how.resolution, how.fit, how.resize)
+            packed = np.concatenate([fitted[:1], np.rint(fitted[1:] * 255)]).astype(np.uint8)
+            shown = shown or bool(packed[1:].any())
+            writer.add(np.ascontiguousarray(fit_picture(picture, how.resolution, how.fit)), packed)
+        if len(writer.offsets) == 1:
+            raise MediaError(f"{job.source.files()[0]} has no frames.")
+        if not shown:
+            raise NoPersonError(f"the poses of {name} show nobody.")
+        writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def _frames(source: Source, how: Preparation, remark: Note) -> tuple[Iterator[tuple[np.ndarray, np.ndarray]], float]:
+    """A clip's pictures with their poses, one by one, and its frame rate."""
+    if source.pictures:
+        return _pictures(source, how, remark), 30.0
+    frames = media.open_frames(source.frames)
+    if source.poses is not None:
+        sequence = open_poses(source.poses, fps=frames.fps)
+    else:
+        from ..poses.extraction import poses_of
+
+        sequence = poses_of(source.frames, estimator=how.estimator, device=how.device, note=remark)[0]
+    _require_parts(sequence, source.poses, how)
+    return _joined(source, frames, sequence), sequence.fps
+
+
+def _joined(
+    source: Source, frames: media.FrameSource, sequence: PoseSequence
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    with frames:
+        for count, picture in enumerate(frames):
+            if count >= len(sequence):
+                raise TrainingError(f"{source.frames} has more frames than its poses ({len(sequence)}).")
+            yield picture, sequence.frame(count)
+
+
+def _pictures(source: Source, how: Preparation, remark: Note) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Single pictures, each with its own poses; one without a person is left out."""
+    for path, poses in source.pictures:
+        try:
+            picture = media.read_photo(path)
+            if poses is not None:
+                sequence = open_poses(poses)
+                _require_parts(sequence, poses, how)
+                pose = sequence.frame(0)
+            else:
+                pose = _estimated(picture, path, how)
+        except (MediaError, PoseError) as error:
+            remark(f"{path.name} of {source.name} left out: {error}")
+            continue
+        yield picture, pose
+
+
+def _estimated(picture: np.ndarray, path: Path, how: Preparation) -> np.ndarray:
+    from ..device import pick_device
+    from ..poses.estimator import has_person, load_estimator
+    from ..poses.extraction import nobody
+
+    model = load_estimator(how.estimator, pick_device(how.device))
+    pose = model.estimate([picture])[0]
+    if not has_person(pose, model.least_person):
+        raise NoPersonError(nobody(path, model.name))
+    return pose
+
+
+def _require_parts(sequence: PoseSequence, poses: Path | None, how: Preparation) -> None:
+    if how.parts and not sequence.has_parts:
+        raise TrainingError(f"{poses} knows no body parts, which this base needs; leave the poses to an estimator.")
+
+
+# ---- room
+
+
+def _require_room(jobs: list[_Job], folder: Path, how: Preparation) -> None:
+    """TrainingError where the clips will not fit on the disk, as far as a few of them tell."""
+    pixels = how.resolution[0] * how.resolution[1]
+    frame = 3 * pixels * (PACKED_PICTURE + PACKED_POSE)
+    needed = frame * _count_frames([job.source for job in jobs])
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise TrainingError(
+            f"preparing {len(jobs)} clips needs about {needed / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} GB are "
+            "free; make room (`dreampose cache prune`), set DREAMPOSE_CACHE to a folder on another disk, or give fewer clips."
+        )
+
+
+def _count_frames(sources: list[Source]) -> float:
+    """About how many frames there are. Videos are probed, but only a few of them: the rest by their size."""
+    counted = sum(len(source.pictures) for source in sources)
+    folders = [s.frames for s in sources if s.frames is not None and s.frames.is_dir()]
+    counted += sum(sum(1 for p in folder.iterdir() if p.suffix.lower() in PICTURES) for folder in folders)
+    videos = [s.frames for s in sources if s.frames is not None and not s.frames.is_dir()]
+    if not videos:
+        return counted
+    frames = bytes_ = 0
+    for path in videos[:: max(1, len(videos) // SAMPLED)][:SAMPLED]:
+        try:
+            found = media.open_frames(path)
+        except DreamposeError:
+            continue  # it is named when its turn comes
+        with found:
+            frames += found.length or 0
+            bytes_ += path.stat().st_size
+    return counted + (sum(path.stat().st_size for path in videos) * frames / bytes_ if bytes_ else 0)
+
+
+def _address_or_none(source: Source, preparation: Preparation) -> str | None:
+    try:
+        return address(source, preparation)
+    except OSError:
+        return None
+
+
+def _stamp(path: Path) -> list[Any]:
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]

@@ -1,0 +1,82 @@
+"""What a person watches while a base is trained: a strip of pictures and scores on clips that are not trained on.
+
+The scores are for following one training: few frames, few sampling steps, poses as they were prepared. What a base is worth
+is measured afterwards, on whole clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..evaluation.metrics import l1, mean, ssim
+from ..media import atomic_path
+from ..model.base import Base
+from ..model.conditioning import prepare_photo
+from ..poses.preview import colour
+from ..rendering.batches import RenderSettings, render_batch
+from .frames import Clip, FrameStore
+
+CLIPS = 16  # are scored
+SHOWN = 6  # of these are in the strip
+STEPS = 20  # of sampling at most
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One clip's pictures, uint8: the photo (H, W, 3), and poses, predictions and truth (N, H, W, 3)."""
+
+    photo: np.ndarray
+    poses: np.ndarray
+    made: np.ndarray
+    truth: np.ndarray
+
+
+def watched(frames: FrameStore) -> list[Clip]:
+    """The clips that are looked at: of the test list if there is one, else of the training clips."""
+    return (frames.split("test") or frames.split("train"))[:CLIPS]
+
+
+def predictions(model: Base, frames: FrameStore) -> Iterator[Shown]:
+    """For each watched clip its first frame as the photo, and the frames at one and at two thirds."""
+    settings = RenderSettings.of(model)
+    if settings.steps > STEPS:
+        settings = RenderSettings.of(model, sampler="ddim", steps=STEPS)
+    poses = model.config.poses
+    for clip in watched(frames):
+        photo = frames.pictures[clip.start]
+        rows = [min(clip.length - 1, clip.length * part // 3) for part in (2, 1)]
+        windows = np.stack(
+            [frames.window(clip, row, poses.count, poses.training_fps, poses.window_rule) for row in rows]
+        )
+        prepared = prepare_photo(model, photo, frames.pose([clip.start])[0])
+        made = render_batch(model, prepared, torch.from_numpy(windows), settings)
+        drawn = np.stack([colour(window[poses.count // 2]) for window in windows])
+        yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]])
+
+
+def scores(shown: list[Shown]) -> dict[str, float]:
+    """SSIM and L1 of RGB in [0, 1], means over all frames."""
+    pairs = [(s.made, s.truth) for s in shown]
+    return {
+        "ssim": mean([value for made, truth in pairs for value in ssim(made, truth)]),
+        "l1": mean([value for made, truth in pairs for value in l1(made, truth)]),
+        "frames": sum(len(truth) for _, truth in pairs),
+    }
+
+
+def write_strip(shown: list[Shown], path: Path) -> None:
+    """A column for each predicted frame of a few clips: photo, pose, prediction, truth."""
+    columns = [
+        np.concatenate([s.photo, s.poses[i], s.made[i], s.truth[i]], axis=0)
+        for s in shown[:SHOWN]
+        for i in range(len(s.truth))
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial:
+        Image.fromarray(np.concatenate(columns, axis=1)).save(partial)

@@ -1,0 +1,224 @@
+"""What `train` starts from and what it leaves: bases trained further, ablations, scores, the card, and refusals."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from dreampose_cli.__main__ import main
+from dreampose_cli.errors import TrainingError, UsageError
+from dreampose_cli.model.base import load_base
+from dreampose_cli.model.config import read_config
+from dreampose_cli.model.presets import MINI, build_mini
+from dreampose_cli.training import phase1
+from dreampose_cli.training.card import MARK
+from dreampose_cli.training.loop import LoopSettings
+
+QUICK = {"max_steps": 2, "batch_size": 2, "device": "cpu"}
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.allclose(value, theirs[key], atol=1e-3) for key, value in one.state_dict().items())
+
+
+@pytest.fixture
+def tiny_mini(monkeypatch):
+    """Bases from nothing are made at the size of the tiny clips."""
+    config = dataclasses.replace(MINI, resolution=(48, 32))
+    monkeypatch.setattr(phase1, "MINI", config)
+    monkeypatch.setattr(phase1, "build_mini", lambda seed, config=config: build_mini(seed, config))
+    return config
+
+
+def test_a_base_is_trained_further_whole_but_for_its_vae(clips, tiny_base, tmp_path):
+    out = tmp_path / "better"
+    result = phase1.train(clips, out, preset="mini", base=str(tiny_base), learning_rate=0.05, **QUICK)
+    assert (result.path, result.steps, result.finished) == (out, 2, True)
+    before, after = load_base(tiny_base), load_base(out)
+    assert same(before.vae, after.vae)
+    for part in ("unet", "adapter", "image_encoder"):
+        assert not same(getattr(before, part), getattr(after, part)), part
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["network"]
+    assert after.config.provenance["stages"].keys() == {"network"}
+
+
+def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path):
+    out, notes = tmp_path / "mine", []
+    options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu", "validate_every": 2}
+    result = phase1.train(clips, out, max_steps=4, note=notes.append, **options)
+    with (out / "validation" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4"] and 0 < float(rows[-1]["l1"]) < 1
+    assert sorted(p.name for p in (out / "validation").glob("*.png")) == ["00000002.png", "00000004.png"]
+    assert result.scores["ssim"] == pytest.approx(float(rows[-1]["ssim"]), abs=1e-4)
+    assert any(note.startswith("step 2: SSIM") for note in notes)
+    card = (out / "README.md").read_text()
+    assert MARK in card and "knows mannequins" in card and f"SSIM {result.scores['ssim']:.4f}" in card
+    assert "| train | 3 | 0 | 24 |" in card and "| network | 4 | 2 |" in card and (out / "strip.png").exists()
+    assert "Not stated." in card  # the licence is nobody's to guess
+    provenance = read_config(out).provenance
+    assert provenance["samples"] == 8 and provenance["validation"]["frames"] == 2
+    (out / "README.md").write_text("# mine\n")
+    longer = phase1.train(clips, out, max_steps=6, resume=True, note=notes.append, **options)
+    assert longer.steps == 6 and read_config(out).provenance["samples"] == 12
+    assert (out / "README.md").read_text() == "# mine\n"
+    assert any("was not written by dreampose" in note for note in notes)
+    assert any("going on from step 4 of 6" in note and "had 4" not in note for note in notes)
+
+
+def test_without_a_test_list_nothing_is_scored(clips, tiny_base, tmp_path):
+    shutil.copytree(clips / "train", tmp_path / "data")
+    notes = []
+    out = tmp_path / "out"
+    result = phase1.train(tmp_path / "data", out, preset="mini", base=str(tiny_base), note=notes.append, **QUICK)
+    assert result.scores is None and not (out / "validation" / "scores.csv").exists()
+    assert (out / "validation" / "00000002.png").exists()  # of clips that were trained on, to look at
+    assert "None: there were no clips beside those" in (out / "README.md").read_text()
+    assert "3 clips (24 frames) to train on, none to test with." in notes
+
+
+ABLATIONS = {
+    "one-pose": ({"window": 1}, ("poses", "count", 1)),
+    "uv": ({"pose_channels": "uv"}, ("poses", "channels", "uv")),
+    "clip-only": ({"vae_tokens": False, "photo_channels": "none"}, ("photo", "vae_tokens", False)),
+    "latents": ({"photo_channels": "latents"}, ("photo", "unet_channels", "latents")),
+}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_are_options_and_share_an_autoencoder(name, clips, clip, tiny_base, tiny_mini, tmp_path):
+    options, (part, key, value) = ABLATIONS[name]
+    out = tmp_path / name
+    phase1.train(clips, out, preset="mini", vae=str(tiny_base), **options, **QUICK)
+    base = load_base(out)
+    assert getattr(getattr(base.config, part), key) == value
+    differing = {
+        (p, k)
+        for p in ("poses", "photo")
+        for k, v in dataclasses.asdict(getattr(base.config, p)).items()
+        if v != dataclasses.asdict(getattr(tiny_mini, p))[k]
+    }
+    assert len(differing) == len(options)  # and nothing else is another
+    assert same(base.vae, load_base(tiny_base).vae)
+    assert base.config.provenance["vae"]["revision"] and "vae" not in base.config.provenance["stages"]
+    if name == "clip-only":
+        from dreampose_cli.rendering import render
+
+        photo, video = clip / "frames" / "00000.png", tmp_path / "out.mp4"
+        render(photo=photo, poses=[clip / "video.poses"], output=video, base=str(out), steps=1, align="off")
+        assert video.exists()
+
+
+def test_a_bases_conditioning_is_settled(clips, tiny_base, tmp_path):
+    with pytest.raises(UsageError, match="conditioning is settled"):
+        phase1.train(clips, tmp_path / "out", base=str(tiny_base), window=1, **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_paper_preset_is_the_papers_recipe(clips, tiny_base, tmp_path):
+    paper = phase1.STAGES["paper"]["network"]
+    assert (paper.learning_rate, paper.batch_size, paper.ema, paper.decay) == (5e-6, 16, 0.0, 0.0)
+    assert phase1._in_epochs(paper, 5.0, None, 1000).steps == 313  # 5 x 1000 frames, 16 at a time
+    assert phase1.Dropout() == phase1.Dropout(image=0.05, pose=0.05, both=0.05)
+    out = tmp_path / "out"
+    phase1.train(clips, out, base=str(tiny_base), epochs=0.1, batch_size=2, ema=0.9, device="cpu")
+    state = json.loads((out / "checkpoints/network/step-00000002/state.json").read_text())  # 2.4 frames
+    assert state["settings"]["preset"] == "paper" and state["settings"]["learning_rate"] == 5e-6
+    assert state["settings"]["ema"] == 0.9 and (out / "checkpoints/network/step-00000002/average.safetensors").exists()
+    assert same(load_base(tiny_base).image_encoder, load_base(out).image_encoder)  # CLIP is frozen
+    assert read_config(out).provenance["trained_by"] == "dreampose train --preset paper"
+
+
+def test_changed_settings_are_refused_before_the_data_is_touched(clips, tiny_base, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    options = {"preset": "mini", "base": str(tiny_base), "device": "cpu", "resume": True}
+    phase1.train(clips, out, max_steps=1, batch_size=2, **options)
+    monkeypatch.setattr(phase1, "prepare_frames", lambda *_, **__: pytest.fail("the data was prepared"))
+    with pytest.raises(TrainingError) as refused:
+        phase1.train(clips, out, max_steps=3, batch_size=3, seed=4, learning_rate=1e-4, **options)
+    for words in ("learning_rate was 0.0008 and is 0.0001", "batch_size was 2 and is 3", "seed was 0 and is 4"):
+        assert words in str(refused.value)
+
+
+def test_other_data_is_refused(clips, tiny_base, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(clips, data)
+    options = {"preset": "mini", "base": str(tiny_base), "device": "cpu", "batch_size": 2, "resume": True}
+    phase1.train(data, out, max_steps=1, **options)
+    shutil.rmtree(sorted((data / "train").iterdir())[0])
+    with pytest.raises(TrainingError, match=r"data was [0-9a-f]{16} and is [0-9a-f]{16}"):
+        phase1.train(data, out, max_steps=2, **options)
+
+
+def test_too_little_room_for_checkpoints_is_said_first(clips, tiny_base, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", shutil.disk_usage
+    full = real(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full if path == out else real(path))
+    with pytest.raises(TrainingError, match=r"3 checkpoints take 0\.. GB.*--keep"):
+        phase1.train(clips, out, preset="mini", base=str(tiny_base), **QUICK)
+
+
+def test_a_step_must_divide_among_processes_and_parts():
+    stage = LoopSettings(steps=1, learning_rate=1, batch_size=16)
+    divided = phase1._settle("network", stage, None, 4, {"accumulate": 2})
+    assert (divided.batch_size, divided.accumulate) == (16, 2)
+    assert phase1._settle("network", stage, 3, 4, {"accumulate": 2}).batch_size == 24
+    with pytest.raises(UsageError, match=r"16 samples a step of network cannot be divided into 6 equal parts"):
+        phase1._settle("network", stage, None, 3, {"accumulate": 2})
+
+
+def test_contradictions_are_usage_errors(tmp_path, capsys):
+    for words, sentence in (
+        ("--preset paper", "starts from a base"),
+        ("--preset estimator --base mini", "starts from nothing"),
+        ("--preset mini --base mini --vae mini", "has no autoencoder yet"),
+        ("--epochs 1 --max-steps 3", "both say how far"),
+        ("--preset mini --image-encoder x", "--image-encoder goes with"),
+        ("--window 4", "--window is 4"),
+        ("--ema 1", "--ema is 1"),
+        ("--stage estimator", "has no stage estimator"),
+    ):
+        assert main(["train", str(tmp_path), "-o", str(tmp_path / "out"), *words.split()]) == 2, words
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_launcher_says(monkeypatch):
+    from dreampose_cli.training.launched import local_rank, process_count, process_rank
+
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert (process_count(), process_rank(), local_rank()) == (1, 0, 0)
+    monkeypatch.setenv("RANK", "3")
+    assert process_rank() == 0  # alone, whatever is left over in the environment
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert (process_count(), process_rank(), local_rank()) == (4, 3, 1)
+
+
+def test_a_tracker_that_is_missing_is_said_first(tmp_path, monkeypatch, capsys):
+    from dreampose_cli.training import distributed
+
+    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: None)
+    assert main(["train", str(tmp_path), "-o", str(tmp_path / "out"), "--tracker", "tensorboard"]) == 1
+    assert "pip install 'dreampose-cli[tensorboard]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensorboard_gets_the_figures(clips, tiny_base, tmp_path):
+    pytest.importorskip("tensorboard")
+    out = tmp_path / "out"
+    options = {"preset": "mini", "base": str(tiny_base), "batch_size": 1, "device": "cpu", "tracker": "tensorboard"}
+    phase1.train(clips, out, max_steps=20, validate_every=20, **options)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = (out / "logs").rglob("events.*.0")
+    events = EventAccumulator(str(file.parent))
+    events.Reload()
+    assert {"loss", "learning_rate", "samples_per_second", "data_wait", "ssim", "l1"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss")] == [20]

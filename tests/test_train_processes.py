@@ -1,0 +1,105 @@
+"""Training in several processes over gloo: the same weights as one process with the whole batch."""
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from dreampose_cli.model.presets import MINI, build_mini
+from dreampose_cli.training.denoising import Dropout, PairSource, PairTask
+from dreampose_cli.training.distributed import assemble
+from dreampose_cli.training.frames import prepare_frames
+from dreampose_cli.training.loop import LoopSettings, run
+
+SIZE = (48, 32)
+SETTINGS = LoopSettings(steps=3, learning_rate=1e-3, batch_size=4, seed=5, ema=0.5, clip_norm=0.1)
+
+
+def trained(clips, crew, accumulate=1):
+    """The weights of a tiny mini in float64 after a few steps, by their names."""
+    base = build_mini(0, dataclasses.replace(MINI, resolution=SIZE))
+    for module in base.components().values():
+        module.double()
+    base.adapter.texture.register_forward_pre_hook(lambda _, inputs: tuple(x.double() for x in inputs))
+    frames = prepare_frames(clips, SIZE)
+    torch.manual_seed(1)
+    latents = torch.randn(len(frames.pictures), base.latent_channels, *base.latent_size)
+    source = PairSource(base, frames, frames.split("train"), lambda rows: latents[rows])
+    task = PairTask(base, source, train_encoder=True, dropout=Dropout(0.2, 0.2, 0.2))
+    result = run(task, dataclasses.replace(SETTINGS, accumulate=accumulate), crew=crew)
+    weights = {f"{n}.{k}": v for n, m in task.modules.items() for k, v in m.state_dict().items()}
+    return {**weights, "losses": torch.tensor(result.losses, dtype=torch.float64)}
+
+
+def launch(command, count, **environment):
+    """Run `command` in so many processes that train together; their outputs, once all have succeeded."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    children = []
+    for rank in range(count):
+        own = {**together, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1, **environment}
+        env = {**os.environ, **{key: str(value) for key, value in own.items()}}
+        children.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    try:
+        outputs = [child.communicate(timeout=600) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0] * count, "\n".join(err for _, err in outputs)
+    return outputs
+
+
+def test_two_processes_are_one_of_twice_the_batch(clips, tmp_path, cache):
+    from dreampose_cli.training.distributed import ALONE
+
+    whole = trained(clips, ALONE)
+    losses = whole.pop("losses")
+    launch([sys.executable, __file__, str(clips), str(tmp_path)], 2, DREAMPOSE_CACHE=cache)
+    for accumulate in (1, 2):
+        for rank in (0, 1):
+            weights = load_file(tmp_path / f"{accumulate}-{rank}.safetensors")
+            assert torch.allclose(weights.pop("losses"), losses, rtol=1e-6)  # which are float32
+            worst = max((value.double() - whole[key].double()).abs().max().item() for key, value in weights.items())
+            assert worst < 1e-9, (accumulate, rank)
+    fresh = build_mini(0, dataclasses.replace(MINI, resolution=SIZE)).unet.state_dict()
+    assert max((whole[f"unet.{key}"] - value).abs().max().item() for key, value in fresh.items()) > 1e-3
+
+
+@pytest.mark.slow
+def test_the_command_under_accelerates_launcher(clips, tiny_base, tmp_path, capsys):
+    from dreampose_cli.__main__ import main
+
+    def words(output, batch):
+        options = f"--preset mini --base {tiny_base} --max-steps 2 --device cpu --batch-size {batch}"
+        return ["train", str(clips), "-o", str(tmp_path / output), *options.split()]
+
+    assert main(words("one", 4)) == 0
+    launcher = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    together = subprocess.run(
+        [sys.executable, "-m", *launcher.split(), "--dynamo_backend", "no", "-m", "dreampose_cli", *words("two", 2)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert together.returncode == 0, together.stderr
+    assert together.stdout.split() == [str(tmp_path / "two")]  # one of them speaks
+    one, two = (
+        load_file(tmp_path / name / "checkpoints/network/step-00000002/weights.safetensors") for name in ("one", "two")
+    )
+    assert max((one[key].float() - two[key].float()).abs().max().item() for key in one) < 1e-3
+    assert '"processes": 2' in (tmp_path / "two" / "base.json").read_text()
+
+
+if __name__ == "__main__":
+    clips, output = Path(sys.argv[1]), Path(sys.argv[2])
+    crew, _ = assemble("cpu")
+    for accumulate in (1, 2):
+        weights = {key: value.contiguous() for key, value in trained(clips, crew, accumulate).items()}
+        save_file(weights, output / f"{accumulate}-{crew.rank}.safetensors")
+    crew.end()
