@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from . import base, cache, demo, doctor, poses, render, synth, train, tune
+from . import eval as evaluation
 from .options import described
 
 app = typer.Typer(
@@ -38,7 +39,16 @@ def dreampose(
     pass
 
 
-for command in (tune.tune, render.render, poses.poses, demo.demo, train.train, synth.synth, doctor.doctor):
+for command in (
+    tune.tune,
+    render.render,
+    poses.poses,
+    evaluation.eval,
+    demo.demo,
+    train.train,
+    synth.synth,
+    doctor.doctor,
+):
     app.command(command.__name__, help=described(command))(command)
 app.add_typer(base.app, name="base")
 app.add_typer(cache.app, name="cache")

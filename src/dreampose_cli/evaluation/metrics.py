@@ -77,15 +77,24 @@ def ssim(prediction: Pictures, reference: Pictures) -> list[float]:
     Equal to scikit-image's (see above), with `channel_axis=-1, data_range=1.0`, and several times as fast. Pictures
     have at least 11 pixels a side.
     """
-    spare: _Spare | None = None
-    values = []
-    for a, b in _pairs(prediction, reference):
-        if spare is None:
-            if min(a.shape[:2]) <= 2 * RADIUS:
-                raise ValueError(f"SSIM needs {2 * RADIUS + 1} pixels a side, not {a.shape[1]}x{a.shape[0]}")
-            spare = _Spare(*a.shape[:2])
-        values.append(_ssim(a, b, spare))
-    return values
+    meter = Ssim()
+    return [meter(a, b) for a, b in _pairs(prediction, reference)]
+
+
+class Ssim:
+    """`ssim` of one pair of pictures after the other, keeping its working memory; not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._spare: _Spare | None = None
+
+    def __call__(self, prediction: Tensor, reference: Tensor) -> float:
+        """Two pictures, float64 (H, W, 3) in [0, 1] as `unit` makes them."""
+        size = tuple(prediction.shape[:2])
+        if min(size) <= 2 * RADIUS:
+            raise ValueError(f"SSIM needs {2 * RADIUS + 1} pixels a side, not {size[1]}x{size[0]}")
+        if self._spare is None or self._spare.size != size:
+            self._spare = _Spare(*size)
+        return _ssim(prediction, reference, self._spare)
 
 
 def sharpness(prediction: Pictures, reference: Pictures) -> list[float | None]:
@@ -166,6 +175,7 @@ class _Spare:
 
     def __init__(self, height: int, width: int) -> None:
         rows, columns = height - 2 * RADIUS, 3 * (width - 2 * RADIUS)
+        self.size = (height, width)
         self.planes = torch.empty(2, height, 3 * width, dtype=torch.float64)
         self.narrow = torch.empty(2, rows, 3 * width, dtype=torch.float64)
         self.means = torch.empty(4, rows, columns, dtype=torch.float64)
