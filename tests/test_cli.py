@@ -168,6 +168,13 @@ def test_version(capsys):
         ("render --poses p -o o --start 3 --end 2", "--end (2 s) must be after --start (3 s)"),
         ("render --poses p -o o --subject a --photo b", "exclude each other"),
         ("render --poses p -o o --photo-pose b", "--photo-pose needs --photo"),
+        ("render --poses p -o o --guidance-interval 0.5", "--guidance-interval is '0.5'"),
+        ("render --poses p -o o --guidance-interval .8:.2", "with 0 <= LOW < HIGH <= 1"),
+        ("render --poses p -o o --memory high", "there is no memory 'high'; choose one of auto, low"),
+        ("render --poses p", "Missing option '--output'"),
+        ("render --jobs f --poses p", "--jobs and --poses exclude each other"),
+        ("render --jobs f --subject a", "--jobs and --subject exclude each other"),
+        ("tune a.jpg --rank -1", "--rank is -1"),
         ("render --poses p -o o -q -v", "exclude each other"),
         ("poses v -o p --start 3 --end 3", "--end (3 s) must be after"),
         ("tune a.jpg --name ../x", "'../x' cannot be a name"),
@@ -369,6 +376,7 @@ def test_the_result_alone_is_on_stdout(name, library, capsys):
 def test_options_reach_the_library(library, capsys):
     words = "--poses a.mp4 --poses b.mp4 -o out/ --subject anna --condition 2 --s1 3 --s2 4.5 --steps 9 --sampler ddim"
     words += " --seed 7 --batch-size 2 --fps 12 --start 0 --end 2 --side-by-side --audio --device cpu --overwrite"
+    words += " --guidance-interval .2:.9 --memory low --compile"
     assert run("render", *words.split(), capsys=capsys)[0] == 0
     named = library["render"][1]
     expected = {
@@ -382,6 +390,9 @@ def test_options_reach_the_library(library, capsys):
         "sampler": "ddim",
         "seed": 7,
         "batch_size": 2,
+        "guidance_interval": (0.2, 0.9),
+        "memory": "low",
+        "compile": True,
         "fps": 12.0,
         "start": 0.0,
         "end": 2.0,
@@ -393,6 +404,8 @@ def test_options_reach_the_library(library, capsys):
     }
     assert {key: named[key] for key in expected} == expected
     assert str(named["output"]) == "out/"  # the slash says that it is a folder
+    run("tune", "a.jpg", "--rank", "8", "--memory", "low", capsys=capsys)
+    assert {key: library["tune"][1][key] for key in ("rank", "memory")} == {"rank": 8, "memory": "low"}
     run("synth", "clips", "--size", "96x64", "--png", capsys=capsys)
     assert library["synth"][1]["size"] == (64, 96)
     run("train", "v", "-o", "b", "--stage", "vae", "--8bit-adam", capsys=capsys)

@@ -171,7 +171,9 @@ def test_nobody_gives_an_empty_frame(people):
 def reference(box, coarse, fine, u, v, size):
     """The published conversion, pixel by pixel after the resampling."""
     x, y, w, h = int(box[0]), int(box[1]), max(int(box[2] - box[0]), 1), max(int(box[3] - box[1]), 1)
-    grow = [F.interpolate(t[None], (h, w), mode="bilinear", align_corners=False)[0].numpy() for t in (coarse, fine, u, v)]
+    grow = [
+        F.interpolate(t[None], (h, w), mode="bilinear", align_corners=False)[0].numpy() for t in (coarse, fine, u, v)
+    ]
     frame = np.zeros((3, *size), np.float32)
     for row in range(h):
         for column in range(w):
@@ -261,9 +263,7 @@ def test_gaps_take_the_nearest_pose_and_are_named(people, tmp_path):
     pictures = [picture(red(2 * i)) if i not in (0, 3, 4, 5, 8) else picture() for i in range(9)]
     source = folder_of(tmp_path / "frames", pictures)
     notes = []
-    found = extract(
-        source, tmp_path / "out.poses", estimator=str(people), fps=10, device="cpu", note=notes.append
-    )
+    found = extract(source, tmp_path / "out.poses", estimator=str(people), fps=10, device="cpu", note=notes.append)
     assert (found.frames, found.fps, found.gaps, found.estimator) == (9, 10, 5, "People.torchscript")
     assert found.gap_ranges == [(0, 0), (3, 5), (8, 8)]
     assert [bounds(pose)[0] for pose in open_poses(found.path)] == [2, 2, 4, 4, 4, 12, 12, 14, 14]

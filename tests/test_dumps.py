@@ -102,7 +102,14 @@ def test_dumps_are_read(tmp_path, save):
     assert is_pose_source(path)
     poses = open_poses(path, fps=25, size=(48, 70))
     assert isinstance(poses, DumpPoses)
-    assert (len(poses), poses.size, poses.fps, poses.has_parts, poses.gaps, poses.remarks) == (12, (48, 70), 25, True, [], ())
+    assert (len(poses), poses.size, poses.fps, poses.has_parts, poses.gaps, poses.remarks) == (
+        12,
+        (48, 70),
+        25,
+        True,
+        [],
+        (),
+    )
     for i, pose in enumerate(poses):
         assert (pose.dtype, pose.shape) == (np.float32, (3, 48, 70))
         expected = np.zeros((3, 48, 70), np.float32)
@@ -249,7 +256,9 @@ def test_another_kind_of_densepose_is_refused(tmp_path):
 
 def test_attributes_of_shared_classes_cannot_be_set(tmp_path):
     """BUILD on a class itself, as a pickle may: it must not reach the next file."""
-    program = b"\x80\x02c" + MODULE.encode() + b"\nDensePoseChartResultWithConfidences\nN}X\x06\x00\x00\x00poisonK\x01s\x86b."
+    program = (
+        b"\x80\x02c" + MODULE.encode() + b"\nDensePoseChartResultWithConfidences\nN}X\x06\x00\x00\x00poisonK\x01s\x86b."
+    )
     assert any(code.name == "BUILD" for code, *_ in pickletools.genops(program))
     (tmp_path / "d.pkl").write_bytes(program)
     with pytest.raises(PoseError):

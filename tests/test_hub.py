@@ -219,7 +219,10 @@ def test_an_interrupted_download_goes_on(server, tmp_path, monkeypatch):
         (RuntimeError("Data processing error: No space left on device (os error 28)"), "is full; make room"),
         (PermissionError(13, "Permission denied"), "cannot be written; make it writable or set HF_HOME"),
         (OSError("Consistency check failed: file should be of size 10"), "was interrupted (Consistency check"),
-        (type("ReadError", (Exception,), {})("peer closed"), "was interrupted (peer closed); run the same command again"),
+        (
+            type("ReadError", (Exception,), {})("peer closed"),
+            "was interrupted (peer closed); run the same command again",
+        ),
     ],
 )
 def test_other_failures_of_a_download(problem, sentence, monkeypatch):

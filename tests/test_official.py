@@ -218,10 +218,7 @@ class Reference:
         """null, image only, image and pose."""
         rows = [(self.null_context, 0 * pose), (self.context, 0 * pose), (self.context, pose)]
         return torch.cat(
-            [
-                self.world.unet(torch.cat([latents, p], 1), timestep, encoder_hidden_states=c).sample
-                for c, p in rows
-            ]
+            [self.world.unet(torch.cat([latents, p], 1), timestep, encoder_hidden_states=c).sample for c, p in rows]
         )
 
     @torch.no_grad()

@@ -16,11 +16,11 @@ from dreampose_cli.store import entries as entries_module
 from dreampose_cli.store import filelock
 
 
-def make_subject(id, photo=None, name=None, created=None):
+def make_subject(id, photo=None, name=None, created=None, base="0"):
     with store.lock(f"subject-{id}"), store.publish_folder("subject", id) as folder:
         (folder / "weights.bin").write_bytes(b"w" * 100)
         photos = [{"sha256": store.file_digest(photo), "file": str(photo)}] if photo else []
-        store.write_json(folder / store.SUBJECT_JSON, {"name": name, "photos": photos})
+        store.write_json(folder / store.SUBJECT_JSON, {"name": name, "photos": photos, "base": {"revision": base}})
         if created:
             os.utime(folder / store.SUBJECT_JSON, (created, created))
     return id
@@ -206,6 +206,20 @@ def test_find_subject(tmp_path):
     with pytest.raises(SubjectError) as caught:
         store.find_subject(other)
     assert str(caught.value).endswith("it'\"'\"'s new.jpg'")
+
+
+def test_of_several_subjects_the_one_on_the_base_asked_for_is_found(tmp_path):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"photo")
+    now = time.time()
+    make_subject("aaaa1111", photo, "anna", created=now - 200, base="a")
+    make_subject("aaaa2222", photo, "anna", created=now - 100, base="a")
+    make_subject("bbbb3333", photo, "anna", created=now, base="b")
+    for token in (photo, "anna"):
+        assert store.find_subject(token, "a").id == "aaaa2222"
+        assert store.find_subject(token, "b").id == "bbbb3333"
+        assert store.find_subject(token, "c").id == store.find_subject(token).id == "bbbb3333"
+    assert store.find_subject("aaaa1111", "b").id == "aaaa1111"
 
 
 def test_the_subject_tuned_last():

@@ -200,13 +200,13 @@ def test_dataset_layout_and_contents(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set"]
 
 
-def test_datasets_grow_and_single_subjects_are_for_testing(tmp_path):
-    assert [default_test_subjects(n) for n in (1, 2, 8, 64)] == [1, 1, 1, 8]
+def test_datasets_grow_and_a_single_subject_is_to_train_on(tmp_path):
+    assert [default_test_subjects(n) for n in (1, 2, 8, 64)] == [0, 1, 1, 8]
     assert plan_clip(1, "train", 5) == plan_clip(1, "train", 5)
     seeds = {plan_clip(s, split, i).subject_seed for s in (1, 2) for split in ("train", "test") for i in range(50)}
     assert len(seeds) == 200
     out = write_dataset(tmp_path / "one", subjects=1, frames=1, size=(80, 64))
-    assert [p.name for p in out.iterdir() if p.is_dir()] == ["test"]
+    assert [p.name for p in out.iterdir() if p.is_dir()] == ["train"]
 
 
 def test_bad_dataset_requests_leave_nothing(tmp_path):

@@ -131,7 +131,9 @@ def bases() -> list[Finding]:
     except DreamposeError as problem:
         findings = [Finding("bases", "warning", names, str(problem))]
     if all(entry.kind == "bundled" for entry in found):
-        remedy = "mini knows mannequins only; for people `dreampose base import`, `dreampose train`, or `--base owner/name`"
+        remedy = (
+            "mini knows mannequins only; for people `dreampose base import`, `dreampose train`, or `--base owner/name`"
+        )
         findings.append(Finding("base for people", "warning", "none", remedy))
     return findings
 

@@ -3,6 +3,9 @@
 Rule: with "contain" the whole frame is scaled to fit inside, keeps its aspect, stays centred, and is padded (pictures by
 their edge, poses by background); with "stretch" it is resized to the resolution whatever its aspect, as the official
 code does. A photo and a pose frame of one size are fitted alike, so that they stay aligned.
+
+With "contain" a photo of another aspect than the base's, in which the person would become small, is first cut to a
+region around the person (`Crop`).
 """
 
 from __future__ import annotations
@@ -11,6 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
+SMALL = 0.6  # a person shorter than this share of the base's height is small
+FILLED = 0.8  # a crop leaves the person this share of its height and width, so that hair, skirt and hands find room
+STRAY = 0.005  # share of a body's pixels at each end of an axis that may be mistakes of an estimator
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,87 @@ class Fit:
     @property
     def box(self) -> tuple[slice, slice]:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """The region of a photo that is used in place of the whole. Pixels of the photo."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def around(cls, pose: np.ndarray, size: tuple[int, int], target: tuple[int, int], mode: str) -> Crop | None:
+        """The region around the person in a photo of `size`, with the target's aspect where the photo has room for it.
+
+        `pose` (3, h, w) is the photo's, at any resolution. None where the whole photo is used: with "stretch", in a photo
+        of the target's aspect, where the person is not `SMALL`, and where nobody is.
+        """
+        fit = Fit.of(size, target, mode)
+        extent = body_box(pose)
+        if extent is None or (fit.height, fit.width) == tuple(target):
+            return None
+        scale = size[0] / pose.shape[1], size[1] / pose.shape[2]
+        top, bottom = (y * scale[0] for y in extent[0])
+        left, right = (x * scale[1] for x in extent[1])
+        if (bottom - top) / size[0] * fit.height >= SMALL * target[0]:
+            return None
+        crop = cls.containing(((top, bottom), (left, right)), size, target[1] / target[0])
+        if crop.height * crop.width >= 0.9 * size[0] * size[1]:  # hardly anything would be cut
+            return None
+        return crop
+
+    @classmethod
+    def containing(cls, extent, size: tuple[int, int], aspect: float, filled: float = FILLED) -> Crop:
+        """The region of a photo of `size` of which a body with this `extent` (as of `body_box`) takes the share `filled`.
+
+        Its width is `aspect` times its height where the photo has room for that.
+        """
+        (top, bottom), (left, right) = extent
+        needed = (bottom - top) / filled, (right - left) / filled
+        height = min(size[0], max(needed[0], needed[1] / aspect))
+        width = min(size[1], max(needed[1], height * aspect))
+        height = min(size[0], max(needed[0], width / aspect))
+        height, width = max(1, round(height)), max(1, round(width))
+        y, x = round((top + bottom - height) / 2), round((left + right - width) / 2)
+        return cls(min(max(y, 0), size[0] - height), min(max(x, 0), size[1] - width), height, width)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    def of_picture(self, picture: np.ndarray) -> np.ndarray:
+        """The region of the photo itself, (H, W, 3)."""
+        return picture[self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def of_pose(self, pose: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The same region of a pose (3, h, w) of a photo of `size`."""
+        rows, columns = pose.shape[1] / size[0], pose.shape[2] / size[1]
+        top, left = int(self.top * rows), int(self.left * columns)
+        bottom = max(top + 1, round((self.top + self.height) * rows))
+        right = max(left + 1, round((self.left + self.width) * columns))
+        return pose[:, top:bottom, left:right]
+
+
+def body_box(pose: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Rows and columns, each from and to before, that the body in a pose (3, H, W) covers; None where nobody is.
+
+    Up to the share `STRAY` of the body's pixels may lie beyond each end.
+    """
+    body = (pose > 0).any(0)
+    if not body.any():
+        return None
+    return span(body.sum(1), STRAY), span(body.sum(0), STRAY)
+
+
+def span(counts: np.ndarray, stray: float) -> tuple[int, int]:
+    """Where along an axis pixels lie, from and to before, but for the share `stray` at each end; counts (n,), not all 0."""
+    below = np.cumsum(counts)
+    first = np.searchsorted(below, stray * below[-1], side="right")
+    last = np.searchsorted(below, (1 - stray) * below[-1], side="left")
+    return int(first), int(last) + 1
 
 
 def fit_picture(picture: np.ndarray, target: tuple[int, int], mode: str) -> np.ndarray:

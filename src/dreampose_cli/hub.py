@@ -104,7 +104,9 @@ def explained(
             f"{what} is not (or not wholly) on this machine and {why}; connect, then run the command again{otherwise}."
         ) from problem
     except errors.EntryNotFoundError as problem:
-        raise error(f"{what} cannot be downloaded: the repository has no such file; see {page}{otherwise}.") from problem
+        raise error(
+            f"{what} cannot be downloaded: the repository has no such file; see {page}{otherwise}."
+        ) from problem
     except errors.HFValidationError as problem:
         raise error(f"{repository!r} cannot be a repository's name on the Hub; it is written owner/name.") from problem
     except errors.HfHubHTTPError as problem:

@@ -8,24 +8,32 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from .errors import UsageError
 from .names import SAMPLERS
 
-_CLASSES = {"pndm": PNDMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler}
+_KINDS = {
+    "pndm": (PNDMScheduler, {}),
+    "ddim": (DDIMScheduler, {}),
+    "dpm++": (DPMSolverMultistepScheduler, {}),
+    "dpm++-karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "dpm++-sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}),
+    "unipc": (UniPCMultistepScheduler, {}),
+}
 
 
 def make_sampler(name: str, schedule: dict):
     """The diffusers scheduler `name` over the base's noise schedule. A new one for every batch: PNDM keeps state."""
-    if name not in _CLASSES:
+    if name not in _KINDS:
         raise UsageError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}.")
-    kind = _CLASSES[name]
+    kind, changes = _KINDS[name]
     known = inspect.signature(kind.__init__).parameters  # a schedule may hold keys of another scheduler class
     config = {key: value for key, value in schedule.items() if key in known}
-    return kind(**config)
+    return kind(**config | changes)
 
 
 def check_steps(steps: int, schedule: dict) -> None:
@@ -41,6 +49,16 @@ def check_steps(steps: int, schedule: dict) -> None:
 def clip_noise(shape: tuple[int, int, int], seed: int) -> Tensor:
     """The noise of a whole clip (1, C, h, w), drawn on the CPU: one seed means one result on every device."""
     return torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def derived_seed(seed: int, *path: int) -> int:
+    """A seed that follows from `seed` and a place, such as a frame or a step: neighbours have nothing in common."""
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def adds_noise(sampler) -> bool:
+    """Whether each step of `sampler` adds fresh noise (the SDE solvers) instead of only removing it."""
+    return str(sampler.config.get("algorithm_type", "")).startswith("sde")
 
 
 def branch_weights(image_guidance: float, pose_guidance: float) -> tuple[float, float, float]:
@@ -60,13 +78,21 @@ def sample(
     sampler,
     steps: int,
     on_step: Callable[[int], None] | None = None,
+    fresh_noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
-    """Denoise `start` (B, C, h, w) in `steps` steps; `predict(latents, t)` is the guided prediction of the network."""
+    """Denoise `start` (B, C, h, w) in `steps` steps; `predict(latents, t)` is the guided prediction of the network.
+
+    `fresh_noise(i)`: the noise (B, C, h, w) or (1, C, h, w) that step i of a sampler that `adds_noise` takes; without
+    it one draw for all B by seed 0.
+    """
     sampler.set_timesteps(steps)
     latents = start * sampler.init_noise_sigma
+    fresh_noise = fresh_noise or (lambda index: clip_noise(tuple(start.shape[1:]), derived_seed(0, index)))
     for index, timestep in enumerate(sampler.timesteps):
         prediction = predict(sampler.scale_model_input(latents, timestep), timestep)
-        latents = sampler.step(prediction, timestep, latents).prev_sample
+        # Drawn here and not by the sampler, whose draw would depend on the batch and on the device.
+        drawn = {"variance_noise": fresh_noise(index).to(latents)} if adds_noise(sampler) else {}
+        latents = sampler.step(prediction, timestep, latents, **drawn).prev_sample
         if on_step is not None:
             on_step(index + 1)
     return latents

@@ -59,9 +59,7 @@ def info(
 
 
 def import_(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder of unet_epoch_E.pth and adapter_E.pth.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of unet_epoch_E.pth and adapter_E.pth.")],
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="What to call the base here.", callback=check_name)
     ],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 KINDS = ("subject", "base", "poses", "data", "partial")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
+
 def _bytes(value: str | None) -> str | None:
     if value is not None:
         _count(value)
@@ -175,9 +176,7 @@ def prune(
     _remove(out, act(dry_run=True), act, dry_run=dry_run, yes=yes)
 
 
-def _remove(
-    out: Output, entries: list[Entry], act: Callable[[], list[Entry]], *, dry_run: bool, yes: bool
-) -> None:
+def _remove(out: Output, entries: list[Entry], act: Callable[[], list[Entry]], *, dry_run: bool, yes: bool) -> None:
     """Show which entries go, ask, let `act` remove them; the ids are the result."""
     total = sum(entry.bytes for entry in entries)
     for entry in entries:

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..names import (
     DTYPES,
     GUIDANCE_RANGE,
+    MEMORIES,
     SAMPLERS,
     SEED_RANGE,
     STEPS_RANGE,
@@ -61,7 +62,7 @@ def check_span(start: float | None, end: float | None) -> None:
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """"1 frame", "2 frames"."""
+    """A number with its noun: "1 frame", "2 frames"."""
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
@@ -71,6 +72,20 @@ def pixels(text: str) -> tuple[int, int]:
     if not match or not all(16 <= int(number) <= 4096 for number in match.groups()):
         raise UsageError(f"--size is {text!r}, but must be WIDTHxHEIGHT in pixels, such as 128x160, each 16 to 4096.")
     return int(match[2]), int(match[1])
+
+
+def interval(text: str | None) -> tuple[float, float] | None:
+    """LOW:HIGH as two shares of the noise schedule; UsageError where it is none."""
+    if text is None:
+        return None
+    low, colon, high = text.partition(":")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = (math.nan, math.nan)
+    if not (colon and 0 <= found[0] < found[1] <= 1):
+        raise UsageError(f"--guidance-interval is {text!r}, but must be LOW:HIGH with 0 <= LOW < HIGH <= 1.")
+    return found
 
 
 def whole(option: str, metavar: str, help: str, low: float, high: float = MANY, *, default: str | bool = True):
@@ -121,9 +136,7 @@ LearningRate = Annotated[
         show_default=FROM_BASE,
     ),
 ]
-Steps = Annotated[
-    int | None, whole("--steps", "N", "Denoising steps, 1 to 1000.", *STEPS_RANGE, default=FROM_BASE)
-]
+Steps = Annotated[int | None, whole("--steps", "N", "Denoising steps, 1 to 1000.", *STEPS_RANGE, default=FROM_BASE)]
 Sampler = Annotated[
     str | None,
     typer.Option(
@@ -181,11 +194,19 @@ End = Annotated[
 BatchSize = Annotated[
     int | None, whole("--batch-size", "N", "Frames at once; fewer need less memory.", 1, default=FROM_BASE)
 ]
-Device = Annotated[
+Memory = Annotated[
     str,
     typer.Option(
-        "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.", callback=check_device
+        "--memory",
+        metavar="HOW",
+        help="auto: as much as is free; low: as little as will do.",
+        callback=one_of("memory", MEMORIES),
+        autocompletion=lambda: list(MEMORIES),
     ),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.", callback=check_device),
 ]
 Dtype = Annotated[
     str,

@@ -181,7 +181,7 @@ def table(header: list[str], rows: list[list[str]], right: frozenset[int] | set[
 
 
 def duration(seconds: float) -> str:
-    """"42 s", "3 min 20 s", "2 h 5 min"."""
+    """ "42 s", "3 min 20 s", "2 h 5 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

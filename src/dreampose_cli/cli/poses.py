@@ -33,9 +33,7 @@ def poses(
     estimator: options.Estimator = None,
     estimator_size: Annotated[
         int | None,
-        options.whole(
-            "--estimator-size", "N", "Short side DensePose sees.", 64, 4096, default="the picture's own"
-        ),
+        options.whole("--estimator-size", "N", "Short side DensePose sees.", 64, 4096, default="the picture's own"),
     ] = None,
     person: Annotated[
         int | None, options.whole("--person", "K", "Follow the K-th largest person.", 1, 100, default="the largest")

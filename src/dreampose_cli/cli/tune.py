@@ -43,8 +43,15 @@ def tune(
             show_default=options.FROM_BASE,
         ),
     ] = None,
+    rank: Annotated[
+        int | None,
+        options.whole(
+            "--rank", "R", "Rank of a small, low-rank subject; 0 tunes all weights.", 0, 1024, default=options.FROM_BASE
+        ),
+    ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
+    memory: options.Memory = "auto",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     json: options.Json = False,
@@ -59,6 +66,7 @@ def tune(
     Examples:
       dreampose tune photo.jpg
       dreampose tune front.jpg back.jpg --name anna
+      dreampose tune photo.jpg --rank 8 --memory low
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from ..training.tuning import tune as tune_subject
@@ -74,6 +82,8 @@ def tune(
             learning_rate=learning_rate,
             decoder_learning_rate=decoder_learning_rate,
             batch_size=batch_size,
+            rank=rank,
+            memory=memory,
             seed=seed,
             estimator=estimator,
             device=device,

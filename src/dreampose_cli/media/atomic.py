@@ -1,22 +1,32 @@
 """Results appear whole or not at all: written beside their place under a temporary name, then renamed.
 
-A process that is killed leaves at most a hidden `.name.xxxxxxxx.tmp` sibling behind, never half a result.
+A process that is killed leaves at most a hidden `.name.WHERE-PID-RANDOM.tmp` sibling behind, never half a result. The
+next write to the same place removes it, once that process is gone; where that cannot be known, once it is a day old.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import os
+import platform
+import re
 import secrets
 import shutil
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from ..errors import OutputError, OutputExistsError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_STALE_SECONDS = 86400.0  # without a write, where the writer cannot be asked for
+_REUSED_SECONDS = 60.0  # a process that began so long after the last write is another one with the same number
 
 
 @contextmanager
@@ -28,6 +38,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))  # through a symbolic link, so that the link survives
     _require_parent(path, target)
+    _sweep(target, "tmp")
     part = _sibling(target)
     try:
         yield part
@@ -53,12 +64,14 @@ def atomic_folder(
     target = Path(os.path.realpath(path))
     _require_parent(path, target)
     require_replaceable(path, overwrite, owned)
+    _sweep(target, "tmp")
     part = _sibling(target)
     try:
         part.mkdir()
         yield part
         require_replaceable(path, overwrite, owned)  # again: the work may have taken hours
         _replace_folder(part, target)
+        _sweep(target, "old")  # not before: it may be the last whole result there is
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError) and _is_about(error, part):
@@ -100,8 +113,45 @@ def disk_full(path: str | os.PathLike) -> OutputError:
     return OutputError(f"{path} cannot be written: the disk is full; free some space or choose another -o.")
 
 
-def _sibling(target: Path) -> Path:
-    return target.with_name(f".{target.stem[:80]}.{secrets.token_hex(4)}.tmp{target.suffix}")
+def _sibling(target: Path, kind: str = "tmp") -> Path:
+    writer = f"{_here()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return target.with_name(f".{target.stem[:80]}.{writer}.{kind}{target.suffix}")
+
+
+@functools.lru_cache(maxsize=1)
+def _here() -> str:
+    """Eight digits for where a process number means this process: machine, start of it, and container."""
+    parts = [platform.node()]
+    with suppress(OSError):  # Linux
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return f"{zlib.crc32(' '.join(parts).encode()):08x}"
+
+
+def _sweep(target: Path, kind: str) -> None:
+    """Remove what killed processes have left of writes to `target`. What cannot be removed is left."""
+    name = re.compile(rf"\.{re.escape(target.stem[:80])}\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}\.{kind}(.*)", re.DOTALL)
+    of_target = {target.suffix, ".mkv", ".palette.png"}  # the latter two on the way to a .gif
+    with suppress(OSError), os.scandir(target.parent) as entries:
+        left = [(entry, match) for entry in entries if (match := name.fullmatch(entry.name)) and match[3] in of_target]
+        for entry, (where, pid) in ((entry, match.group(1, 2)) for entry, match in left):
+            with suppress(OSError):
+                written = entry.stat(follow_symlinks=False).st_mtime
+                if _is_gone(int(pid), written) if where == _here() else time.time() - written > _STALE_SECONDS:
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                    else:
+                        os.unlink(entry.path)
+
+
+def _is_gone(pid: int, written: float) -> bool:
+    """Whether the process that wrote at this time is no more."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > written + _REUSED_SECONDS
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, OSError, OverflowError):
+        return False
 
 
 def _require_parent(path: str | os.PathLike, target: Path) -> None:
@@ -121,7 +171,7 @@ def _replace_folder(part: Path, target: Path) -> None:
     if not target.exists():
         os.rename(part, target)
         return
-    old = _sibling(target)
+    old = _sibling(target, "old")
     os.rename(target, old)
     try:
         os.rename(part, target)

@@ -93,7 +93,9 @@ class DumpPoses(PoseSequence):
             raise PoseError(f"{self._path}: pose frame {i} is cut short or damaged; copy the dump again.") from error
         uv = np.nan_to_num(uv.astype(np.float32))
         if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() <= PARTS:
-            raise PoseError(f"{self._path}: pose frame {i} has body parts outside 0 to {PARTS}; it is no DensePose chart.")
+            raise PoseError(
+                f"{self._path}: pose frame {i} has body parts outside 0 to {PARTS}; it is no DensePose chart."
+            )
         patch = np.concatenate([labels[None].astype(np.float32), uv.clip(0, 1) * (labels > 0)])
         return paste(patch, (int(detection.box[0]), int(detection.box[1])), np.zeros((3, *self.size), np.float32))
 

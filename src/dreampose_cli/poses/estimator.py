@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import PoseError, UsageError
-from ..fitting import Fit, fit_picture
+from ..fitting import fit_picture
 from ..names import ESTIMATORS
 from .densepose import FILES, SUFFIX, DensePose, load_densepose
+from .nearer import Search
 
 PARTS = 24
-MIN_PERSON = 0.004  # a person covers at least this share of the picture
+MIN_PERSON = 0.004  # a person covers at least this share of what is looked at
+LOOKING = 2  # the version of how it looks at pictures
 ESTIMATOR_FILE = "estimator.safetensors"
 CONFIG_FILE = "estimator.json"
 
@@ -86,43 +88,34 @@ class Estimator:
     network: PoseNet
     resolution: tuple[int, int]
     device: torch.device
-    least_person: float = MIN_PERSON
+    least_person: float = 0.0  # of the picture: who is found is somebody, however small
     person: int | None = None
     pace: str = ""  # what to expect of the time it takes, where that is worth a sentence
 
-    @torch.inference_mode()
     def estimate(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
         """uint8 (H, W, 3) each -> float32 (3, H, W): I in 0..24, U and V in [0, 1], all zero where nobody is."""
+        return self._search.each(pictures)
+
+    def stream(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pose frames of the frames of one clip, a few at a time: memory does not grow with the clip."""
+        return self._search.along(pictures)
+
+    @property
+    def _search(self) -> Search:
+        return Search(self._see, self.resolution, MIN_PERSON)
+
+    @torch.inference_mode()
+    def _see(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Pictures, each fitted as a whole, -> poses (n, 3, *resolution)."""
         fitted = np.stack([fit_picture(picture, self.resolution, "contain") for picture in pictures])
         pixels = torch.from_numpy(fitted).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
         logits, uv = self.network(pixels)
         part = logits.argmax(1, keepdim=True)
         on_body = part > 0
-        frames = torch.cat([part.float(), uv.clamp(1 / 255, 1) * on_body], dim=1).cpu().numpy()
-        return [self._back(frame, picture.shape[:2]) for frame, picture in zip(frames, pictures, strict=True)]
-
-    def stream(self, pictures: Iterable[np.ndarray], batch: int = 8) -> Iterator[np.ndarray]:
-        """Pose frames of a stream of pictures, `batch` at a time: memory does not grow with the clip."""
-        waiting = []
-        for picture in pictures:
-            waiting.append(picture)
-            if len(waiting) == batch:
-                yield from self.estimate(waiting)
-                waiting = []
-        if waiting:
-            yield from self.estimate(waiting)
-
-    def _back(self, frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        fit = Fit.of(size, self.resolution, "contain")
-        inside = frame[(slice(None), *fit.box)]
-        if (fit.height, fit.width) == tuple(size):
-            return inside
-        rows = ((np.arange(size[0]) + 0.5) * fit.height / size[0]).astype(int)
-        columns = ((np.arange(size[1]) + 0.5) * fit.width / size[1]).astype(int)
-        return inside[:, rows][:, :, columns]
+        return torch.cat([part.float(), uv.clamp(1 / 255, 1) * on_body], dim=1).cpu().numpy()
 
 
-def has_person(frame: np.ndarray, least: float = MIN_PERSON) -> bool:
+def has_person(frame: np.ndarray, least: float = 0.0) -> bool:
     """Whether a pose frame (3, H, W) shows somebody who covers at least the share `least` of it."""
     share = float((frame[0] > 0).mean())
     return share > 0 and share >= least
@@ -155,7 +148,9 @@ def load_estimator(
         )
     for option, value in (("--estimator-size", size), ("--person", person)):
         if value is not None:
-            raise UsageError(f"{option} is for DensePose; the estimator {name} looks at the whole picture, for one figure.")
+            raise UsageError(
+                f"{option} is for DensePose; the estimator {name} looks at the whole picture, for one figure."
+            )
     return _load(folder, name, str(device))
 
 
@@ -173,5 +168,5 @@ def _load(folder: Path, name: str, device: str) -> Estimator:
         resolution = tuple(config["resolution"])
     except Exception as error:  # a damaged file raises whatever its library likes
         raise PoseError(f"the estimator in {folder} cannot be loaded ({error}); make or install it again.") from error
-    digest = hashlib.sha256((folder / ESTIMATOR_FILE).read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256((folder / ESTIMATOR_FILE).read_bytes()).hexdigest()[:14] + f"-{LOOKING}"
     return Estimator(name, digest, network.to(device).eval(), resolution, torch.device(device))

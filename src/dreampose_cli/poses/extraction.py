@@ -204,8 +204,10 @@ def poses_of(
 def gaps_in_words(gaps: Ranges, source: Path | str) -> str:
     """The sentence about the frames (counted from 0) that show nobody."""
     count = count_of(gaps)
-    who = f"frame {describe_ranges(gaps)} of {source} shows" if count == 1 else (
-        f"{count} frames of {source} ({describe_ranges(gaps)}) show"
+    who = (
+        f"frame {describe_ranges(gaps)} of {source} shows"
+        if count == 1
+        else (f"{count} frames of {source} ({describe_ranges(gaps)}) show")
     )
     return f"{who} nobody; the pose of the nearest frame with somebody stands in."
 
@@ -258,7 +260,9 @@ def _estimate(model, frames: media.FrameSource, source: Path, path: Path, progre
         PoseWriter(path, frames.size, frames.fps, source=source.name, estimator=model.name) as writer,
         closing(read_ahead(frames)) as pictures,
     ):
-        waiting = 0  # frames that show nobody since the last pose: they hold nothing, so a gap of any length is a number
+        waiting = (
+            0  # frames that show nobody since the last pose: they hold nothing, so a gap of any length is a number
+        )
 
         def fill(pose: np.ndarray, count: int) -> None:
             for _ in range(count):

@@ -65,8 +65,12 @@ def nms(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     gone, kept = np.zeros(count, bool), []
     for first in range(0, count, _ROWS):
         rows = slice(first, first + _ROWS)
-        width = (torch.minimum(x2[rows, None], x2[None, first:]) - torch.maximum(x1[rows, None], x1[None, first:])).clamp(0)
-        height = (torch.minimum(y2[rows, None], y2[None, first:]) - torch.maximum(y1[rows, None], y1[None, first:])).clamp(0)
+        width = (
+            torch.minimum(x2[rows, None], x2[None, first:]) - torch.maximum(x1[rows, None], x1[None, first:])
+        ).clamp(0)
+        height = (
+            torch.minimum(y2[rows, None], y2[None, first:]) - torch.maximum(y1[rows, None], y1[None, first:])
+        ).clamp(0)
         shared = width * height
         overlap = shared / (areas[rows, None] + areas[None, first:] - shared)
         # compared in double, as in C++, so that 0.3 in float32 counts as more than 0.3

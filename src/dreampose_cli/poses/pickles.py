@@ -207,7 +207,9 @@ def _read_zip(path: Path, known: dict[str, Iterable[str]]) -> object:
                 f"{path} is refused: it would unpack to {unpacked / max(size, 1):.0f} times its size, as no file of "
                 "torch.save does."
             )
-        root = next((name.removesuffix("data.pkl") for name in members if re.fullmatch(r"([^/]+/)?data\.pkl", name)), None)
+        root = next(
+            (name.removesuffix("data.pkl") for name in members if re.fullmatch(r"([^/]+/)?data\.pkl", name)), None
+        )
         if root is None:
             raise ValueError("no data.pkl")
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":

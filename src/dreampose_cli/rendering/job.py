@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .. import __version__, media
-from ..device import pick_device, pick_dtype
+from ..device import pick_device, pick_dtype, put_away
 from ..errors import MediaError, UsageError
 from ..fitting import fit_pose
 from ..model.base import Base
 from ..model.conditioning import Photo, prepare_photo
+from ..names import ALIGNMENTS, check_choice
 from ..poses.extraction import poses_of
 from ..poses.files import is_pose_source
 from ..poses.preview import colour
 from ..poses.sequence import PoseSequence, window_indices
-from ..sampling import check_steps
+from ..sampling import branch_weights, check_steps
+from .ahead import ahead
+from .alignment import place
 from .batches import RenderSettings, render_frames
+from .compilation import PAYS_FROM, compile_blocks, require_compiler
+from .memory import Portions, default_frames, plan
+from .shelf import Shelf
 from .subjects import Sitter, load_photo, load_subject
 
 Progress = Callable[[int, int | None, str], None]
@@ -57,18 +65,24 @@ def render(
     fps: float | None = None,
     start: float | None = None,
     end: float | None = None,
+    align: str = "auto",
     side_by_side: bool = False,
     audio: bool = False,
     device: str = "auto",
     dtype: str = "auto",
+    guidance_interval: tuple[float, float] | None = None,
+    memory: str = "auto",
+    compile: bool = False,
     overwrite: bool = False,
+    shelf: Shelf | None = None,
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> RenderResult:
     """Render one frame per pose. `poses` are whatever `poses` reads; several need a folder as `output`.
 
-    `subject` (id, name or photo; None: tuned last) or `photo` (on the untuned base). Raises UsageError, SubjectError,
-    BaseError, MediaError, PoseError, OutputError.
+    `subject` (id, name or photo; None: tuned last) or `photo` (on the untuned base); `align` as `alignment.place`;
+    `memory` as `memory.plan`; `compile` the network where it pays; the base is taken from `shelf`. Raises UsageError,
+    SubjectError, BaseError, MediaError, PoseError, OutputError, OutOfMemoryError.
     """
     started = time.monotonic()
     if subject is not None and photo is not None:
@@ -77,6 +91,7 @@ def render(
         raise UsageError("render needs --poses: a driving video, a picture, a folder of frames, or a pose file.")
     if photo is not None and condition != 1:
         raise UsageError("--condition chooses among a subject's photos; leave it out where --photo names one.")
+    check_choice("alignment", align, ALIGNMENTS)
     targets = _targets(poses, output, overwrite)
     heard = {source for source in poses if audio and _has_sound(Path(source))}
     if heard and media.output_kind(targets[0]) != "mp4":
@@ -86,10 +101,13 @@ def render(
             note(f"{source} has no sound to keep.")
     where = pick_device(device)
     number = pick_dtype(dtype, where)
+    shelf = shelf or Shelf()
+    if compile:
+        require_compiler(where)
     if photo is not None:
-        sitter = load_photo(photo, photo_pose, base, where, number, note, progress)
+        sitter = load_photo(photo, photo_pose, base, where, number, note, progress, shelf)
     else:
-        sitter = load_subject(subject, base, condition, where, number)
+        sitter = load_subject(subject, base, condition, where, number, shelf)
     settings = RenderSettings.of(
         sitter.model,
         sampler=sampler,
@@ -98,9 +116,11 @@ def render(
         pose_guidance=pose_guidance,
         seed=seed,
         noise=noise,
+        guidance_interval=guidance_interval,
     )
     check_steps(settings.steps, sitter.model.scheduler)
     prepared = prepare_photo(sitter.model, sitter.picture, sitter.pose)
+    portions = make_room(sitter.model, settings, memory, batch_size)
     total = 0
     metadata = {
         "software": f"dreampose-cli {__version__}",
@@ -127,26 +147,34 @@ def render(
     ]
     if media.output_kind(targets[0]) == "png" and len(sequences[0]) > 1:
         raise UsageError(f"{output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder.")
+    placed = [place(sequence, sitter, align, device, note) for sequence in sequences]
+    alignments = [alignment and alignment.as_settings() for _, alignment in placed]
+    crop = sitter.crop and asdict(sitter.crop)
     if len(poses) > 1:
         Path(output).mkdir(exist_ok=True)
-    for source, sequence, target in zip(poses, sequences, targets, strict=True):
-        frames = counted(
-            render_sequence(sitter, prepared, sequence, settings, batch_size or default_batch(where), side_by_side),
-            len(sequence),
-            f"frames of {Path(source).name}" if len(poses) > 1 else "frames",
-            progress,
-        )
-        media.write_frames(
-            target,
-            frames,
-            fps=sequence.fps,
-            metadata={**metadata, "poses": Path(source).name},
-            audio_from=Path(source) if source in heard else None,
-            audio_start=start or 0.0,
-            overwrite=overwrite,
-        )
+    if compile:
+        calls = sum(-(-len(sequence) // portions.frames) for sequence in sequences) * settings.steps
+        if calls >= PAYS_FROM or shelf.keep:
+            compile_blocks(sitter.model)
+            portions = replace(portions, even=True)
+        elif note:
+            note(f"--compile is left out: it would take longer than it saves in {calls} network calls.")
+    for source, (sequence, _), alignment, target in zip(poses, placed, alignments, targets, strict=True):
+        make = functools.partial(render_sequence, sitter, prepared, sequence, settings, portions, side_by_side, note)
+        label = f"frames of {Path(source).name}" if len(poses) > 1 else "frames"
+        with contextlib.closing(ahead(make, 2 * portions.frames)) as frames:
+            media.write_frames(
+                target,
+                counted(frames, len(sequence), label, progress),
+                fps=sequence.fps,
+                metadata={**metadata, "poses": Path(source).name, "align": align, "alignment": alignment, "crop": crop},
+                audio_from=Path(source) if source in heard else None,
+                audio_start=start or 0.0,
+                overwrite=overwrite,
+            )
         total += len(sequence)
-    return RenderResult([Path(t) for t in targets], total, time.monotonic() - started, asdict(settings))
+    used = {**asdict(settings), "align": align, "alignments": alignments, "crop": crop}
+    return RenderResult([Path(t) for t in targets], total, time.monotonic() - started, used)
 
 
 def _has_sound(source: Path) -> bool:
@@ -157,9 +185,14 @@ def _has_sound(source: Path) -> bool:
         return False
 
 
-def default_batch(device: torch.device) -> int:
-    """Frames rendered together where nothing else was asked for."""
-    return 16 if device.type == "cuda" else 8
+def make_room(model: Base, settings: RenderSettings, memory: str, batch_size: int | None) -> Portions:
+    """What to compute at once now that the photo is encoded; where memory is short, the encoders are put away first."""
+    rows = sum(weight != 0.0 for weight in branch_weights(settings.image_guidance, settings.pose_guidance))
+    portions = plan(model, rows, memory, batch_size)
+    if memory == "low" or portions.frames < (batch_size or default_frames(model.device)):
+        put_away(model.image_encoder, model.vae.encoder, model.vae.quant_conv)
+        portions = plan(model, rows, memory, batch_size)
+    return portions
 
 
 def render_sequence(
@@ -167,12 +200,15 @@ def render_sequence(
     prepared: Photo,
     sequence: PoseSequence,
     settings: RenderSettings,
-    batch_size: int,
+    portions: Portions,
     side_by_side: bool = False,
+    note: Note | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """The frames for a pose sequence, uint8 (h, w, 3): at the base's resolution, without the padding of the photo."""
     rows, columns = sitter.fit.box
-    made = render_frames(sitter.model, prepared, pose_windows(sitter.model, sequence), settings, batch_size)
+    windows = pose_windows(sitter.model, sequence)
+    made = render_frames(sitter.model, prepared, windows, settings, portions, on_step, note)
     config = sitter.model.config
     for i, frame in enumerate(made):
         frame = frame[rows, columns]

@@ -12,20 +12,23 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from .. import media, store
-from ..errors import BaseError, SubjectError, UsageError
-from ..fitting import Fit, fit_picture
-from ..model.base import Base, load_base
+from ..errors import BaseError, DreamposeError, SubjectError, UsageError
+from ..fitting import Crop, Fit, fit_picture
+from ..model.base import Base
 from ..model.bases import resolve_base
+from ..model.lowrank import put_on
 from ..model.revision import revision
 from ..training.tuning import SUBJECT_FILE, SUBJECT_VERSION, Views, read_views
+from .shelf import Shelf, tuned_modules
 
 
 @dataclass
 class Sitter:
     """Who is rendered: the base, tuned if a subject was asked for, and the photo that conditions.
 
-    picture uint8 (H, W, 3) and pose (3, H, W) at the base's resolution; size is the photo's own (height, width); label
-    says who it is in words.
+    picture uint8 (H, W, 3) and pose (3, H, W) at the base's resolution, the pose all zero where nothing has needed it
+    yet; size is the photo's own (height, width); crop is the region of it that is used, None for the whole; label says
+    who it is in words.
     """
 
     model: Base
@@ -33,26 +36,36 @@ class Sitter:
     pose: np.ndarray
     size: tuple[int, int]
     label: str
+    crop: Crop | None = None
 
     @property
     def fit(self) -> Fit:
-        """Where the photo lies within the base's frame."""
-        return Fit.of(self.size, self.model.config.resolution, self.model.config.fit)
+        """Where the photo, or the region of it that is used, lies within the base's frame."""
+        return Fit.of(self.crop.size if self.crop else self.size, self.model.config.resolution, self.model.config.fit)
 
 
 def load_subject(
-    token: str | None, base: str | None, condition: int, device: torch.device, dtype: torch.dtype
+    token: str | None,
+    base: str | None,
+    condition: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    shelf: Shelf | None = None,
 ) -> Sitter:
     """The subject `token` (id, name or photo; None: the one tuned last), conditioned by its photo number `condition`.
 
-    A subject carries its base: another `base` is a UsageError. Raises SubjectError, BaseError.
+    A subject carries its base, which comes from the `shelf`; of several with one name or photo the newest on `base` is
+    taken, and where there is none on it, that is a UsageError. Full and low-rank subjects end up the same, as weights of
+    the network. Raises SubjectError, BaseError.
     """
-    entry = store.find_subject(token)
+    asked = None if base is None else revision(resolve_base(base))
+    entry = store.find_subject(token, asked)
     folder = entry.path
     try:
         about = json.loads((folder / SUBJECT_FILE).read_text(encoding="utf-8"))
         version, origin = about["version"], {key: about["base"][key] for key in ("name", "path", "revision")}
         photos = [tuple(int(side) for side in photo["size"]) for photo in about["photos"]]
+        crops = [Crop(**photo["crop"]) if "crop" in photo else None for photo in about["photos"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SubjectError(
             f"the subject in {folder} is damaged ({error}); `dreampose cache rm {entry.id}` removes it."
@@ -63,17 +76,16 @@ def load_subject(
             f"{SUBJECT_VERSION}); tune it again."
         )
     home = _base_of(origin, entry.id)
-    if base is not None and revision(resolve_base(base)) != origin["revision"]:
+    if asked is not None and asked != origin["revision"]:
         raise UsageError(
             f"subject {entry.id} was tuned on the base {origin['name']}; leave --base out, or tune the photo on {base}."
         )
     if not 1 <= condition <= len(photos):
         raise UsageError(f"subject {entry.id} has {len(photos)} photo(s); --condition {condition} is not one of them.")
-    model = load_base(home)
+    model = (shelf or Shelf()).base(home, device, dtype)
     try:
-        for name in ("unet", "adapter"):
-            getattr(model, name).load_state_dict(_weights(folder / f"{name}.safetensors"))
-        model.vae.decoder.load_state_dict(_weights(folder / "decoder.safetensors"))
+        for name, module in tuned_modules(model).items():
+            put_on(module, load_file(folder / f"{name}.safetensors"))
         with Image.open(folder / f"photo-{condition}.png") as photo:
             picture = np.asarray(photo.convert("RGB"))
         pose = np.load(folder / f"pose-{condition}.npy", allow_pickle=False)
@@ -83,25 +95,48 @@ def load_subject(
             f"`dreampose cache rm {entry.id}` removes it, then tune it again."
         ) from error
     store.touch("subject", entry.id)
-    return Sitter(model.to(device, dtype), picture, pose, photos[condition - 1], f"subject {entry.id}")
+    return Sitter(model, picture, pose, photos[condition - 1], f"subject {entry.id}", crops[condition - 1])
 
 
 def load_photo(
-    photo: Path, pose: Path | None, base: str | None, device: torch.device, dtype: torch.dtype, note=None, progress=None
+    photo: Path,
+    pose: Path | None,
+    base: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    note=None,
+    progress=None,
+    shelf: Shelf | None = None,
 ) -> Sitter:
-    """An untuned photo on a base. Its pose comes from `pose`, else from the base's estimator where the base needs it."""
+    """An untuned photo on a base. Its pose comes from `pose`, else from the base's estimator where it is needed.
+
+    A base that knows no surface needs it only to find a small person in a photo of another aspect than the base's;
+    where that fails, the whole photo is used.
+    """
     picture = media.read_photo(photo)
-    model = load_base(resolve_base(base, note, progress))
+    model = (shelf or Shelf()).base(resolve_base(base, note, progress), device, dtype)
     config = model.config
-    if pose is not None or config.photo.unet_channels == "surface":
-        views = read_views(config, [photo], [picture], [pose] if pose else None, config.estimator, str(device), note)
-    else:
+    size = picture.shape[:2]
+    views = None
+    must = pose is not None or config.photo.unet_channels == "surface"
+    fit = Fit.of(size, config.resolution, config.fit)
+    if must or (fit.height, fit.width) != tuple(config.resolution):
+        try:
+            given = [pose] if pose else None
+            views = read_views(config, [photo], [picture], given, config.estimator, str(device), note)
+        except DreamposeError as error:
+            if must:
+                raise
+            if note:
+                note(f"{photo} is used whole: {error}")
+    if views is None:
         views = Views(
-            fit_picture(picture, config.resolution, config.fit)[None], np.zeros((1, 3, *config.resolution), np.float32)
+            fit_picture(picture, config.resolution, config.fit)[None],
+            np.zeros((1, 3, *config.resolution), np.float32),
+            [None],
         )
-    return Sitter(
-        model.to(device, dtype), views.pictures[0], views.poses[0], picture.shape[:2], f"photo {Path(photo).name}"
-    )
+    label = f"photo {Path(photo).name}"
+    return Sitter(model, views.pictures[0], views.poses[0], size, label, views.crops[0])
 
 
 def _base_of(origin: dict, subject: str) -> Path:
@@ -117,7 +152,3 @@ def _base_of(origin: dict, subject: str) -> Path:
         f"subject {subject} was tuned on the base {origin['name']} (revision {origin['revision']}), which has changed or "
         "gone since; tune the photo again."
     )
-
-
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    return {key: value.float() for key, value in load_file(path).items()}

@@ -90,10 +90,11 @@ def set_last_subject(id: str) -> None:
         write_text(folder / "last-subject", f"{id}\n")
 
 
-def find_subject(token: str | os.PathLike[str] | None = None) -> Entry:
+def find_subject(token: str | os.PathLike[str] | None = None, base: str | None = None) -> Entry:
     """The subject that `token` means: an id, a name, a photo it was tuned from, or the beginning of one id (4 or more).
 
-    None means the subject tuned last. A name or a photo shared by several means the newest. SubjectError otherwise.
+    None means the subject tuned last. A name or a photo shared by several means the newest, of those tuned on the base
+    with the revision `base` where there are any. SubjectError otherwise.
     """
     listed = list_entries("subject")
     subjects = [entry for entry in listed if not entry.broken]
@@ -109,7 +110,7 @@ def find_subject(token: str | os.PathLike[str] | None = None) -> Entry:
             )
         raise SubjectError("no subject has been tuned yet; make one with: dreampose tune PHOTO")
     text = os.fspath(token)
-    newest = sorted(subjects, key=lambda entry: -entry.created_at)
+    newest = sorted(subjects, key=lambda entry: (base is not None and _base(entry) != base, -entry.created_at))
     for entry in newest:
         if text in (entry.id, entry.name):
             return entry
@@ -216,6 +217,12 @@ def _info(kind: str, path: Path) -> dict[str, Any]:
 def _photos(entry: Entry) -> list[Any]:
     photos = entry.info.get("photos")
     return photos if isinstance(photos, list) else []
+
+
+def _base(entry: Entry) -> Any:
+    """The revision of the base that a subject was tuned on."""
+    base = entry.info.get("base")
+    return base.get("revision") if isinstance(base, dict) else None
 
 
 def _size(path: Path) -> int:

@@ -50,8 +50,8 @@ def plan_clip(seed: int, split: str, index: int) -> Clip:
 
 
 def default_test_subjects(subjects: int) -> int:
-    """An eighth of the subjects, at least one."""
-    return max(1, round(subjects / 8))
+    """An eighth of the subjects, at least one, but never all of them: a single one is to train on."""
+    return min(max(1, round(subjects / 8)), subjects - 1)
 
 
 def write_dataset(
@@ -71,8 +71,8 @@ def write_dataset(
 
     The layout is OUT/{train,test}/mannequin-NNNNNN/{video.mp4,video.poses} and OUT/dataset.json; ``png`` adds the
     pictures before video compression as frames/00000.png and so on. ``test_subjects`` of the clips go to test (an
-    eighth by default, at least one). ``size`` is (height, width). A clip depends on (seed, split, its number) alone,
-    so that a larger dataset begins with the clips of a smaller one. ``progress(done, total, note)`` counts clips.
+    eighth by default, at least one of two). ``size`` is (height, width). A clip depends on (seed, split, its number)
+    alone, so that a larger dataset begins with the clips of a smaller one. ``progress(done, total, note)`` counts clips.
     Raises UsageError, OutputError, OutputExistsError.
     """
     if test_subjects is None:

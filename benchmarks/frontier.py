@@ -1,0 +1,316 @@
+"""Quality against time: samplers, steps and guidance, fewer network rows, and low-rank subjects, on held-out mannequins.
+
+    python benchmarks/frontier.py --output frontier/ [--subjects 6] [--only samplers]
+
+Each of `--subjects` mannequins (clips "test" of the dataset of `--seed`, with which nothing is trained) is tuned on frame
+0 by the base's preset, and dances for `--frames` frames from frame 12 on, from the studio's exact poses, with one seed of
+noise. Scored is RGB in [0, 1] at the base's resolution: SSIM, L1, sharpness (gradient energy over the truth's) and
+flicker (frame-difference energy over the truth's), means over subjects. Seconds are those of denoising and decoding.
+
+The default by the rule: of the settings whose SSIM is within 0.002 of PNDM 100's at the base's own guidance, whose flicker
+is no further from the truth's and whose sharpness is at least .98 of its, the one with the fewest network rows; of
+several the one with the higher SSIM.
+
+Sections: samplers (steps x samplers), guidance (image and pose weights, intervals), rows (null and image rows reused from
+step to step: an approximation from the second step on), ranks (low-rank subjects). OUTPUT gets results.json (grows by
+one subject at a time; a run that was stopped goes on), table.md and frontier.jpg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+SECTIONS = ("samplers", "guidance", "rows", "ranks")
+STEPS = (2, 3, 4, 5, 8, 10, 20, 50)
+REFERENCE = "pndm 100"
+METRICS = ("ssim", "l1", "sharpness", "flicker")
+SSIM_LOSS, SHARPNESS_KEPT, FLICKER_SLACK = 0.002, 0.98, 0.005
+FIRST = 12  # frames after the photo
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--base", default="mini", help="name or folder (default: mini)")
+    add("--output", type=Path, required=True, metavar="DIR")
+    add("--subjects", type=int, default=6, help="mannequins (default: 6)")
+    add("--frames", type=int, default=12, help="frames of each (default: 12)")
+    add("--seed", type=int, default=2026, help="seed of the dataset; never train on it (default: 2026)")
+    add("--only", action="append", choices=SECTIONS, help="this section; can be repeated (default: all)")
+    add("--threads", type=int, help="threads to compute with")
+    add("--device", default="cpu")
+    return parser.parse_args(argv)
+
+
+def settings_of(base, sections: list[str]) -> dict[str, dict]:
+    """Every setting that is rendered, by its name: what of `RenderSettings` differs from the base's."""
+    from dreampose_cli.names import SAMPLERS
+
+    found = {REFERENCE: {"sampler": "pndm", "steps": 100}}
+    if "samplers" in sections:
+        for steps in STEPS:
+            found |= {f"{name} {steps}": {"sampler": name, "steps": steps} for name in SAMPLERS}
+    own = base.config.sampling
+    usual = {"sampler": own.sampler, "steps": own.steps}
+    if "guidance" in sections:
+        for s1, s2 in ((1.0, 1.0), (1.25, 1.25), (1.5, 1.5), (2.0, 2.0), (1.5, 1.0), (2.0, 1.25), (3.0, 1.5)):
+            found[f"guidance {s1:g} / {s2:g}"] = {**usual, "image_guidance": s1, "pose_guidance": s2}
+        for low, high in ((0.5, 1.0), (0.0, 0.5), (0.25, 0.75)):
+            found[f"guidance 1.5 / 1.5 at {low:g} to {high:g}"] = {
+                **usual, "image_guidance": 1.5, "pose_guidance": 1.5, "guidance_interval": (low, high),
+            }  # fmt: skip
+    if "rows" in sections:
+        guided = {"sampler": "ddim", "steps": 10, "image_guidance": 2.0, "pose_guidance": 1.5}
+        for every in (1, 2, 3, 10):
+            found[f"rows computed every {every}"] = {**guided, "every": every}
+    return found
+
+
+def count_rows(base) -> None:
+    """Let the base count the UNet rows that it computes, in `counted_rows`."""
+    inner = base.unet.forward
+    base.counted_rows = 0
+
+    def forward(sample, *args, **kwargs):
+        base.counted_rows += len(sample)
+        return inner(sample, *args, **kwargs)
+
+    base.unet.forward = forward
+
+
+def rendered(base, photo, windows, setting: dict):
+    """Frames uint8 (N, H, W, 3) by a setting, and the seconds that they took."""
+    import numpy as np
+
+    from dreampose_cli.rendering.batches import RenderSettings, render_frames
+    from dreampose_cli.rendering.memory import Portions
+
+    every = setting.get("every", 1)
+    settings = RenderSettings.of(base, **{key: value for key, value in setting.items() if key != "every"})
+    started = time.perf_counter()
+    with Reused(base, every) if every > 1 else contextlib.nullcontext():
+        frames = list(render_frames(base, photo, iter(windows), settings, Portions(len(windows))))
+    return np.stack(frames), time.perf_counter() - started
+
+
+class Reused:
+    """For a block: of three stacked rows (null, image, full) the first two are computed in every n-th step only."""
+
+    def __init__(self, base, every: int):
+        self.base, self.every = base, every
+
+    def __enter__(self):
+        import torch
+
+        from dreampose_cli.model.prior import Prior
+
+        real, self.step, self.kept = self.base.predict, 0, None
+
+        def predict(noisy, timestep, contexts, poses, photos, prior=None):
+            share = len(noisy) // 3
+            full = slice(2 * share, None)
+            if self.step % self.every == 0:
+                found = real(noisy, timestep, contexts, poses, photos, prior)
+                self.kept = found[: 2 * share]
+            else:
+                part = prior and Prior(prior.mean[full], prior.variance[full])
+                last = real(noisy[full], timestep, contexts[full], poses[full], photos[full], part)
+                found = torch.cat([self.kept, last])
+            self.step += 1
+            return found
+
+        self.base.predict = predict
+        return self
+
+    def __exit__(self, *_):
+        del self.base.predict  # the method of the class is there again
+
+
+def score(made, truth) -> dict[str, float]:
+    from dreampose_cli.evaluation import metrics
+
+    return {
+        "ssim": metrics.mean(metrics.ssim(made, truth)), "l1": metrics.mean(metrics.l1(made, truth)),
+        "sharpness": metrics.mean(metrics.sharpness(made, truth)), "flicker": metrics.flicker(made, truth),
+    }  # fmt: skip
+
+
+def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list[str]) -> tuple[dict, dict]:
+    """One subject: for each setting scores, rows and seconds a frame; and a picture of each for the sheet."""
+    import numpy as np
+    import torch
+
+    from dreampose_cli.device import pick_device
+    from dreampose_cli.fitting import fit_pose
+    from dreampose_cli.model.base import load_base
+    from dreampose_cli.model.conditioning import prepare_photo
+    from dreampose_cli.poses.sequence import PosesInMemory
+    from dreampose_cli.rendering.job import pose_windows
+    from dreampose_cli.synthetic.dance import draw_dance
+    from dreampose_cli.synthetic.dataset import FPS, plan_clip
+    from dreampose_cli.synthetic.studio import perform
+    from dreampose_cli.synthetic.subject import draw_subject
+    from dreampose_cli.training.tuning import Views, fit_subject, settle
+
+    device = pick_device(chosen.device)
+    base = load_base(folder, device=device)
+    config = base.config
+    clip = plan_clip(chosen.seed, "test", index)
+    dance = draw_dance(clip.dance_seed, FIRST + chosen.frames, FPS)
+    shown = list(perform(draw_subject(clip.subject_seed), dance, config.resolution))
+    truth = np.stack([frame.picture for frame in shown[FIRST:]])
+    pose = fit_pose(shown[0].pose, config.resolution, config.fit, config.poses.resize)
+    views = Views(shown[0].picture[None], pose[None], [None])
+    windows = list(pose_windows(base, PosesInMemory([frame.pose for frame in shown], FPS)))[FIRST:]
+    results, pictures = {}, {"truth": truth[len(truth) // 2]}
+
+    def tuned(rank: int):
+        model = load_base(folder, device=device)
+        preset = settle(config.tuning, rank=rank)
+        started = time.perf_counter()
+        found = fit_subject(model, views, preset, 0, None, None)
+        seconds = time.perf_counter() - started
+        size = sum(2 * tensor.numel() for part in found.values() for tensor in part.values())
+        with torch.no_grad():  # a full subject is kept as float16
+            for module in (model.unet, model.adapter, model.vae.decoder) if not rank else ():
+                for parameter in module.parameters():
+                    parameter.copy_(parameter.half())
+        return model, prepare_photo(model, views.pictures[0], views.poses[0]), seconds, size
+
+    def take(name: str, model, photo, setting: dict, **more) -> None:
+        model.counted_rows = 0
+        made, seconds = rendered(model, photo, windows, setting)
+        pictures[name] = made[len(made) // 2]
+        results[name] = {
+            **score(made, truth), "rows": model.counted_rows / len(windows), "seconds": seconds / len(windows), **more,
+        }  # fmt: skip
+
+    base, photo, tuning_seconds, size = tuned(0)
+    count_rows(base)
+    rendered(base, photo, windows[:2], {"steps": 1})  # warms up
+    for name, setting in settings_of(base, sections).items():
+        take(name, base, photo, setting)
+    if "ranks" in sections:
+        take("full", base, photo, {}, tuning_seconds=tuning_seconds, bytes=size)
+        for rank in (2, 4, 8, 16):
+            model, photo, tuning_seconds, size = tuned(rank)
+            count_rows(model)
+            take(f"rank {rank}", model, photo, {}, tuning_seconds=tuning_seconds, bytes=size)
+        model = load_base(folder, device=device)
+        count_rows(model)
+        take("untuned", model, prepare_photo(model, views.pictures[0], views.poses[0]), {})
+    return results, pictures
+
+
+def summarise(subjects: list[dict]) -> dict[str, dict]:
+    """Means over subjects, and what the rule says."""
+    names = subjects[0]
+    means = {
+        name: {key: statistics.fmean(each[name][key] for each in subjects) for key in names[name]} for name in names
+    }
+    best = means[REFERENCE]
+    for row in means.values():
+        row["within"] = (
+            row["ssim"] >= best["ssim"] - SSIM_LOSS
+            and abs(row["flicker"] - 1) <= abs(best["flicker"] - 1) + FLICKER_SLACK
+            and row["sharpness"] >= SHARPNESS_KEPT * best["sharpness"]
+        )
+    return means
+
+
+def choose(means: dict[str, dict]) -> str:
+    """The setting with the fewest rows among samplers and steps that are within the rule."""
+    from dreampose_cli.names import SAMPLERS
+
+    allowed = [name for name, row in means.items() if row["within"] and name.rpartition(" ")[0] in SAMPLERS]
+    return min(allowed, key=lambda name: (round(means[name]["rows"], 3), -means[name]["ssim"]))
+
+
+def table(means: dict[str, dict], chosen_name: str) -> str:
+    lines = [
+        "| setting | rows | seconds a frame | SSIM | L1 | sharpness | flicker | within |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in means.items():
+        mark = "**default by the rule**" if name == chosen_name else "yes" if row["within"] else ""
+        cells = [name, f"{row['rows']:.1f}", f"{row['seconds']:.3f}", f"{row['ssim']:.4f}", f"{row['l1']:.4f}"]
+        lines.append("| " + " | ".join([*cells, f"{row['sharpness']:.3f}", f"{row['flicker']:.3f}", mark]) + " |")
+    ranks = {name: row for name, row in means.items() if "tuning_seconds" in row}
+    if ranks:
+        lines += ["", "| subject | SSIM, less full | tuning seconds | size |", "|---|---|---|---|"]
+        for name, row in ranks.items():
+            gain = row["ssim"] - ranks["full"]["ssim"]
+            lines.append(f"| {name} | {gain:+.4f} | {row['tuning_seconds']:.1f} | {row['bytes'] / 1e6:.2f} MB |")
+    return "\n".join(lines) + "\n"
+
+
+def sheet(pictures: dict, path: Path) -> None:
+    """The middle frame by sampler (down) and steps (across), the truth and the reference first."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    from dreampose_cli.names import SAMPLERS
+
+    height, width = pictures["truth"].shape[:2]
+    font, bar, steps = ImageFont.load_default(11), 16, [n for n in STEPS if f"ddim {n}" in pictures]
+    rows = [["truth", REFERENCE]] + [[f"{name} {n}" for n in steps] for name in SAMPLERS]
+    across = max(map(len, rows))
+    canvas = Image.new("RGB", (across * (width + 4), len(rows) * (height + bar)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, row in enumerate(rows):
+        for k, name in enumerate(row):
+            left, top = k * (width + 4), i * (height + bar)
+            canvas.paste(Image.fromarray(np.asarray(pictures[name])), (left, top + bar))
+            draw.text((left + 2, top + 1), name, fill=(60, 60, 60), font=font)
+    canvas.save(path, quality=88)
+
+
+def main(argv: list[str] | None = None) -> int:
+    chosen = arguments(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
+    from dreampose_cli.model.bases import resolve_base
+    from dreampose_cli.model.revision import revision
+
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    folder = resolve_base(chosen.base)
+    sections = chosen.only or list(SECTIONS)
+    out = chosen.output
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.json"
+    settings = {"base": revision(folder), "seed": chosen.seed, "frames": chosen.frames, "sections": sorted(sections)}
+    results = {"settings": settings, "subjects": {}}
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        if before["settings"] != settings:
+            sys.exit(f"{file} was made with other settings; choose another --output.")
+        results = before
+    for index in range(chosen.subjects):
+        if str(index) in results["subjects"]:
+            continue
+        found, pictures = examine(chosen, folder, index, sections)
+        results["subjects"][str(index)] = found
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"{index + 1}/{chosen.subjects}: PNDM 100 {found[REFERENCE]['ssim']:.4f}", file=sys.stderr, flush=True)
+        if index == 0 and "samplers" in sections:
+            sheet(pictures, out / "frontier.jpg")
+    means = summarise([results["subjects"][str(i)] for i in range(chosen.subjects)])
+    text = table(means, choose(means))
+    results["means"] = means
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (out / "table.md").write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Looking nearer: an estimator that knows figures which fill its frame finds those that do not.
+
+The whole picture comes first. A figure that is small there is looked at again in a region around it, until it fills the
+frame; where none is seen, windows over the picture are looked through, then smaller ones. In a clip the region of a
+figure is where the next frames are looked at, so that the search is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..fitting import Crop, Fit, body_box
+
+Network = Callable[[list[np.ndarray]], np.ndarray]  # n pictures (h, w, 3) of any size -> poses (n, 3, *resolution)
+
+FULL = 0.65  # a figure as high, or as wide, as this share of the frame fills it
+FILLED = 0.85  # of a region's height and width is the figure's
+NEARER = 2.2  # at most so many times at once: what is seen of a small figure may not be all of it
+LOOKS = 4
+SMALLEST = 0.01  # share of the frame that a figure covers at least,
+FEWEST = 4  # and of how many parts one sees the share `PART` of it: what walls are mistaken for has fewer
+PART = 0.02
+WINDOWS = (1.0, 0.5)  # their height, as a share of the largest that the picture has room for
+MOST_WINDOWS = 60  # of a size: of a wider picture nobody wants all
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """What was seen of a region of a picture: a pose (3, h, w) as the estimator's frame shows the region."""
+
+    region: Crop
+    pose: np.ndarray
+
+    def extent(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
+        """Rows and columns that the figure covers, in pixels of the picture; None where nobody is."""
+        box = body_box(self.pose)
+        if box is None:
+            return None
+        y, x = self.region.height / self.pose.shape[1], self.region.width / self.pose.shape[2]
+        rows, columns = box
+        return (
+            (self.region.top + rows[0] * y, self.region.top + rows[1] * y),
+            (self.region.left + columns[0] * x, self.region.left + columns[1] * x),
+        )
+
+    def evidence(self) -> float:
+        """How much of a figure is seen, 0 where too little to go by."""
+        labels = self.pose[0].astype(int).ravel()
+        counts = np.bincount(labels[labels > 0], minlength=1)
+        share = counts.sum() / labels.size
+        parts = int((counts > PART * counts.sum()).sum())
+        return share * parts if share >= SMALLEST and parts >= FEWEST else 0.0
+
+    def fills(self, resolution: tuple[int, int]) -> bool:
+        """Whether the figure is as large as the estimator knows figures."""
+        box = body_box(self.pose)
+        if box is None:
+            return False
+        return any((last - first) >= FULL * side for (first, last), side in zip(box, resolution, strict=True))
+
+    def on(self, size: tuple[int, int]) -> np.ndarray:
+        """The pose (3, H, W) of the whole picture of `size`, background beyond the region."""
+        region = self.region
+        rows = ((np.arange(region.height) + 0.5) * self.pose.shape[1] / region.height).astype(int)
+        columns = ((np.arange(region.width) + 0.5) * self.pose.shape[2] / region.width).astype(int)
+        pose = self.pose[:, rows][:, :, columns]
+        if region.size == tuple(size):
+            return pose
+        whole = np.zeros((3, *size), np.float32)
+        whole[:, region.top : region.top + region.height, region.left : region.left + region.width] = pose
+        return whole
+
+
+@dataclass(frozen=True)
+class Search:
+    """The figure in pictures of any size, by a network that sees frames of `resolution`."""
+
+    network: Network
+    resolution: tuple[int, int]
+    least: float  # share of a view below which nobody is there
+
+    def each(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
+        """The pose (3, H, W) of each picture on its own; all zero where nobody is found."""
+        wholes = self._views(pictures, [_whole(picture) for picture in pictures])
+        return [self._pose(self._nearer(*pair), pair[0]) for pair in zip(pictures, wholes, strict=True)]
+
+    def along(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """As `each` for the frames of one clip, which begin to look where the last one was found."""
+        region = None
+        for batch in _batches(pictures):
+            views = self._views(batch, [region or _whole(batch[0])] * len(batch))
+            for picture, view in zip(batch, views, strict=True):
+                if region is not None and not self._is_all_of(view, picture):
+                    (view,) = self._views([picture], [_whole(picture)])
+                view = self._nearer(picture, view)
+                yield self._pose(view, picture)
+            if view.evidence() and view.region != _whole(picture):
+                region = Crop.containing(view.extent(), picture.shape[:2], self._aspect, FILLED)
+            else:
+                region = None
+
+    @property
+    def _aspect(self) -> float:
+        return self.resolution[1] / self.resolution[0]
+
+    def _views(self, pictures: list[np.ndarray], regions: list[Crop]) -> list[View]:
+        """What the network sees of one region of each picture."""
+        poses = self.network([region.of_picture(p) for p, region in zip(pictures, regions, strict=True)])
+        found = []
+        for pose, region in zip(poses, regions, strict=True):
+            fit = Fit.of(region.size, self.resolution, "contain")
+            found.append(View(region, pose[(slice(None), *fit.box)]))
+        return found
+
+    def _nearer(self, picture: np.ndarray, view: View) -> View:
+        """The view of the picture in which the figure fills the frame, or comes nearest to it."""
+        for _ in range(LOOKS):
+            if view.fills(self.resolution):
+                break
+            if not view.evidence():
+                found = self._look_through(picture)
+                if found is None:
+                    break
+            else:
+                region = self._around(view, picture.shape[:2])
+                if region.height * region.width > 0.8 * view.region.height * view.region.width:
+                    break
+                (found,) = self._views([picture], [region])
+                if not found.evidence():
+                    break
+            view = found
+        return view
+
+    def _around(self, view: View, size: tuple[int, int]) -> Crop:
+        """A region around the figure, not much nearer than the view was."""
+        (top, bottom), (left, right) = view.extent()
+        height = max(bottom - top, FILLED * min(view.region.height, view.region.width / self._aspect) / NEARER)
+        middle = (top + bottom) / 2
+        return Crop.containing(((middle - height / 2, middle + height / 2), (left, right)), size, self._aspect, FILLED)
+
+    def _look_through(self, picture: np.ndarray) -> View | None:
+        """The window with the most of a figure, of the largest windows that show one."""
+        for share in WINDOWS:
+            windows = _windows(picture.shape[:2], self._aspect, share)
+            if len(windows) < 2 or len(windows) > MOST_WINDOWS:
+                continue
+            views = [view for part in _batches(windows) for view in self._views([picture] * len(part), part)]
+            best = max(views, key=View.evidence)
+            if best.evidence():
+                return best
+        return None
+
+    def _is_all_of(self, view: View, picture: np.ndarray) -> bool:
+        """Whether the view shows a figure that does not go on beyond it."""
+        if not view.fills(self.resolution):
+            return False
+        region, body = view.region, view.pose[0] > 0
+        return not (
+            (region.top > 0 and body[0].any())
+            or (region.left > 0 and body[:, 0].any())
+            or (region.top + region.height < picture.shape[0] and body[-1].any())
+            or (region.left + region.width < picture.shape[1] and body[:, -1].any())
+        )
+
+    def _pose(self, view: View, picture: np.ndarray) -> np.ndarray:
+        if (view.pose[0] > 0).mean() < self.least:
+            return np.zeros((3, *picture.shape[:2]), np.float32)
+        return view.on(picture.shape[:2])
+
+
+def _whole(picture: np.ndarray) -> Crop:
+    return Crop(0, 0, *picture.shape[:2])
+
+
+def _windows(size: tuple[int, int], aspect: float, share: float) -> list[Crop]:
+    """Windows of one size all over a picture, that overlap by half or more."""
+    height = max(1, round(share * min(size[0], size[1] / aspect)))
+    width = min(size[1], max(1, round(height * aspect)))
+    corners = [
+        np.linspace(0, side - window, 1 + -(-(side - window) // max(1, window // 2))).round().astype(int)
+        for side, window in zip(size, (height, width), strict=True)
+    ]
+    return [Crop(int(top), int(left), height, width) for top in corners[0] for left in corners[1]]
+
+
+def _batches(items: Iterable) -> Iterator[list]:
+    """The items, `BATCH` at a time."""
+    waiting = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) == BATCH:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
