@@ -501,7 +501,7 @@ def test_each_frames_values_as_csv_and_json(pair, tmp_path, capsys):
     table, document = tmp_path / "frames.csv", tmp_path / "frames.json"
     assert run(left, right, "--per-frame", table, capsys=capsys)[0] == 0
     assert run(left, right, "--per-frame", document, capsys=capsys)[0] == 0
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [row["frame"] for row in rows] == ["0", "1", "2", "3", "4"]
     frames = json.loads(document.read_text())["frames"]
     assert [float(row["ssim"]) for row in rows] == [row["ssim"] for row in frames]

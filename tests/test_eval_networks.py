@@ -11,7 +11,7 @@ import torch
 
 from dreampose_cli.evaluation import networks, weights
 from dreampose_cli.evaluation.frechet import Gaussian, frechet, frechet_distance
-from dreampose_cli.evaluation.scoring import evaluate
+from dreampose_cli.evaluation.scoring import evaluate, rows_per_frame
 from dreampose_cli.evaluation.weights import Missing, Weights
 from test_eval import noise, write
 
@@ -170,6 +170,14 @@ def test_clip_similarity_with_the_real_classes():
     assert set(networks.clip_state(state, model.state_dict())) == set(model.state_dict())
     with pytest.raises(KeyError, match="the file has no"):
         networks.clip_state({}, model.state_dict())
+
+
+def test_a_frames_clip_similarity_does_not_hide_the_clips_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        networks, "load", lambda key, *_, **__: lambda a, b: {"clip": [0.5] * len(a)} if key == "clip" else None
+    )
+    found = evaluate(*(write(tmp_path / name, noise(1, 2)) for name in "ab"), metrics=("clip",), keep_frames=True)
+    assert list(rows_per_frame(found)) == [{"name": "a", "frame": i, "clip": 0.5} for i in range(2)]
 
 
 # ---- FID and FVD

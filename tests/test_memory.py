@@ -161,7 +161,7 @@ def test_other_errors_are_not_mistaken_for_too_little_memory(base, poses, photo)
 
 
 @pytest.mark.parametrize(
-    ("interval", "rows"), [((0.0, 1.0), 3 * 5), ((0.4, 1.0), 3 * 3 + 2), ((0.0, 0.5), 3 * 2 + 3), ((0.3, 0.7), 3 + 4)]
+    ("interval", "rows"), [((0.0, 1.0), 3 * 5), ((0.4, 1.0), 3 * 3 + 2), ((0.0, 0.5), 3 * 2 + 3), ((0.3, 0.5), 3 + 4)]
 )
 def test_guidance_in_an_interval_computes_fewer_rows(base, poses, photo, interval, rows):
     sizes = hungry(base.unet, 100)
@@ -332,7 +332,7 @@ def test_what_will_not_fit_is_spared_from_the_beginning(tiny_base, clip, photo, 
     base, on = load_base(tiny_base), []
     monkeypatch.setattr(base.unet, "enable_gradient_checkpointing", lambda: on.append("unet"))
     subject_of(base, clip, photo, Thrift())
-    assert on == ["unet"]
+    assert on == ["unet", "unet"]  # in both phases
 
 
 def test_a_tune_of_a_low_rank_subject_with_little_memory(tiny_base, clip, photo):

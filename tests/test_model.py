@@ -140,6 +140,14 @@ def test_half_precision_storage_stays_close(mini, tmp_path):
     torch.testing.assert_close(again.unet.conv_in.weight, before, rtol=1e-3, atol=1e-3)
 
 
+def test_a_base_does_not_tell_where_its_parts_were_loaded_from(mini, tmp_path):
+    loaded = load_base(save_base(mini, tmp_path / "somebody's folder"))
+    again = save_base(loaded, tmp_path / "again")
+    for name in ("unet", "vae", "image_encoder"):
+        assert "somebody's folder" not in (again / name / "config.json").read_text()
+    load_base(again)
+
+
 def test_damaged_bases_are_one_sentence(mini, tmp_path):
     folder = save_base(mini, tmp_path / "base")
     with pytest.raises(BaseError, match="no base.json"):

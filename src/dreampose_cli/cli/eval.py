@@ -136,7 +136,7 @@ def eval(
     from ..evaluation.results import check_file, write_per_frame
 
     for file in (per_frame, report):
-        if file is not None:
+        if file is not None and not (file.parent == output and not output.exists()):  # -o makes its folder first
             check_file(file, overwrite)
     if suite is not None:
         from ..evaluation.suite import SuiteSettings, run_suite

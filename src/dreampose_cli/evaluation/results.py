@@ -22,7 +22,7 @@ def check_file(path: Path, overwrite: bool) -> None:
 
 
 def write_per_frame(path: Path, evaluation: Evaluation) -> Path:
-    """Each frame's values, one row a frame: clip, frame, metrics; empty or null where undefined. By suffix."""
+    """Each frame's values, one row a frame: name of the clip, frame, metrics; empty or null where undefined. By suffix."""
     rows = rows_per_frame(evaluation)
     if Path(path).suffix.lower() == ".json":
         return write_json(path, {"protocol": evaluation.protocol, "frames": list(rows)})

@@ -524,4 +524,4 @@ def rows_per_frame(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     for clip in evaluation.clips:
         for index in range(clip.frames):
             values = {key: column[index] for key, column in clip.per_frame.items()}
-            yield {"clip": clip.name, "frame": index} | {k: None if math.isnan(v) else v for k, v in values.items()}
+            yield {"name": clip.name, "frame": index} | {k: None if math.isnan(v) else v for k, v in values.items()}

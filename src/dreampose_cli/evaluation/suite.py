@@ -157,9 +157,12 @@ def run_suite(
     config = read_config(bases["base"])
     sampling = dataclasses.asdict(config.sampling)
     rows = variants_of(tuned=tuned, ablations=ablations, against=list(against), sampling=sampling)
-    keys = [row.key for row in rows] + ["base"]
-    if clash := next((key for key in keys if keys.count(key) > 1 or (key == "base" and key in against)), None):
-        raise UsageError(f"--against cannot name a base so that a row is called {clash}, as another one is; rename it.")
+    own = {"base", *(row.key for row in variants_of(tuned=True, ablations=True, against=[], sampling=sampling))}
+    keys = [row.key for row in rows]
+    if clash := next((key for key in (*against, *keys) if key in own & set(against) or keys.count(key) > 1), None):
+        raise UsageError(
+            f"--against names a base so that two rows would be called {clash}; choose another name for it."
+        )
     output = Path(output)
     _open(output, settings, bases)
     began = time.monotonic()
@@ -569,9 +572,9 @@ def _verdict(metric: Metric, pairs: list[tuple[float, float]], average: float, s
 def _csv_rows(rows: list[Variant], scores: dict[str, Evaluation]) -> Iterator[dict[str, Any]]:
     for row in rows:
         for clip in scores[row.key].clips:
-            yield {"variant": row.key, "clip": clip.name, "frames": clip.frames, **clip.metrics}
+            yield {"variant": row.key, "name": clip.name, "frames": clip.frames, **clip.metrics}
         total = scores[row.key]
-        yield {"variant": row.key, "clip": "(mean)", "frames": total.protocol["frames"], **total.metrics}
+        yield {"variant": row.key, "name": "(mean)", "frames": total.protocol["frames"], **total.metrics}
 
 
 @contextlib.contextmanager

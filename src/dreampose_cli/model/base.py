@@ -147,6 +147,7 @@ def save_base(base: Base, folder: Path, dtype: torch.dtype | None = None) -> Pat
         module = getattr(base, name)
         (folder / name).mkdir(parents=True, exist_ok=True)
         module.config.save_pretrained(folder / name) if name == "image_encoder" else module.save_config(folder / name)
+        _forget_origin(folder / name / "config.json")
         save_module(module, folder / name / f"{file}.safetensors", dtype)
     save_module(base.adapter, folder / ADAPTER_FILE, dtype)
     base.image_processor.save_pretrained(folder / "image_encoder")
@@ -154,6 +155,13 @@ def save_base(base: Base, folder: Path, dtype: torch.dtype | None = None) -> Pat
     (folder / SCHEDULER_FILE).write_text(json.dumps(base.scheduler, indent=2) + "\n", encoding="utf-8")
     (folder / CONFIG_FILE).write_text(base.config.to_json(), encoding="utf-8")
     return folder
+
+
+def _forget_origin(file: Path) -> None:
+    """Take the path that a component was loaded from out of its config: a base that is given away names no folder."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.pop("_name_or_path", None) is not None:
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_module(module: nn.Module, file: Path, dtype: torch.dtype | None = None) -> None:

@@ -1,8 +1,8 @@
 """Looking nearer: an estimator that knows figures which fill its frame finds those that do not.
 
-The whole picture comes first. A figure that is small there is looked at again in a region around it, until it fills the
-frame; where none is seen, windows over the picture are looked through, then smaller ones. In a clip the region of a
-figure is where the next frames are looked at, so that the search is made once.
+The whole picture comes first. Where nobody is seen in it, or somebody too small to be sure of, it is looked through in
+windows, then in smaller ones; and a figure that is found is looked at in a region around it, so that it fills the frame.
+In a clip the region of a figure is where the next frames are looked at, so that the search is made once.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import numpy as np
 from ..fitting import Crop, Fit, body_box
 
 Network = Callable[[list[np.ndarray]], np.ndarray]  # n pictures (h, w, 3) of any size -> poses (n, 3, *resolution)
+Extent = tuple[tuple[float, float], tuple[float, float]]  # rows and columns, each from and to before
 
-FULL = 0.65  # a figure as high, or as wide, as this share of the frame fills it
+FULL = 0.65  # a figure as high, or as wide, as this share of the frame fills it,
+SURE = 0.45  # and of a smaller one than this only pieces may be seen
 FILLED = 0.85  # of a region's height and width is the figure's
-NEARER = 2.2  # at most so many times at once: what is seen of a small figure may not be all of it
+WIDER = 0.25  # of a region is added at an edge that cuts the figure
 LOOKS = 4
 SMALLEST = 0.01  # share of the frame that a figure covers at least,
 FEWEST = 4  # and of how many parts one sees the share `PART` of it: what walls are mistaken for has fewer
 PART = 0.02
 WINDOWS = (1.0, 0.5)  # their height, as a share of the largest that the picture has room for
-MOST_WINDOWS = 60  # of a size: of a wider picture nobody wants all
+OVERLAPPING = 3  # a window's height and width are so many steps to the next
+MOST_WINDOWS = 120  # of a size: a wider picture is not looked through
 BATCH = 8
 
 
@@ -35,13 +38,10 @@ class View:
     region: Crop
     pose: np.ndarray
 
-    def extent(self) -> tuple[tuple[float, float], tuple[float, float]] | None:
-        """Rows and columns that the figure covers, in pixels of the picture; None where nobody is."""
-        box = body_box(self.pose)
-        if box is None:
-            return None
+    def extent(self) -> Extent:
+        """Rows and columns that the figure covers, in pixels of the picture. Somebody must be there."""
+        rows, columns = body_box(self.pose)
         y, x = self.region.height / self.pose.shape[1], self.region.width / self.pose.shape[2]
-        rows, columns = box
         return (
             (self.region.top + rows[0] * y, self.region.top + rows[1] * y),
             (self.region.left + columns[0] * x, self.region.left + columns[1] * x),
@@ -55,12 +55,20 @@ class View:
         parts = int((counts > PART * counts.sum()).sum())
         return share * parts if share >= SMALLEST and parts >= FEWEST else 0.0
 
-    def fills(self, resolution: tuple[int, int]) -> bool:
-        """Whether the figure is as large as the estimator knows figures."""
+    def takes(self, share: float, resolution: tuple[int, int]) -> bool:
+        """Whether the figure takes this share of the frame's height or width."""
         box = body_box(self.pose)
-        if box is None:
-            return False
-        return any((last - first) >= FULL * side for (first, last), side in zip(box, resolution, strict=True))
+        return box is not None and any(b - a >= share * side for (a, b), side in zip(box, resolution, strict=True))
+
+    def cut(self, size: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
+        """Whether top, bottom, left and right of the region cut the figure, in a picture of `size`."""
+        region, body = self.region, self.pose[0] > 0
+        return (
+            region.top > 0 and bool(body[0].any()),
+            region.top + region.height < size[0] and bool(body[-1].any()),
+            region.left > 0 and bool(body[:, 0].any()),
+            region.left + region.width < size[1] and bool(body[:, -1].any()),
+        )
 
     def on(self, size: tuple[int, int]) -> np.ndarray:
         """The pose (3, H, W) of the whole picture of `size`, background beyond the region."""
@@ -94,12 +102,12 @@ class Search:
         for batch in _batches(pictures):
             views = self._views(batch, [region or _whole(batch[0])] * len(batch))
             for picture, view in zip(batch, views, strict=True):
-                if region is not None and not self._is_all_of(view, picture):
+                if region is not None and (not self._is_sure(view) or any(view.cut(picture.shape[:2]))):
                     (view,) = self._views([picture], [_whole(picture)])
                 view = self._nearer(picture, view)
                 yield self._pose(view, picture)
-            if view.evidence() and view.region != _whole(picture):
-                region = Crop.containing(view.extent(), picture.shape[:2], self._aspect, FILLED)
+            if view.region != _whole(picture) and view.evidence():
+                region = self._around(view, picture.shape[:2])
             else:
                 region = None
 
@@ -116,55 +124,57 @@ class Search:
             found.append(View(region, pose[(slice(None), *fit.box)]))
         return found
 
+    def _is_sure(self, view: View) -> bool:
+        """Whether so much of a figure is seen that all of it must be there."""
+        return view.takes(SURE, self.resolution) and view.evidence() > 0
+
     def _nearer(self, picture: np.ndarray, view: View) -> View:
         """The view of the picture in which the figure fills the frame, or comes nearest to it."""
+        size = picture.shape[:2]
+        if view.takes(FULL, self.resolution):
+            return view
+        if not self._is_sure(view):
+            view = self._look_through(picture, view)
         for _ in range(LOOKS):
-            if view.fills(self.resolution):
+            if not view.evidence() or (view.takes(FULL, self.resolution) and not any(view.cut(size))):
                 break
-            if not view.evidence():
-                found = self._look_through(picture)
-                if found is None:
-                    break
-            else:
-                region = self._around(view, picture.shape[:2])
-                if region.height * region.width > 0.8 * view.region.height * view.region.width:
-                    break
-                (found,) = self._views([picture], [region])
-                if not found.evidence():
-                    break
+            region = self._around(view, size)
+            if region == view.region:
+                break
+            (found,) = self._views([picture], [region])
+            if not found.evidence():
+                break
             view = found
         return view
 
     def _around(self, view: View, size: tuple[int, int]) -> Crop:
-        """A region around the figure, not much nearer than the view was."""
+        """The region around the figure, with more room where the view cuts it."""
         (top, bottom), (left, right) = view.extent()
-        height = max(bottom - top, FILLED * min(view.region.height, view.region.width / self._aspect) / NEARER)
-        middle = (top + bottom) / 2
-        return Crop.containing(((middle - height / 2, middle + height / 2), (left, right)), size, self._aspect, FILLED)
+        above, below, before, after = view.cut(size)
+        y, x = WIDER * view.region.height, WIDER * view.region.width
+        rows = max(0.0, top - y * above), min(float(size[0]), bottom + y * below)
+        columns = max(0.0, left - x * before), min(float(size[1]), right + x * after)
+        return Crop.containing((rows, columns), size, self._aspect, FILLED)
 
-    def _look_through(self, picture: np.ndarray) -> View | None:
-        """The window with the most of a figure, of the largest windows that show one."""
+    def _look_through(self, picture: np.ndarray, whole: View) -> View:
+        """The window with the most of a figure, of the largest windows that show one; else what was seen of the whole.
+
+        Where pieces were seen already, only windows around them are looked at.
+        """
+        best, seen = whole, whole.evidence() > 0
         for share in WINDOWS:
             windows = _windows(picture.shape[:2], self._aspect, share)
-            if len(windows) < 2 or len(windows) > MOST_WINDOWS:
+            if seen:
+                (top, bottom), (left, right) = best.extent()
+                y, x = (top + bottom) / 2, (left + right) / 2
+                windows = [w for w in windows if 0 <= y - w.top < w.height and 0 <= x - w.left < w.width]
+            if windows == [whole.region] or len(windows) > MOST_WINDOWS:
                 continue
             views = [view for part in _batches(windows) for view in self._views([picture] * len(part), part)]
-            best = max(views, key=View.evidence)
-            if best.evidence():
-                return best
-        return None
-
-    def _is_all_of(self, view: View, picture: np.ndarray) -> bool:
-        """Whether the view shows a figure that does not go on beyond it."""
-        if not view.fills(self.resolution):
-            return False
-        region, body = view.region, view.pose[0] > 0
-        return not (
-            (region.top > 0 and body[0].any())
-            or (region.left > 0 and body[:, 0].any())
-            or (region.top + region.height < picture.shape[0] and body[-1].any())
-            or (region.left + region.width < picture.shape[1] and body[:, -1].any())
-        )
+            best = max([best, *views], key=View.evidence)
+            if self._is_sure(best):
+                break
+        return best
 
     def _pose(self, view: View, picture: np.ndarray) -> np.ndarray:
         if (view.pose[0] > 0).mean() < self.least:
@@ -177,11 +187,11 @@ def _whole(picture: np.ndarray) -> Crop:
 
 
 def _windows(size: tuple[int, int], aspect: float, share: float) -> list[Crop]:
-    """Windows of one size all over a picture, that overlap by half or more."""
+    """Windows of one size and aspect all over a picture."""
     height = max(1, round(share * min(size[0], size[1] / aspect)))
     width = min(size[1], max(1, round(height * aspect)))
     corners = [
-        np.linspace(0, side - window, 1 + -(-(side - window) // max(1, window // 2))).round().astype(int)
+        np.linspace(0, side - window, 1 + -(-(side - window) // max(1, window // OVERLAPPING))).round().astype(int)
         for side, window in zip(size, (height, width), strict=True)
     ]
     return [Crop(int(top), int(left), height, width) for top in corners[0] for left in corners[1]]
