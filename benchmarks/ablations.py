@@ -5,8 +5,9 @@
 
 Bases that are compared are trained here, by `dreampose train`, from nothing but the autoencoder of `--base`: with equal
 steps, seed and clips, in the paper's architecture (the photo reaches the UNet by its tokens alone), each with one option
-changed (`VARIANTS`). Two suites follow (`dreampose eval --suite`), on mannequins of another seed than any training's:
-"mini", the ablations that need no training, on `--base`; "bases", the bases above beside each other, untuned and tuned.
+changed (`VARIANTS`); the first is trained twice, with two seeds, to see how far apart two trainings are anyway. Two suites
+follow (`dreampose eval --suite`), on mannequins of another seed than any training's: "mini", the ablations that need no
+training, on `--base`; "bases", the bases above beside each other, untuned and tuned.
 
 OUTPUT holds clips/ and suite-clips/, bases/NAME/ with a log each, and suite-mini/ and suite-bases/ with results.json and
 report.html. The same command goes on where it was stopped, and with more `--subjects` it adds to what is there. `--write`
@@ -34,6 +35,7 @@ VARIANTS: dict[str, list[str]] = {  # options of `dreampose train`; the first is
     "clip-only": ["--no-vae-tokens"],
     "one-pose": ["--window", "1"],
     "uv": ["--pose-channels", "uv"],
+    "again": ["--seed", "1"],  # the first once more: what a difference between two trainings is worth
 }
 SUITES = ("mini", "bases")
 TRAIN_SEED, TEST_SEED = 1, 2026
@@ -81,6 +83,13 @@ QUESTIONS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = 
         ("smoothed",),
         ("ssim", "sharpness", "flicker"),
     ),
+    (
+        "(the same base trained with another seed)",
+        "not measured there",
+        "bases",
+        ("again", "again-untuned"),
+        ("l1", "ssim", "flicker", "warp"),
+    ),
     ("UV alone cannot tell front from back", "not measured there", "bases", ("uv", "uv-untuned"), ("l1", "ssim")),
     (
         "guidance to the photo",
@@ -108,8 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", "-o", type=Path, default=Path(".work/ablations"))
     parser.add_argument("--base", default="mini", help="whose autoencoder is taken, and what the suite mini runs on")
     parser.add_argument("--clips", type=int, default=500, help="mannequins to train on")
-    parser.add_argument("--steps", type=int, default=500, help="training steps of each base, of 16 samples")
-    parser.add_argument("--subjects", type=int, default=12, help="held-out mannequins")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of each base, of 16 samples")
+    parser.add_argument("--subjects", type=int, default=8, help="held-out mannequins")
     parser.add_argument("--sampling-steps", type=int, default=10, help="denoising steps in the suite bases")
     parser.add_argument("--tune-steps", type=int, help="of both suites, in place of the base's")
     parser.add_argument("--decoder-steps", type=int, help="of both suites, in place of the base's")
@@ -149,8 +158,18 @@ def drawings(chosen: argparse.Namespace, parts: list[str]) -> Iterator[list[str]
 def training(chosen: argparse.Namespace, name: str) -> list[Any]:
     """The command that trains a base; all of them differ in `VARIANTS` alone."""
     alike = ["--preset", "mini", "--vae", chosen.base, "--photo-channels", "none", "--max-steps", chosen.steps]
-    run = ["--seed", 0, "--save-every", 250, "--device", chosen.device, "--resume"]
-    return ["train", chosen.output / "clips", "-o", chosen.output / "bases" / name, *alike, *VARIANTS[name], *run]
+    seed = [] if "--seed" in VARIANTS[name] else ["--seed", 0]
+    run = ["--save-every", 250, "--device", chosen.device, "--resume"]
+    return [
+        "train",
+        chosen.output / "clips",
+        "-o",
+        chosen.output / "bases" / name,
+        *alike,
+        *VARIANTS[name],
+        *seed,
+        *run,
+    ]
 
 
 def suite(chosen: argparse.Namespace, name: str) -> list[Any]:
@@ -289,7 +308,8 @@ def trainings(output: Path) -> Iterator[str]:
         stage, seen = about["stages"]["network"], about.get("validation")
         scores = f"{seen['ssim']:.3f} / {seen['l1']:.4f}" if seen else "-"
         words = ["-o", f"bases/{name}", "--preset", "mini", "--vae", about["vae"]["from"], "--photo-channels", "none"]
-        words += ["--max-steps", str(stage["steps"]), *VARIANTS[name], "--seed", str(stage["seed"])]
+        words += ["--max-steps", str(stage["steps"])]
+        words += VARIANTS[name] if "--seed" in VARIANTS[name] else [*VARIANTS[name], "--seed", str(stage["seed"])]
         command = f"`dreampose train clips/ {' '.join(words)}`"
         yield line(
             name, stage["steps"], about["samples"], about["clips"], f"{about['seconds'] / 60:.1f}", scores, command

@@ -15,10 +15,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dreampose_cli import media
+from dreampose_cli.errors import DreamposeError
 from dreampose_cli.fitting import fit_picture
+from dreampose_cli.poses.files import PoseWriter
 from dreampose_cli.rendering import render
 from dreampose_cli.rendering.subjects import load_photo
 from dreampose_cli.synthetic.dance import draw_dance
@@ -27,8 +30,8 @@ from dreampose_cli.synthetic.studio import perform
 from dreampose_cli.synthetic.subject import draw_subject
 
 SEED = 4242  # of no dataset that was trained on
-SHOWN = (0, 4, 8)  # of the driving frames
-TALL = 200  # pixels, the height of a row
+SHOWN = (0, 8)  # of the driving frames
+TALL = 160  # pixels, the height of a row
 PAPER = (255, 255, 255)
 
 
@@ -55,7 +58,7 @@ def main() -> None:
 def crops(folder: Path):
     """Photos of three aspects: the photo, what the base sees of it, the result."""
     portrait = clip(0, 1)[0]
-    dance = place_in(clip(1, 12), (180, 320), (10, 96))
+    dance = place_in(clip(1, 9), (180, 320), (10, 96))
     for name, photo in (
         ("1:1", place_in([portrait], (180, 180), (16, 26))[0]),
         ("16:9", place_in([portrait], (170, 302), (6, 40))[0]),
@@ -68,26 +71,27 @@ def crops(folder: Path):
 def alignment(folder: Path):
     """A portrait and a smaller dancer at the side of a 16:9 video, with and without alignment."""
     portrait = clip(0, 1)[0]
-    dance = shrink(place_in(clip(1, 12), (240, 427), (70, 20)), (180, 320))
+    dance = shrink(place_in(clip(1, 9), (240, 427), (70, 20)), (180, 320))
     for mode in ("off", "auto"):
         yield row(folder, "photo", portrait, dance, align=mode, caption=f"--align {mode}")
 
 
 def backgrounds(folder: Path):
-    """The same mannequin before a plain wall and before busy ones."""
-    dance = clip(1, 12)
-    wall = clip(0, 1)[0]
+    """The same mannequin before a plain wall and before busy ones, with its pose estimated and given."""
+    dance = clip(1, 9)
     for name, photo in (
-        ("plain", wall),
+        ("plain wall", clip(0, 1)[0]),
         ("stripes", before(0, stripes())),
         ("confetti", before(0, confetti())),
     ):
         yield row(folder, name, photo, dance)
+        if name != "plain wall":
+            yield row(folder, f"{name}, --photo-pose", photo, dance, pose=pose_of(0))
 
 
 def halves(folder: Path):
     """A half figure as photo, as driving video, and both."""
-    portrait, dance = clip(0, 1)[0], clip(1, 12)
+    portrait, dance = clip(0, 1)[0], clip(1, 9)
     half, bust = portrait[:84, 12:116], shrink([frame[:84, 12:116] for frame in dance], (210, 260))
     yield row(folder, "half figure", half, shrink(dance, (320, 256)), caption="whole dancer")
     yield row(folder, "whole figure", portrait, bust, caption="half dancer")
@@ -98,7 +102,7 @@ def several(folder: Path):
     """Two people in one photo, which mini's estimator takes for one; and the photo cut to one of them by hand."""
     one, two = clip(0, 1)[0], clip(2, 1)[0]
     both = np.concatenate([one[:, 14:114], two[:, 14:114]], axis=1)
-    dance = shrink(clip(1, 12), (200, 160))
+    dance = shrink(clip(1, 9), (200, 160))
     yield row(folder, "two people", both, dance)
     yield row(folder, "cut by hand", both[:, :100], dance)
 
@@ -106,25 +110,46 @@ def several(folder: Path):
 # ---- how they are made
 
 
-def row(folder: Path, name: str, photo: np.ndarray, dance: list[np.ndarray], align: str = "auto", caption: str = ""):
-    """Photo, what the base sees, and driving frames each with its pose and result."""
+def row(
+    folder: Path,
+    name: str,
+    photo: np.ndarray,
+    dance: list[np.ndarray],
+    align: str = "auto",
+    caption: str = "",
+    pose: np.ndarray | None = None,
+):
+    """Photo, what of it is used, and driving frames each with its pose and result; or that the photo is refused.
+
+    pose (3, H, W) is the photo's, in place of the estimator's.
+    """
     place = folder / f"{len(list(folder.iterdir())):03d}"
     frames = place / "dance"
     frames.mkdir(parents=True)
     Image.fromarray(photo).save(place / "photo.png")
     for i, picture in enumerate(dance):
         Image.fromarray(picture).save(frames / f"{i:05d}.png")
-    sitter = load_photo(place / "photo.png", None, "mini", "cpu", None)
+    given = None
+    if pose is not None:
+        given = place / "photo.poses"
+        with PoseWriter(given, photo.shape[:2], 12.0) as writer:
+            writer.append(pose)
+    yield photo, name
+    try:
+        sitter = load_photo(place / "photo.png", given, "mini", "cpu", torch.float32)
+    except DreamposeError as error:
+        print(f"  {name}: {error}", flush=True)
+        yield np.full((40, 160, 3), 255, np.uint8), "refused: nobody is found"
+        return
     seen = sitter.crop.of_picture(photo) if sitter.crop else photo
     made = render(
-        poses=[frames], output=f"{place / 'out'}/", photo=place / "photo.png", base="mini", fps=12.0, align=align,
+        poses=[frames], output=f"{place / 'out'}/", photo=place / "photo.png", photo_pose=given, base="mini", fps=12.0, align=align,
         side_by_side=True, device="cpu", note=lambda text: print(f"  {name}: {text}", flush=True),
     )  # fmt: skip
     assert made.frames == len(dance)
     shown = list(media.open_frames(place / "out"))
     third = shown[0].shape[1] // 3
-    yield photo, name
-    yield fit_picture(np.ascontiguousarray(seen), sitter.model.config.resolution, "contain"), "as the base sees it"
+    yield fit_picture(np.ascontiguousarray(seen), sitter.model.config.resolution, "contain"), "what is used"
     for i in SHOWN:
         yield dance[i], caption or "driving video"
         yield shown[i][:, third : 2 * third], "pose"
@@ -136,6 +161,12 @@ def clip(number: int, frames: int) -> list[np.ndarray]:
     return [
         frame.picture for frame in perform(draw_subject(plan.subject_seed), draw_dance(plan.dance_seed, frames, 12.0))
     ]
+
+
+def pose_of(number: int) -> np.ndarray:
+    """The exact pose of a clip's first frame."""
+    plan = plan_clip(SEED, "test", number)
+    return next(iter(perform(draw_subject(plan.subject_seed), draw_dance(plan.dance_seed, 1, 12.0)))).pose
 
 
 def before(number: int, wall: np.ndarray) -> np.ndarray:
@@ -190,8 +221,8 @@ def stacked(rows) -> np.ndarray:
 
 
 def captioned(picture: np.ndarray, text: str) -> np.ndarray:
-    """A picture in a cell `TALL` high, scaled to fit (at most 320 wide), under its caption."""
-    scale = min(TALL / picture.shape[0], 320 / picture.shape[1])
+    """A picture in a cell `TALL` high, scaled to fit (at most 256 wide), under its caption."""
+    scale = min(TALL / picture.shape[0], 256 / picture.shape[1])
     size = max(1, round(picture.shape[0] * scale)), max(1, round(picture.shape[1] * scale))
     cell = Image.new("RGB", (max(size[1], 8 * len(text)) + 6, TALL + 22), PAPER)
     cell.paste(Image.fromarray(media.resize(np.ascontiguousarray(picture), size)), (3, 20 + (TALL - size[0]) // 2))

@@ -11,7 +11,11 @@ sample, 500 of the network and 1500 of the decoder; poses estimated one picture 
 this script. A held-out mannequin dances; quality is scored against the truth (with mini alone: random weights have
 none). With `--size sd14` there is also the share of the device's measured matrix rate.
 
-Sections (`--only` chooses): render, tune, subjects, poses, startup, scaling, floor, memory.
+Beside wall-clock seconds there are the seconds that all threads of a process computed ("CPU seconds"): where others compute
+on the same machine, only these mean something.
+
+Sections (`--only` chooses): render, tune, subjects, poses, startup, scaling, variants (number formats, memory layout,
+compiled blocks), floor, memory.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ import tempfile
 import time
 from pathlib import Path
 
-SECTIONS = ("render", "tune", "subjects", "poses", "startup", "scaling", "floor", "memory")
+SECTIONS = ("render", "tune", "subjects", "poses", "startup", "scaling", "variants", "floor", "memory")
+TIMES = "seconds|CPU seconds|seconds with process start|CPU seconds with process start"
 PAPER_STEPS, PAPER_TUNE, PAPER_DECODER = 100, 500, 1500
 SEED, CLIP = 2026, 3  # of the exam's dataset, with which nothing is trained
 
@@ -108,8 +113,8 @@ class Published:
                 latents = sampler.step(guided[None], timestep, latents).prev_sample
             return (decode(model, latents)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
 
-    def tune(self, views, steps: int, decoder_steps: int) -> float:
-        """UNet and adapter, then the decoder, a sample a step, encoded anew in each; seconds."""
+    def tune(self, views, steps: int, decoder_steps: int) -> None:
+        """UNet and adapter, then the decoder, a sample a step, encoded anew in each."""
         import torch
 
         from dreampose_cli.model.conditioning import encode, pictures_to_tensor
@@ -117,7 +122,7 @@ class Published:
         from dreampose_cli.training.loop import Draw, LoopSettings
         from dreampose_cli.training.tuning import NetworkTuning
 
-        model, started = self.model, time.perf_counter()
+        model = self.model
         preset = dataclasses.replace(model.config.tuning, hide=0.0, crop=0.85)
         task = NetworkTuning(model, views, preset)
         settings = LoopSettings(steps, 1e-5, 1)
@@ -144,7 +149,6 @@ class Published:
             optimizer.zero_grad()
         for module in model.components().values():
             module.requires_grad_(False).eval()
-        return time.perf_counter() - started
 
     def save(self, folder: Path) -> int:
         """Its checkpoints, as plain float32 state dicts; bytes."""
@@ -172,6 +176,16 @@ def work(spec: dict) -> dict:
     return {**found, "threads": torch.get_num_threads()}
 
 
+class Clock:
+    """Wall-clock and CPU seconds since it was made; those of ended child processes (ffmpeg) count."""
+
+    def __init__(self):
+        self.wall, self.cpu = time.perf_counter(), sum(os.times()[:4])
+
+    def read(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self.wall, "cpu_seconds": sum(os.times()[:4]) - self.cpu}
+
+
 def command(*words) -> dict:
     """A dreampose command in this process, with its own document."""
     from dreampose_cli.__main__ import main
@@ -184,17 +198,24 @@ def command(*words) -> dict:
 
 
 def _tune(spec: dict) -> dict:
+    import dreampose_cli.training.tuning  # noqa: F401 - a process's start is measured around it
+
+    clock = Clock()
     words = ["tune", spec["photo"], "--base", spec["base"], "--poses", spec["photo_pose"], "--device", spec["device"]]
     document = command(*words, "--dtype", spec["dtype"], *spec.get("options", []))
+    found = clock.read()
     weights = sum(path.stat().st_size for path in Path(document["path"]).glob("*.safetensors"))
-    return {"seconds": document["seconds"], "subject": document["id"], "bytes": weights}
+    return {**found, "subject": document["id"], "bytes": weights}
 
 
 def _render(spec: dict) -> dict:
+    import dreampose_cli.rendering  # noqa: F401 - a process's start is measured around it
+
+    clock = Clock()
     who = ["--subject", spec["subject"]] if spec.get("subject") else ["--photo", spec["photo"], "--base", spec["base"]]
     words = ["render", "--poses", spec["poses"], "-o", spec["to"], "--device", spec["device"], "--overwrite"]
     document = command(*words, *who, "--dtype", spec["dtype"], *spec.get("options", []))
-    return {"seconds": document["seconds"], "frames": document["frames"], "settings": document["settings"]}
+    return {**clock.read(), "frames": document["frames"], "settings": document["settings"]}
 
 
 def _views(spec: dict):
@@ -209,11 +230,12 @@ def _views(spec: dict):
 
 def _published_tune(spec: dict) -> dict:
     views, published = _views(spec), Published(Path(spec["base"]), spec["device"])
-    share = spec["share"]
-    seconds = published.tune(views, round(PAPER_TUNE * share), round(PAPER_DECODER * share))
+    share, clock = spec["share"], Clock()
+    published.tune(views, round(PAPER_TUNE * share), round(PAPER_DECODER * share))
+    found = {name: value / share for name, value in clock.read().items()}
     folder = Path(spec["to"])
     folder.mkdir(exist_ok=True)
-    return {"seconds": seconds / share, "bytes": published.save(folder), "share_of_steps": share}
+    return {**found, "bytes": published.save(folder), "share_of_steps": share}
 
 
 def _published_render(spec: dict) -> dict:
@@ -225,27 +247,29 @@ def _published_render(spec: dict) -> dict:
     from dreampose_cli.poses.files import open_poses
     from dreampose_cli.rendering.job import pose_windows
 
-    started = time.perf_counter()
+    clock = Clock()
     views, published = _views(spec), Published(Path(spec["base"]), spec["device"])
     for name, module in (("unet", published.model.unet), ("adapter", published.model.adapter)):
         _load(module, spec, name)
     _load(published.model.vae, spec, "vae")
     poses, folder = open_poses(Path(spec["poses"])), Path(spec["to"])
     folder.mkdir(exist_ok=True)
-    began, count = time.perf_counter(), 0
+    loop, count = Clock(), 0
     for i, window in enumerate(pose_windows(published.model, poses)):
         if i == spec["reference_frames"]:
             break
         frame = published.frame(views.pictures[0], views.poses[0], torch.as_tensor(np.asarray(window)), spec["steps"])
         Image.fromarray(frame).save(folder / f"{i:05d}.png")
         count += 1
-    a_frame = (time.perf_counter() - began) / count
+    a_frame = {name: value / count for name, value in loop.read().items()}
     files = sorted(folder.glob("*.png"))
     media.write_frames(
         folder.with_suffix(".mp4"), (np.asarray(Image.open(file)) for file in files), fps=12.0, overwrite=True
     )
-    seconds = time.perf_counter() - started + a_frame * (len(poses) - count)
-    return {"seconds": seconds, "seconds_a_frame": a_frame, "frames": len(poses), "frames_measured": count}
+    left = len(poses) - count  # those that were not rendered would have cost what the others did
+    whole = {name: value + a_frame[name] * left for name, value in clock.read().items()}
+    not_rendered = {f"{name}_not_rendered": a_frame[name] * left for name in whole}
+    return {**whole, **not_rendered, "frames": len(poses), "frames_measured": count}
 
 
 def _load(module, spec: dict, name: str) -> None:
@@ -349,6 +373,44 @@ def _scaling(spec: dict) -> dict:
     return {"seconds_by": rows, "exponents": fitted}
 
 
+def _variants(spec: dict) -> dict:
+    """Seconds of eight frames at four steps as they are computed, and with one thing changed; the second of two runs."""
+    import numpy as np
+    import torch
+
+    from dreampose_cli.device import pick_device, pick_dtype
+    from dreampose_cli.model.base import load_base
+    from dreampose_cli.model.conditioning import prepare_photo
+    from dreampose_cli.rendering.batches import RenderSettings, render_frames
+    from dreampose_cli.rendering.compilation import compile_blocks
+    from dreampose_cli.rendering.memory import Portions
+
+    device = pick_device(spec["device"])
+    usual = pick_dtype(spec["dtype"], device)
+    found = {}
+    for name in ("as it is", "contiguous", "bfloat16", "rows one at a time", "compiled"):
+        dtype = torch.bfloat16 if name == "bfloat16" else usual
+        model = load_base(Path(spec["base"]), device=device, dtype=dtype)
+        for module in (model.unet, model.vae):
+            module.to(memory_format=torch.contiguous_format if name == "contiguous" else torch.channels_last)
+        height, width = model.config.resolution
+        blank = np.zeros((3, height, width), np.float32)
+        photo = prepare_photo(model, np.zeros((height, width, 3), np.uint8), blank)
+        settings = RenderSettings.of(model, steps=4, sampler="ddim", image_guidance=2.0, pose_guidance=1.5)
+        portions = Portions(8, rows=1 if name == "rows one at a time" else None)
+        if name == "compiled":
+            compile_blocks(model)
+        runs = []
+        for _ in range(3):
+            clock = Clock()
+            windows = torch.zeros(8, model.config.poses.count, 3, height, width)
+            for _frame in render_frames(model, photo, iter(windows), settings, portions):
+                pass
+            runs.append(clock.read())
+        found[name] = {"first": runs[0], **min(runs[1:], key=lambda run: run["cpu_seconds"])}
+    return {"variants": found}
+
+
 def _of_size(kind: str, resolution: tuple[int, int], device, dtype):
     """The architecture at another resolution, with random weights: time does not depend on them."""
     from dreampose_cli.model.fullsize import build_full_size
@@ -402,7 +464,7 @@ def _floor(spec: dict) -> dict:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
-    rate = 2 * n**3 / min(times)
+    rate = 2 * n**3 / min(times)  # the best of several: others may compute here too
     steps = {"sampler": plain.sampler, "steps": plain.steps}
     return {
         "flop_a_frame": frame, "flop_a_photo": once, "matrix_rate": rate, "dtype": str(dtype), **steps,
@@ -418,6 +480,7 @@ WORKERS = {
     "subjects": _subjects,
     "poses": _poses,
     "scaling": _scaling,
+    "variants": _variants,
     "floor": _floor,
 }
 
@@ -492,7 +555,11 @@ class Run:
         unit = 1 if sys.platform == "darwin" else 1024
         found = json.loads(said.splitlines()[-1])
         print(f"{kind}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
-        return {**found, "process_seconds": time.perf_counter() - started, "resident": usage.ru_maxrss * unit}
+        process = {
+            "process_seconds": time.perf_counter() - started + found.get("seconds_not_rendered", 0.0),
+            "process_cpu_seconds": usage.ru_utime + usage.ru_stime + found.get("cpu_seconds_not_rendered", 0.0),
+        }
+        return {**found, **process, "resident": usage.ru_maxrss * unit}
 
     def by_turns(self, **kinds: tuple[str, dict]) -> dict[str, dict]:
         """Every measurement `--repeats` times, by turns; the run of the median time of each."""
@@ -500,7 +567,7 @@ class Run:
         for _ in range(self.chosen.repeats):
             for name, (kind, more) in kinds.items():
                 runs[name].append(self.measure(kind, **more))
-        return {name: sorted(each, key=lambda one: one["seconds"])[len(each) // 2] for name, each in runs.items()}
+        return {name: sorted(each, key=lambda one: one["cpu_seconds"])[len(each) // 2] for name, each in runs.items()}
 
     # ---- sections
 
@@ -512,7 +579,7 @@ class Run:
         self.subject = found["full"]["subject"]
         self.found_subjects = {name: found[name]["subject"] for name in ("full", "rank 8")}
         for name in ("full", "rank 8"):
-            found[name]["faster"] = found["published"]["seconds"] / found[name]["seconds"]
+            found[name] |= ratios(found["published"], found[name])
             found[name]["smaller"] = found["published"]["bytes"] / found[name]["bytes"]
         return found
 
@@ -534,11 +601,9 @@ class Run:
             pndm_100=("render", {**ours, "to": f"{self.folder / 'pndm'}/", "options": pndm}),
         )
         for name in ("default", "pndm_100"):
-            found[name]["faster"] = found["published"]["seconds"] / found[name]["seconds"]
-            found[name]["faster_with_process_start"] = (
-                found["published"]["process_seconds"] / found[name]["process_seconds"]
-            )
+            found[name] |= ratios(found["published"], found[name])
             found[name]["memory"] = found[name]["resident"] / found["published"]["resident"]
+            found[name]["cpu_seconds_a_frame"] = found[name]["cpu_seconds"] / found[name]["frames"]
             found[name]["seconds_a_frame"] = found[name]["seconds"] / found[name]["frames"]
         if self.chosen.size == "mini":
             self.measure("render", **ours)  # the same as pictures, to score what H.264 has not touched
@@ -587,6 +652,9 @@ class Run:
     def scaling(self) -> dict:
         return self.measure("scaling")
 
+    def variants(self) -> dict:
+        return self.measure("variants")
+
     def floor(self) -> dict:
         return self.measure("floor")
 
@@ -598,6 +666,12 @@ class Run:
             found[how] = self.measure("render", **{**photo, "options": [*photo["options"], "--memory", how]})
         weights = sum(path.stat().st_size for path in self.base.rglob("*.safetensors"))
         return {"weights": weights, **found}
+
+
+def ratios(published: dict, ours: dict) -> dict[str, float]:
+    """How many times the published procedure takes what ours takes."""
+    keys = ("seconds", "cpu_seconds", "process_seconds", "process_cpu_seconds")
+    return {f"{key}_ratio": published[key] / ours[key] for key in keys}
 
 
 # ---- words
@@ -618,6 +692,12 @@ def tables(results: dict) -> str:
     def peak(one: dict) -> str:
         return megabytes(one.get("device_memory", one["resident"]))
 
+    def times(one: dict) -> list[str]:
+        def cell(key: str) -> str:
+            return f"{one[key]:.1f}" + (f" ({one[f'{key}_ratio']:.1f} x)" if f"{key}_ratio" in one else "")
+
+        return [cell(key) for key in ("seconds", "cpu_seconds", "process_seconds", "process_cpu_seconds")]
+
     if found := results.get("render"):
         names = {"published": "published", "pndm_100": "dreampose, PNDM 100", "default": "dreampose, default"}
         rows = []
@@ -625,21 +705,18 @@ def tables(results: dict) -> str:
             one = found[name]
             quality = one.get("quality", {})
             scores = [f"{quality[key]:.3f}" if quality else "-" for key in ("ssim", "l1", "sharpness", "flicker")]
-            ratios = [f"{one[key]:.1f} x" if key in one else "1" for key in ("faster", "faster_with_process_start")]
-            seconds = f"{one['seconds']:.1f}", f"{one['seconds'] / one['frames']:.3f}", f"{one['process_seconds']:.1f}"
-            rows.append([words, *seconds, *ratios, peak(one), *scores])
+            rows.append([words, *times(one), peak(one), *scores])
         frames = found["default"]["frames"]
         say(
-            f"render, {frames} frames|seconds|a frame|with process start|faster|with process start|peak memory|"
-            "SSIM|L1|sharpness|flicker",
+            f"render, {frames} frames|{TIMES}|peak memory|SSIM|L1|sharpness|flicker",
             rows,
         )
     if found := results.get("tune"):
         rows = []
         for name, one in found.items():
-            ratios = [f"{one[key]:.1f} x" if key in one else "1" for key in ("faster", "smaller")]
-            rows.append([name, f"{one['seconds']:.1f}", ratios[0], peak(one), megabytes(one["bytes"]), ratios[1]])
-        say("tune|seconds|faster|peak memory|disk|smaller", rows)
+            smaller = f"{one['smaller']:.1f} x" if "smaller" in one else "1"
+            rows.append([name, *times(one), peak(one), megabytes(one["bytes"]), smaller])
+        say(f"tune|{TIMES}|peak memory|disk|smaller", rows)
     if found := results.get("subjects"):
         say(
             "subject onto a base in memory|seconds",
@@ -663,6 +740,12 @@ def tables(results: dict) -> str:
             for name, each in found["seconds_by"].items()
         ]
         say("scaling with|seconds|exponent", rows)
+    if found := results.get("variants"):
+        rows = [
+            [name, *(f"{one[key]:.2f}" for key in ("seconds", "cpu_seconds")), f"{one['first']['seconds']:.2f}"]
+            for name, one in found["variants"].items()
+        ]
+        say("8 frames, 4 steps, 3 rows|seconds|CPU seconds|the first time", rows)
     if found := results.get("floor"):
         rows = [
             ["a frame at the default settings", f"{found['flop_a_frame'] / 1e9:,.1f} GFLOP"],

@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import random
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -163,48 +163,68 @@ def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def kill(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Each trial begins with an empty cache and is killed at random moments until a run comes through."""
-    clips, base = draw_clips(work, 4, TINY), tiny_base(work)
-    words = f"train {clips} --preset mini --base {base} --max-steps {args.steps} --save-every 5 --batch-size 2 --resume"
+    """Each trial begins with an empty cache, is killed at random moments, and then goes on until it is finished."""
+    import dreampose_cli.training.phase1  # noqa: F401  the commands are forks of this process, which need not import it
 
-    def start(name: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "dreampose_cli", *words.split(), "-o", str(work / name), "-q"]
-        env = {**os.environ, "DREAMPOSE_CACHE": str(work / f"{name}-cache"), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    in_a_fork(draw_clips, work, 4, TINY).join()
+    in_a_fork(tiny_base, work).join()
+    words = (
+        f"train {work}/clips --preset mini --base {work}/tiny --max-steps {args.steps} --batch-size 2 --device cpu -q"
+    )
+
+    def start(name: str):
+        cache = {"DREAMPOSE_CACHE": str(work / f"{name}-cache")}
+        command = [*words.split(), "--save-every", str(args.save_every), "--resume", "-o", str(work / name)]
+        return in_a_fork(run_command, command, cache)
 
     began = time.perf_counter()
-    if start("whole").wait():
+    whole = start("whole")
+    whole.join()
+    if whole.exitcode:
         raise SystemExit("the run that was not killed failed")
     length = time.perf_counter() - began
     rng, trials = random.Random(args.seed), []
-    print(
-        f"a run that is not killed takes {length:.1f} s\n\n| trial | killed after, s | found then | equal |\n|---|---|---|---|"
-    )
+    print(f"a run that is not killed takes {length:.1f} s\n\n| trial | killed after, s | found then | equal |")
+    print("|---|---|---|---|", flush=True)
     for trial in range(args.trials):
         name, moments, found = f"trial-{trial}", [], []
         for _ in range(args.kills):
             child, moment = start(name), rng.uniform(0, length)
-            try:
-                child.wait(moment)
+            child.join(moment)
+            if child.exitcode is not None:
                 break  # it was faster
-            except subprocess.TimeoutExpired:
-                child.send_signal(signal.SIGKILL)
-                child.wait()
+            child.kill()  # SIGKILL
+            child.join()
             moments.append(round(moment, 1))
             left = sorted(p.name for p in (work / name).glob("checkpoints/network/step-*"))
-            found.append(left[-1].removeprefix("step-").lstrip("0") if left else "nothing")
-        code = start(name).wait()
-        equal = code == 0 and same_folders(work / "whole", work / name)
+            found.append(f"step {int(left[-1].removeprefix('step-'))}" if left else "no checkpoint")
+        last = start(name)
+        last.join()
+        equal = last.exitcode == 0 and same_folders(work / "whole", work / name)
         trials.append({"killed_after": moments, "found": found, "equal": equal})
-        print(
-            f"| {trial + 1} | {', '.join(map(str, moments))} | {', '.join(found)} | {'yes' if equal else 'no'} |",
-            flush=True,
-        )
+        row = (trial + 1, ", ".join(map(str, moments)) or "not in time", ", ".join(found), "yes" if equal else "no")
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
         for left in (name, f"{name}-cache"):
             shutil.rmtree(work / left, ignore_errors=True)
     equal = sum(trial["equal"] for trial in trials)
     print(f"\n{equal} of {len(trials)} with equal final weights")
     return {"steps": args.steps, "seconds": length, "trials": trials, "equal": equal, "reached": equal == len(trials)}
+
+
+def in_a_fork(function, *values: Any):
+    process = multiprocessing.get_context("fork").Process(target=function, args=values)
+    process.start()
+    return process
+
+
+def run_command(words: list[str], environment: dict[str, str]) -> None:
+    """One `dreampose` command line, as the console script runs it."""
+    from dreampose_cli.__main__ import main
+
+    os.environ.update(environment)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    sys.exit(main(words))
 
 
 def same_folders(one: Path, other: Path) -> bool:
@@ -285,7 +305,8 @@ def main() -> int:
     four = kinds.add_parser("kill")
     four.add_argument("--trials", type=int, default=10)
     four.add_argument("--kills", type=int, default=1, help="in a trial (default: 1)")
-    four.add_argument("--steps", type=int, default=60)
+    four.add_argument("--steps", type=int, default=40)
+    four.add_argument("--save-every", type=int, default=5)
     four.add_argument("--seed", type=int, default=0, help="of the moments")
     for kind in (one, two, three, four):
         kind.add_argument("--json", type=Path, help="write the figures here as well")

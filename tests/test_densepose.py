@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from dreampose_cli import media, store
@@ -24,6 +25,9 @@ from dreampose_cli.poses.extraction import extract, poses_of, read_ahead
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.operators import ensure_torchvision_operators
 from dreampose_cli.poses.people import Follower, describe_ranges, nearest_seen, ranges_of
+from dreampose_cli.synthetic.dance import draw_dance
+from dreampose_cli.synthetic.studio import perform
+from dreampose_cli.synthetic.subject import draw_subject
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of making the module, not of loading
 SIZE = (60, 80)
@@ -283,6 +287,22 @@ def test_poses_are_estimated_once_for_each_setting(people, tmp_path, monkeypatch
     assert len(estimated) == 5
     assert len(sequence) == 3
     assert len(list((store.root() / "poses").glob("*.poses"))) == 5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_another_number_format_finds_the_same_figures(people, dtype, tmp_path):
+    exact, close = (load_densepose(people, dtype=name).estimate([picture(red(30))])[0] for name in ("float32", dtype))
+    assert bounds(close) == bounds(exact) and np.abs(close[1:] - exact[1:]).max() < 0.02
+    mannequin = next(iter(perform(draw_subject(5), draw_dance(6, 1, 12.0)))).picture
+    exact, close = (load_estimator("mini", dtype=name).estimate([mannequin])[0] for name in ("float32", dtype))
+    assert close.dtype == np.float32 and (exact[0] == close[0]).mean() > 0.97 and not np.array_equal(exact, close)
+    Image.fromarray(mannequin).save(tmp_path / "photo.png")
+    entries = [
+        len(list((store.root() / "poses").glob("*.poses")))
+        for name in ("auto", "float32", dtype)
+        if poses_of(tmp_path / "photo.png", dtype=name, device="cpu")
+    ]
+    assert entries == [1, 1, 2]
 
 
 def test_nobody_at_all_is_an_error(people, tmp_path):

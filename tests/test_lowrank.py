@@ -14,7 +14,7 @@ from dreampose_cli import media
 from dreampose_cli.model import lowrank
 from dreampose_cli.model.base import load_base
 from dreampose_cli.rendering import render
-from dreampose_cli.training.tuning import settle, tune
+from dreampose_cli.training.tuning import fit_subject, read_views, settle, tune
 
 
 class Small(nn.Module):
@@ -179,3 +179,20 @@ def test_an_interrupted_low_rank_tune_resumes_to_the_same_subject(tiny_base, cli
     again = tune([photo], note=notes.append, **options)
     assert any("went on from step" in note for note in notes)
     assert {p.name: p.read_bytes() for p in again.path.glob("*.safetensors")} == whole
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_subject_keeps_a_share_of_what_was_learned(tiny_base, clip, rank):
+    photo = clip / "frames" / "00000.png"
+    picture = media.read_photo(photo)
+    learned = {}
+    for blend in (1.0, 0.25):
+        base = load_base(tiny_base)
+        before = copy.deepcopy(base.unet).state_dict()
+        views = read_views(base.config, [photo], [picture], [clip / "video.poses"], "mini", "cpu")
+        preset = settle(base.config.tuning, steps=2, decoder_steps=1, rate=1e-3, batch_size=1, rank=rank)
+        fit_subject(base, views, dataclasses.replace(preset, blend=blend), 0, None, None)
+        learned[blend] = {name: weight - before[name] for name, weight in base.unet.state_dict().items()}
+    assert sum(delta.abs().sum() for delta in learned[1.0].values()) > 0
+    for name, delta in learned[1.0].items():
+        torch.testing.assert_close(learned[0.25][name], 0.25 * delta, rtol=1e-3, atol=1e-6)

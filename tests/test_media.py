@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -680,6 +681,68 @@ def test_atomic_path_keeps_suffix_permissions_and_links(tmp_path):
         assert (tmp_path / "real.bin").read_bytes() == b"old"
     assert (tmp_path / "real.bin").read_bytes() == b"new"
     assert left_in(tmp_path) == ["link.bin", "real.bin"]
+
+
+KILLED = """
+import os, pathlib, signal
+from dreampose_cli import media
+here = pathlib.Path({folder!r})
+with media.atomic_path(here / "out.mp4") as part, media.atomic_folder(here / "out") as half:
+    part.write_bytes(b"half")
+    part.with_suffix(".mkv").write_bytes(b"other")
+    (half / "00000.png").write_bytes(b"half")
+    os._exit(9)
+"""
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next_one(tmp_path):
+    assert subprocess.run([sys.executable, "-c", KILLED.format(folder=str(tmp_path))]).returncode == 9
+    assert len(left := left_in(tmp_path)) == 3 and all(name.startswith(".out.") for name in left)
+    with media.atomic_path(tmp_path / "other.mp4") as part:
+        part.write_bytes(b"x")
+    assert len(left_in(tmp_path)) == 4  # only of the same place
+    with media.atomic_path(tmp_path / "out.mp4") as part:
+        part.write_bytes(b"new")
+    assert [name for name in left_in(tmp_path) if name.startswith(".") and "." in name.split(".tmp")[1]] == []
+    with media.atomic_folder(tmp_path / "out") as folder:
+        (folder / "00000.png").write_bytes(b"new")
+    assert left_in(tmp_path) == ["other.mp4", "out", "out.mp4"]
+
+
+def test_what_is_being_written_is_not_swept(tmp_path, monkeypatch):
+    target = tmp_path / "out.mp4"
+    foreign = tmp_path / ".out.notes.tmp.mp4"  # of somebody else
+    foreign.write_bytes(b"x")
+    with media.atomic_path(target) as mine:
+        mine.write_bytes(b"in flight")
+        monkeypatch.setattr(atomic, "_here", lambda: "0" * 8)  # another machine
+        with media.atomic_path(target) as theirs:
+            theirs.write_bytes(b"first")
+            assert mine.exists()  # its writer cannot be asked for, and it is fresh
+        assert mine.exists() and target.read_bytes() == b"first"
+        os.utime(mine, (0, 0))
+        with media.atomic_path(target) as theirs:
+            theirs.write_bytes(b"second")
+            assert not mine.exists()
+        mine.write_bytes(b"in flight")
+    assert target.read_bytes() == b"in flight" and foreign.exists()
+
+
+def test_a_number_of_a_process_that_was_given_again_is_no_writer():
+    assert not atomic._is_gone(os.getpid(), time.time())
+    assert atomic._is_gone(os.getpid(), 0.0)  # written long before this process began
+    assert atomic._is_gone(2**22 + 1, time.time())  # no system counts so far
+
+
+def test_an_old_result_is_kept_until_there_is_a_new_one(tmp_path):
+    kept = tmp_path / f".out.{atomic._here()}-{2**22 + 1}-00000000.old"
+    kept.mkdir()
+    with pytest.raises(RuntimeError), media.atomic_folder(tmp_path / "out"):
+        raise RuntimeError
+    assert kept.exists()
+    with media.atomic_folder(tmp_path / "out"):
+        pass
+    assert left_in(tmp_path) == ["out"]
 
 
 def test_no_torch_for_pictures():

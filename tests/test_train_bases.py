@@ -68,7 +68,7 @@ def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path)
     assert longer.steps == 6 and read_config(out).provenance["samples"] == 12
     assert (out / "README.md").read_text() == "# mine\n"
     assert any("was not written by dreampose" in note for note in notes)
-    assert any("going on from step 4 of 6" in note and "had 4" not in note for note in notes)
+    assert any("going on from step 4 of 6" in note and "was to have 4" in note for note in notes)
 
 
 def test_without_a_test_list_nothing_is_scored(clips, tiny_base, tmp_path):

@@ -49,6 +49,7 @@ def poses(
         Path | None, typer.Option("--preview", metavar="FILE", help="Also draw the poses as a video here.")
     ] = None,
     device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -81,6 +82,7 @@ def poses(
             start=start,
             end=end,
             device=device,
+            dtype=dtype,
             overwrite=overwrite,
             preview=preview,
             progress=progress,

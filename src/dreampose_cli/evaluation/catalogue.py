@@ -51,19 +51,20 @@ TOO_FEW = "too few subjects to tell"
 NO_AED = "no maintained library computes AED, so nothing does it here"
 
 
-def difference_table(comparisons: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a suite's comparisons: a row each, a column for each metric, the difference and what it is."""
+def difference_table(comparisons: list[dict], gap: str = " ") -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of a suite's comparisons: a row each, a column for each metric: the difference and what it is.
+
+    gap: what stands between the difference and the verdict.
+    """
     shown = [key for key in METRICS if any(c["metric"] == key for c in comparisons)]
     rows: dict[str, dict[str, str]] = {}
     for c in comparisons:
         digits = METRICS[c["metric"]].digits
         verdict = {"no difference": "=", TOO_FEW: "?"}.get(c["verdict"], c["verdict"])
-        rows.setdefault(c["title"], {})[c["metric"]] = (
-            f"{c['difference']:+.{digits}f} ± {c['spread']:.{digits}f} {verdict}"
-        )
-    return [METRICS[key].title for key in shown], [
-        [title, *(row.get(key, "") for key in shown)] for title, row in rows.items()
-    ]
+        cell = f"{c['difference']:+.{digits}f} ± {c['spread']:.{digits}f}{gap}{verdict}"
+        rows.setdefault(c["title"], {})[c["metric"]] = cell
+    titles = [METRICS[key].title for key in shown]
+    return titles, [[title, *(row.get(key, "") for key in shown)] for title, row in rows.items()]
 
 
 @dataclass(frozen=True)

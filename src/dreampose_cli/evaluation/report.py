@@ -225,7 +225,7 @@ def _by_view(suite: dict[str, Any]) -> Iterator[str]:
 
 
 def _differences(comparisons: list[dict[str, Any]]) -> str:
-    titles, rows = difference_table(comparisons)
+    titles, rows = difference_table(comparisons, gap="\n")
     return _table(["compared", *titles], rows, set(range(1, len(titles) + 1)))
 
 

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -41,48 +40,19 @@ from ..rendering.shelf import Shelf
 from ..training.tuning import TunedSubject, tune
 from . import published
 from .aligned import scored_size
-from .catalogue import METRICS, SIZE, TOO_FEW, Metric
-from .metrics import mean
+from .catalogue import SIZE
+from .comparing import SPREAD_RULE, by_clip, by_view, compare
 from .pairing import ClipFiles, clip_in
 from .results import write_csv, write_json
 from .scoring import Evaluation, evaluate
-from .views import VIEWS, mean_where, views_of
+from .variants import PHOTOS, SMOOTHING, Variant, variants_of
+from .views import views_of
 
 Progress = Callable[[int, int | None, str], None]
 Note = Callable[[str], None]
 
 VERSION = 2  # of what is computed: raise it when a variant changes
 GAP, FRAMES = 50, 50  # the paper's: at least so far from the photo, so many frames
-PHOTOS = (1, 3, 5, 7)  # figure 12
-GUIDANCE = (1.0, 2.0, 4.0, 8.0)  # figure 7: each of the two, the other at the base's own
-SMOOTHING = 5  # frames that "smoothed" averages
-BY_VIEW = ("l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "sharpness")  # values of a frame alone
-SPREAD_RULE = (
-    "A difference is the mean over subjects of (variant - its rival on the same subject); its spread is the standard "
-    "deviation of that over subjects. A difference not larger than its spread is called no difference (=); of fewer than "
-    "three subjects nothing is called anything (?)."
-)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of a table. kind: "copied", "untuned", "tuned" or "smoothed"; base: its name among the run's bases."""
-
-    key: str
-    title: str
-    kind: str
-    base: str = "base"
-    photos: int = 1
-    decoder: bool = True
-    one_pose: bool = False
-    image_guidance: float | None = None
-    pose_guidance: float | None = None
-    rival: str | None = None  # the variant it is compared with
-
-    @property
-    def sitter(self) -> tuple[str, str, int]:
-        """Variants that share this share what was tuned, but for the decoder."""
-        return self.kind, self.base, self.photos
 
 
 @dataclass(frozen=True)
@@ -96,33 +66,6 @@ class SuiteSettings:
     steps: int | None = None
     tune_steps: int | None = None
     decoder_steps: int | None = None
-
-
-def variants_of(*, tuned: bool, ablations: bool, against: list[str], sampling: dict[str, Any]) -> list[Variant]:
-    """The rows of a run, in order: floor, untuned, tuned, the other bases, then the ablations on the base itself."""
-    rows = [Variant("copied", "the photo, copied", "copied"), Variant("untuned", "untuned", "untuned", rival="copied")]
-    main = "untuned"
-    if tuned or ablations:
-        main = "full"
-        rows.append(Variant("full", "tuned, full", "tuned", rival="untuned"))
-    for name in against:
-        if main == "full":
-            rows.append(Variant(name, f"{name}, tuned", "tuned", base=name, rival="full"))
-        rows.append(Variant(f"{name}-untuned", f"{name}, untuned", "untuned", base=name, rival="untuned"))
-    if not ablations:
-        return rows
-    rows += [
-        Variant("no-decoder", "no decoder tuning", "tuned", decoder=False, rival="full"),
-        Variant("repeated-pose", "five copies of one pose", "tuned", one_pose=True, rival="full"),
-        Variant("smoothed", f"smoothed over {SMOOTHING} frames", "smoothed", rival="full"),
-    ]
-    rows += [Variant(f"photos-{n}", f"{n} photos", "tuned", photos=n, rival="full") for n in PHOTOS if n > 1]
-    for option, words in (("image_guidance", "image"), ("pose_guidance", "pose")):
-        for value in GUIDANCE:
-            if value != sampling[option]:
-                key = f"{words}-guidance-{value:g}"
-                rows.append(Variant(key, f"{words} guidance {value:g}", "tuned", rival="full", **{option: value}))
-    return rows
 
 
 def run_suite(
@@ -229,9 +172,8 @@ class _ClipJob:
         groups: dict[tuple[str, str, int], list[Variant]] = {}
         for row in missing:
             groups.setdefault(row.sitter, []).append(row)
-        done = len(rows) - len(missing)
+        self.progress, self.done = progress, len(rows) - len(missing)
         for (kind, base, photos), members in groups.items():
-            progress(done, f"{self.name}, {members[0].title}")
             if kind == "copied":
                 self._write("copied", [media.read_photo(self.photo(0))] * len(self.rows))
             elif kind == "smoothed":
@@ -241,7 +183,6 @@ class _ClipJob:
                     self._render(row, photo=self.photo(0), base=str(self.bases[base]))
             else:
                 self._tuned(base, photos, members)
-            done += len(members)
 
     def photo(self, row: int) -> Path:
         return self.output / "photos" / self.name / f"{row:05d}.png"
@@ -296,8 +237,10 @@ class _ClipJob:
         chosen = photo_rows(self.gap, photos)
         if len(set(chosen)) < photos:
             self.note(f"{self.name} has no {photos} different frames before the gap of {self.gap}; left out there.")
+            self.done += len(members)
             return
         folder = self.bases[base]
+        self._say(f"tuning for {members[0].title}")
         subject = tune(
             [self.photo(row) for row in chosen],
             base=str(folder),
@@ -318,6 +261,7 @@ class _ClipJob:
 
     def _render(self, row: Variant, **who: Any) -> None:
         """Render a variant of `who`: a subject, or a photo on a base."""
+        self._say(row.title)
         source, span, every = self._driving(row, read_config(self.bases[row.base]).poses)
         with tempfile.TemporaryDirectory(prefix=".rendering-", dir=self.output) as work:
             render(
@@ -354,10 +298,15 @@ class _ClipJob:
                     writer.append(sequence.frame(index))
         return file, {}, every
 
+    def _say(self, text: str) -> None:
+        self.progress(self.done, f"{self.name}, {text}")
+
     def _write(self, key: str, frames) -> None:
+        """The frames of a variant, which is then done."""
         target = self._folder(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         media.write_frames(f"{target}/", frames, fps=self.fps)
+        self.done += 1
 
     def _folder(self, key: str) -> Path:
         return self.output / "frames" / key / self.name
@@ -443,6 +392,7 @@ def _document(rows, scores, settings, bases, found, dataset, output, command, se
             "variant": dataclasses.asdict(row),
         }
     configs = {name: read_config(folder) for name, folder in bases.items()}
+    seen = {file.stem: views_of(file) for file in _pose_files(output / "poses")}
     first = scores[rows[0].key].protocol
     people = sorted({config.people for config in configs.values()})
     distance = f"{settings.gap or GAP} after it on"
@@ -474,99 +424,16 @@ def _document(rows, scores, settings, bases, found, dataset, output, command, se
         "summary": {
             "rule": SPREAD_RULE,
             "variants": table,
-            "comparisons": list(compare(rows, _by_clip(scores))),
-            "views": _by_view(rows, scores, output / "poses"),
+            "comparisons": list(compare(rows, by_clip(scores))),
+            "views": by_view(rows, scores, seen),
         },
         "published": {"columns": ["l1", "ssim", "vgg", "lpips"], "ablation": published.ABLATION},
     }
 
 
-Figures = dict[str, dict[str, dict[str, float | None]]]  # variant -> clip -> metric
-
-
-def _by_clip(scores: dict[str, Evaluation]) -> Figures:
-    return {key: {clip.name: clip.metrics for clip in score.clips} for key, score in scores.items()}
-
-
 def _pose_files(poses: Path) -> Iterator[Path]:
     """One file for each clip whose poses know body parts."""
     return (file for file in sorted(poses.glob("*.poses")) if not file.name.startswith("."))
-
-
-def _by_view(rows: list[Variant], scores: dict[str, Evaluation], poses: Path) -> dict[str, Any]:
-    """The same for the frames alone that show a back, or a front: their number, means over subjects, comparisons."""
-    seen = {file.stem: views_of(file) for file in _pose_files(poses)}
-    found = {}
-    for view in VIEWS:
-        figures: Figures = {}
-        for key, score in scores.items():
-            figures[key] = {
-                clip.name: {
-                    metric: mean_where(clip.per_frame.get(metric, ()), seen[clip.name], view) for metric in BY_VIEW
-                }
-                for clip in score.clips
-                if view in seen.get(clip.name, ())
-            }
-        clips = figures[rows[0].key]
-        if not clips:
-            continue
-        found[view] = {
-            "frames": sum(seen[name].count(view) for name in clips),
-            "clips": len(clips),
-            "metrics": {key: _means(by_clip) for key, by_clip in figures.items()},
-            "comparisons": list(compare(rows, figures)),
-        }
-    return found
-
-
-def _means(by_clip: dict[str, dict[str, float | None]]) -> dict[str, float | None]:
-    """Each metric's mean over clips."""
-    return {metric: mean([values[metric] for values in by_clip.values()]) for metric in BY_VIEW}
-
-
-def compare(rows: list[Variant], figures: Figures) -> Iterator[dict[str, Any]]:
-    """Each variant against its rival, metric by metric, over the subjects that both have (see `SPREAD_RULE`)."""
-    titles = {row.key: row.title for row in rows}
-    for row in rows:
-        if row.rival not in figures:
-            continue
-        ours, theirs = figures[row.key], figures[row.rival]
-        for key, metric in METRICS.items():
-            both = [(values.get(key), theirs[name].get(key)) for name, values in ours.items() if name in theirs]
-            pairs = [(a, b) for a, b in both if a is not None and b is not None]
-            if not pairs:
-                continue
-            differences = [a - b for a, b in pairs]
-            average = statistics.fmean(differences)
-            spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
-            yield {
-                "variant": row.key,
-                "rival": row.rival,
-                "title": f"{row.title} - {titles[row.rival]}",
-                "metric": key,
-                "subjects": len(pairs),
-                "difference": average,
-                "spread": spread,
-                "better_for": sum(_better(metric.better, a, b) for a, b in pairs) / len(pairs),
-                "verdict": _verdict(metric, pairs, average, spread),
-            }
-
-
-def _better(direction: str, a: float, b: float) -> bool:
-    if direction == "one":
-        return abs(a - 1) < abs(b - 1)
-    return a > b if direction == "higher" else a < b
-
-
-def _verdict(metric: Metric, pairs: list[tuple[float, float]], average: float, spread: float) -> str:
-    if len(pairs) < 3:
-        return TOO_FEW
-    if abs(average) <= spread:
-        return "no difference"
-    if metric.key == "warp":  # best is not the lowest but the reference's own, which is not zero
-        return "higher" if average > 0 else "lower"
-    a, b = (statistics.fmean(side) for side in zip(*pairs, strict=True))
-    return "better" if _better(metric.better, a, b) else "worse"
 
 
 def _csv_rows(rows: list[Variant], scores: dict[str, Evaluation]) -> Iterator[dict[str, Any]]:

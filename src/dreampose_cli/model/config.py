@@ -80,6 +80,9 @@ class TuningSettings:
     crop: float = 0.85  # smallest share of a side that a random crop keeps
     decay: float = 0.0  # share of each phase, at its end, over which the learning rate falls to zero
     hide: float = 0.0  # share of samples whose conditioning photo has half of its body parts hidden ("surface" only)
+    blend: float = (
+        1.0  # share that is kept of what UNet + adapter learned (weight-space ensembling; Wortsman et al. 2022)
+    )
     gradient_checkpointing: bool = False
     rank: int = 0  # 0: all weights are tuned; else low-rank updates of this rank (`model.lowrank`)
 

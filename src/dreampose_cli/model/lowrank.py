@@ -49,10 +49,10 @@ class Updates(nn.Module):
         self.a = nn.ParameterList(layer.a for layer in layers.values())
         self.b = nn.ParameterList(layer.b for layer in layers.values())
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The matrices by the names they are kept under."""
+    def tensors(self, share: float = 1.0) -> dict[str, Tensor]:
+        """The matrices by the names they are kept under, of `share` of what was learned."""
         rows = zip(self.names, self.a, self.b, strict=True)
-        return {name + end: matrix.detach() for name, a, b in rows for end, matrix in ((A, a), (B, b))}
+        return {name + end: matrix.detach() for name, a, b in rows for end, matrix in ((A, a), (B, share * b))}
 
 
 def attach(module: nn.Module, rank: int, seed: int) -> Updates:

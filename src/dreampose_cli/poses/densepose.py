@@ -65,6 +65,7 @@ class DensePose:
     size: int | None = None
     person: int | None = None
     least_person: float = 0.0  # of the picture: a detection is somebody, however small
+    dtype: torch.dtype = torch.float32
 
     def estimate(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
         """uint8 (H, W, 3) each -> float32 (3, H, W); in each picture on its own the largest person, or number `person`.
@@ -88,6 +89,10 @@ class DensePose:
             f"{self.name} takes seconds for each frame on a CPU (about 10 s at 512x640 on two cores); --fps, --start, "
             "--end and --estimator-size make it less, and the poses are kept."
         )
+
+    @property
+    def _casts(self) -> bool:
+        return self.dtype != torch.float32
 
     @cached_property
     def network(self) -> torch.jit.ScriptModule:
@@ -116,7 +121,7 @@ class DensePose:
             pixels = pixels.flip(0)
         network = self.network
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.autocast(self.device.type, self.dtype, enabled=self._casts):
                 warnings.simplefilter("ignore", UserWarning)  # traced code speaks to its makers
                 out = network(pixels.contiguous())
         except torch.OutOfMemoryError:
@@ -135,6 +140,7 @@ def load_densepose(
     device: torch.device | str = "cpu",
     size: int | None = None,
     person: int | None = None,
+    dtype: str = "float32",
     *,
     note: Note | None = None,
     progress: Progress | None = None,
@@ -142,7 +148,8 @@ def load_densepose(
     """The estimator "r50" or "r101" (downloaded once), or the one in a local .torchscript file.
 
     size: short side that the network sees, None for the pictures' own. person: 1 for the largest, 2 for the next.
-    An mps device is replaced by the CPU: traced files cannot be moved there. Raises PoseError if it cannot be had.
+    dtype: another than "float32" is computed in by autocast, since traced weights stay as they are. An mps device is
+    replaced by the CPU: traced files cannot be moved there. Raises PoseError if it cannot be had.
     """
     where = torch.device(device)
     if where.type == "mps":
@@ -163,7 +170,8 @@ def load_densepose(
         if not file.is_file():
             raise PoseError(f"{file} does not exist; give r50, r101 or the path of a .torchscript file.")
     stat = file.stat()
-    return DensePose(name, file, _digest(file, stat.st_size, stat.st_mtime_ns), where, size, person)
+    digest = _digest(file, stat.st_size, stat.st_mtime_ns)
+    return DensePose(name, file, digest, where, size, person, dtype=getattr(torch, dtype))
 
 
 def resize_for(picture: np.ndarray, size: int | None) -> np.ndarray:

@@ -88,6 +88,7 @@ class Estimator:
     network: PoseNet
     resolution: tuple[int, int]
     device: torch.device
+    dtype: torch.dtype = torch.float32
     least_person: float = 0.0  # of the picture: who is found is somebody, however small
     person: int | None = None
     pace: str = ""  # what to expect of the time it takes, where that is worth a sentence
@@ -109,10 +110,10 @@ class Estimator:
         """Pictures, each fitted as a whole, -> poses (n, 3, *resolution)."""
         fitted = np.stack([fit_picture(picture, self.resolution, "contain") for picture in pictures])
         pixels = torch.from_numpy(fitted).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
-        logits, uv = self.network(pixels)
+        logits, uv = self.network(pixels.to(self.dtype))
         part = logits.argmax(1, keepdim=True)
         on_body = part > 0
-        return torch.cat([part.float(), uv.clamp(1 / 255, 1) * on_body], dim=1).cpu().numpy()
+        return torch.cat([part.float(), uv.float().clamp(1 / 255, 1) * on_body], dim=1).cpu().numpy()
 
 
 def has_person(frame: np.ndarray, least: float = 0.0) -> bool:
@@ -127,17 +128,18 @@ def load_estimator(
     *,
     size: int | None = None,
     person: int | None = None,
+    dtype: str = "float32",
     note: Callable[[str], None] | None = None,
     progress: Callable[[int, int | None, str], None] | None = None,
 ) -> Estimator | DensePose:
     """The estimator `name`: "mini", which ships with the package; "r50" or "r101", DensePose from the Hub; the path of a
     .torchscript file of the same interface; or a folder made by `train --preset estimator`.
 
-    size (the short side it sees) and person (which of several) are DensePose's, see `load_densepose`; UsageError with
-    the others. Raises PoseError if it cannot be had.
+    dtype: what it computes in, "float32", "float16" or "bfloat16". size (the short side it sees) and person (which of
+    several) are DensePose's, see `load_densepose`; UsageError with the others. Raises PoseError if it cannot be had.
     """
     if name in FILES or (name != "mini" and (Path(name).suffix.lower() == SUFFIX or Path(name).is_file())):
-        return load_densepose(name, device, size, person, note=note, progress=progress)
+        return load_densepose(name, device, size, person, dtype, note=note, progress=progress)
     folder = bundled_estimator() if name == "mini" else Path(name)
     if not (folder / CONFIG_FILE).is_file():
         if name == "mini":
@@ -151,7 +153,7 @@ def load_estimator(
             raise UsageError(
                 f"{option} is for DensePose; the estimator {name} looks at the whole picture, for one figure."
             )
-    return _load(folder, name, str(device))
+    return _load(folder, name, str(device), getattr(torch, dtype))
 
 
 def bundled_estimator() -> Path:
@@ -160,7 +162,7 @@ def bundled_estimator() -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(folder: Path, name: str, device: str) -> Estimator:
+def _load(folder: Path, name: str, device: str, dtype: torch.dtype) -> Estimator:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         network = PoseNet(tuple(config["widths"]))
@@ -169,4 +171,4 @@ def _load(folder: Path, name: str, device: str) -> Estimator:
     except Exception as error:  # a damaged file raises whatever its library likes
         raise PoseError(f"the estimator in {folder} cannot be loaded ({error}); make or install it again.") from error
     digest = hashlib.sha256((folder / ESTIMATOR_FILE).read_bytes()).hexdigest()[:14] + f"-{LOOKING}"
-    return Estimator(name, digest, network.to(device).eval(), resolution, torch.device(device))
+    return Estimator(name, digest, network.to(device, dtype).eval(), resolution, torch.device(device), dtype)

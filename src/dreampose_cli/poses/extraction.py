@@ -66,6 +66,7 @@ def extract(
     start: float | None = None,
     end: float | None = None,
     device: str = "auto",
+    dtype: str = "auto",
     overwrite: bool = False,
     preview: Path | None = None,
     progress: Progress | None = None,
@@ -93,6 +94,7 @@ def extract(
         start=start,
         end=end,
         device=device,
+        dtype=dtype,
         progress=progress,
         note=note,
     )
@@ -150,6 +152,7 @@ def poses_of(
     around: float = 0.0,
     at_least: float | None = None,
     device: str = "auto",
+    dtype: str = "auto",
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> tuple[PoseSequence, str | None, Ranges]:
@@ -157,7 +160,8 @@ def poses_of(
 
     fps resamples, or says how many frames of a source without a rate (pictures, npy and IUV folders, dumps) make a
     second; start and end are seconds. Only these frames are estimated. estimator_size and person are for the
-    estimator (`load_estimator`), person and size, (height, width), for dumps (`open_poses`). For pose windows, which
+    estimator (`load_estimator`), as is dtype, "auto" being float32; person and size, (height, width), for dumps
+    (`open_poses`). For pose windows, which
     look beyond a part, the sequence's `origin` reaches `around` seconds further and has at least the rate `at_least`.
     """
     source = Path(source)
@@ -171,6 +175,8 @@ def poses_of(
     from ..device import pick_device
     from .estimator import load_estimator
 
+    number = "float32" if dtype == "auto" else dtype  # finding poses is quick, and labels are worth being exact
+
     knows_rate = not source.is_dir()  # of a folder of pictures, fps is the rate itself and nothing is resampled
     rate = max(fps, at_least or 0) if fps and knows_rate else fps
     first = max(0.0, (start or 0) - around)
@@ -178,9 +184,17 @@ def poses_of(
     frames = media.open_frames(source, fps=rate, start=first or None, end=last)
     with frames:
         model = load_estimator(
-            estimator, pick_device(device), size=estimator_size, person=person, note=note, progress=progress
+            estimator,
+            pick_device(device),
+            size=estimator_size,
+            person=person,
+            dtype=number,
+            note=note,
+            progress=progress,
         )
         settings = {"estimator": model.revision, "size": estimator_size, "person": person}
+        if number != "float32":
+            settings["dtype"] = number
         part = {"fps": rate, "start": first, "end": last}
         key = store.key("poses", {"version": EXTRACTION_VERSION, **settings, **part}, _digest(source))
         path = store.path_of("poses", key)

@@ -106,10 +106,8 @@ class Search:
                     (view,) = self._views([picture], [_whole(picture)])
                 view = self._nearer(picture, view)
                 yield self._pose(view, picture)
-            if view.region != _whole(picture) and view.evidence():
-                region = self._around(view, picture.shape[:2])
-            else:
-                region = None
+            away = view.region != _whole(picture) and view.evidence() > 0
+            region = self._around(view, picture.shape[:2]) if away else None
 
     @property
     def _aspect(self) -> float:

@@ -267,6 +267,8 @@ def fit_subject(
     found: dict[str, dict[str, Tensor]] = {}
     for name, kind, steps, rate, batch, before in stages:
         task = kind(model, views, preset)
+        blend = preset.blend if name == "network" else 1.0
+        before_it = _copies(task) if blend != 1 and not preset.rank else {}
         updates = {}
         if preset.rank:
             for index, (part, module) in enumerate(task.modules.items()):
@@ -289,12 +291,29 @@ def fit_subject(
                 note(f"{name}: went on from step {result.resumed_from}.")
         for part, module in task.modules.items():
             if updates:
-                found[part] = updates[part].tensors()
+                found[part] = updates[part].tensors(blend)
                 lowrank.detach(module)
                 lowrank.put_on(module, found[part])
             else:
+                if part in before_it:
+                    _go_back(module, before_it[part], 1 - blend)
                 found[part] = module.state_dict()
     return found
+
+
+def _copies(task: SampledTask) -> dict[str, dict[str, Tensor]]:
+    """What a task's modules are before it trains them, in the CPU's memory."""
+    return {
+        part: {name: p.detach().to("cpu", copy=True) for name, p in module.named_parameters()}
+        for part, module in task.modules.items()
+    }
+
+
+@torch.no_grad()
+def _go_back(module: nn.Module, earlier: dict[str, Tensor], share: float) -> None:
+    """Move the weights of `module` towards what they were, by `share` of the way."""
+    for name, parameter in module.named_parameters():
+        parameter.lerp_(earlier[name].to(parameter), share)
 
 
 class _Learning:

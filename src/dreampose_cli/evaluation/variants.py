@@ -1,0 +1,58 @@
+"""The rows of a suite's tables: the paper's Table 1, its ablations (Table 2), and its figures 7 and 12."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PHOTOS = (1, 3, 5, 7)  # figure 12
+GUIDANCE = (1.0, 2.0, 4.0, 8.0)  # figure 7: each of the two, the other at the base's own
+SMOOTHING = 5  # frames that "smoothed" averages
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table. kind: "copied", "untuned", "tuned" or "smoothed"; base: its name among the run's bases."""
+
+    key: str
+    title: str
+    kind: str
+    base: str = "base"
+    photos: int = 1
+    decoder: bool = True
+    one_pose: bool = False
+    image_guidance: float | None = None
+    pose_guidance: float | None = None
+    rival: str | None = None  # the variant it is compared with
+
+    @property
+    def sitter(self) -> tuple[str, str, int]:
+        """Variants that share this share what was tuned, but for the decoder."""
+        return self.kind, self.base, self.photos
+
+
+def variants_of(*, tuned: bool, ablations: bool, against: list[str], sampling: dict[str, Any]) -> list[Variant]:
+    """The rows of a run, in order: floor, untuned, tuned, the other bases, then the ablations on the base itself."""
+    rows = [Variant("copied", "the photo, copied", "copied"), Variant("untuned", "untuned", "untuned", rival="copied")]
+    main = "untuned"
+    if tuned or ablations:
+        main = "full"
+        rows.append(Variant("full", "tuned, full", "tuned", rival="untuned"))
+    for name in against:
+        if main == "full":
+            rows.append(Variant(name, f"{name}, tuned", "tuned", base=name, rival="full"))
+        rows.append(Variant(f"{name}-untuned", f"{name}, untuned", "untuned", base=name, rival="untuned"))
+    if not ablations:
+        return rows
+    rows += [
+        Variant("no-decoder", "no decoder tuning", "tuned", decoder=False, rival="full"),
+        Variant("repeated-pose", "five copies of one pose", "tuned", one_pose=True, rival="full"),
+        Variant("smoothed", f"smoothed over {SMOOTHING} frames", "smoothed", rival="full"),
+    ]
+    rows += [Variant(f"photos-{n}", f"{n} photos", "tuned", photos=n, rival="full") for n in PHOTOS if n > 1]
+    for option, words in (("image_guidance", "image"), ("pose_guidance", "pose")):
+        for value in GUIDANCE:
+            if value != sampling[option]:
+                key = f"{words}-guidance-{value:g}"
+                rows.append(Variant(key, f"{words} guidance {value:g}", "tuned", rival="full", **{option: value}))
+    return rows
