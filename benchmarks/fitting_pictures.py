@@ -32,6 +32,7 @@ from dreampose_cli.synthetic.subject import draw_subject
 SEED = 4242  # of no dataset that was trained on
 SHOWN = (0, 8)  # of the driving frames
 TALL = 160  # pixels, the height of a row
+LARGEST = 150_000  # bytes of a picture
 PAPER = (255, 255, 255)
 
 
@@ -48,7 +49,10 @@ def main() -> None:
             os.environ["DREAMPOSE_CACHE"] = f"{folder}/cache"
             picture = stacked(scene(Path(folder)))
         path = asked.output / f"fitting-{name}.jpg"
-        Image.fromarray(picture).save(path, quality=85, optimize=True)
+        for quality in (85, 75, 65):
+            Image.fromarray(picture).save(path, quality=quality, optimize=True)
+            if path.stat().st_size < LARGEST:
+                break
         print(f"{path}: {picture.shape[1]}x{picture.shape[0]}, {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 

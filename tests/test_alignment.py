@@ -400,6 +400,30 @@ def test_a_base_without_surface_uses_the_whole_photo_where_nobody_is_found(tiny_
     assert sitter.model is plain and sitter.crop is None and not sitter.pose.any() and "used whole" in notes[0]
 
 
+def test_a_region_that_cuts_the_person_is_widened(poses, monkeypatch):
+    wide = moved(poses[0], 1.0, 300, 20, (200, 800))
+    photo = np.broadcast_to(wide[0][..., None] * 10, (200, 800, 3)).astype(np.uint8)  # its estimator reads it off
+    legs = wide.copy()
+    legs[:, :110] = 0  # all that was seen from afar
+    seen = []
+
+    def estimate(picture, path, estimator, device, note=None):
+        seen.append(picture.shape)
+        found = np.repeat(picture[None, ..., 0] / 10, 3, 0).astype(np.float32)
+        return legs if len(seen) == 1 else found
+
+    monkeypatch.setattr(tuning, "estimate_photo", estimate)
+    views = tuning.read_views(MINI, ["photo.jpg"], [photo], None, "mini", "cpu")
+    crop, ((top, bottom), (left, right)) = views.crops[0], body_box(wide)
+    assert crop.top <= top and bottom <= crop.top + crop.height < 190
+    assert crop.left <= left and right <= crop.left + crop.width < 500
+    assert 3 <= len(seen) <= 5 and crop.size == seen[-1][:2]
+    assert np.array_equal(np.unique(views.poses[0][0]), np.unique(wide[0]))
+    seen.clear()
+    monkeypatch.setattr(tuning, "WIDENINGS", 1)
+    assert tuning.read_views(MINI, ["photo.jpg"], [photo], None, "mini", "cpu").crops == [None]
+
+
 def test_a_large_photo_is_shown_to_densepose_at_its_own_measure(monkeypatch):
     from dreampose_cli.poses import estimator
     from dreampose_cli.poses.densepose import DensePose

@@ -12,7 +12,7 @@ import pytest
 from dreampose_cli import media, store
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import EvaluationError, UsageError
-from dreampose_cli.evaluation import suite
+from dreampose_cli.evaluation import suite, variants
 from dreampose_cli.evaluation.catalogue import METRICS
 from dreampose_cli.evaluation.comparing import compare
 from dreampose_cli.evaluation.scoring import evaluate
@@ -47,8 +47,10 @@ def exact_photo_poses(monkeypatch, dataset):
 
 @pytest.fixture(scope="module")
 def whole(dataset, tiny_base, tmp_path_factory):
-    """A finished run with everything, once for the module: its folder and its document."""
+    """A finished run with everything, a little of each, once for the module: its folder and its document."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "GUIDANCE", (1.0, 4.0))
+        patch.setattr(variants, "PHOTOS", (1, 3))
         patch.setattr(
             tuning,
             "estimate_photo",
@@ -218,7 +220,8 @@ def test_a_run_that_was_stopped_goes_on(dataset, tiny_base, tmp_path, monkeypatc
         suite.run_suite(dataset, folder, base="mini", settings=FAST)
 
 
-def test_short_clips_have_no_seven_photos(dataset, tiny_base, tmp_path):
+def test_short_clips_have_no_seven_photos(dataset, tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "GUIDANCE", (1.0,))
     notes = []
     settings = SuiteSettings(gap=4, frames=2, steps=1, tune_steps=0, decoder_steps=0)
     document, _ = suite.run_suite(
@@ -291,7 +294,7 @@ def test_a_report_of_a_suite_is_one_page_without_network(whole, tmp_path):
     for heading in ("Metrics", "Variants", "Ablation", "Differences", "Backs and fronts", "Side by side", "Worst frames",
                     "Best frames", "Frame by frame", "Clips", "published elsewhere"):  # fmt: skip
         assert heading in text, heading
-    for word in ("AnimateAnyone", "no decoder tuning", "7 photos", document["statement"].split(";")[0]):
+    for word in ("AnimateAnyone", "no decoder tuning", "3 photos", document["statement"].split(";")[0]):
         assert word in text
     sources = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\' >)]+)', text)
     assert sources and all(source.startswith("data:") for source in sources)

@@ -17,6 +17,7 @@ from PIL import Image
 
 SMALL = 0.6  # a person shorter than this share of the base's height is small
 FILLED = 0.8  # a crop leaves the person this share of its height and width, so that hair, skirt and hands find room
+WIDER = 0.25  # of a region is added at a side that cuts the person
 STRAY = 0.005  # share of a body's pixels at each end of an axis that may be mistakes of an estimator
 
 
@@ -70,9 +71,7 @@ class Crop:
         if (bottom - top) / size[0] * fit.height >= SMALL * target[0]:
             return None
         crop = cls.containing(((top, bottom), (left, right)), size, target[1] / target[0])
-        if crop.height * crop.width >= 0.9 * size[0] * size[1]:  # hardly anything would be cut
-            return None
-        return crop
+        return None if crop.is_nearly_all(size) else crop
 
     @classmethod
     def containing(cls, extent, size: tuple[int, int], aspect: float, filled: float = FILLED) -> Crop:
@@ -92,6 +91,31 @@ class Crop:
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
+
+    def is_nearly_all(self, size: tuple[int, int]) -> bool:
+        """Whether hardly anything of a photo of `size` is left out."""
+        return self.height * self.width >= 0.9 * size[0] * size[1]
+
+    def cuts(self, pose: np.ndarray, size: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
+        """Whether top, bottom, left and right of the region cut the person, whose `pose` (3, h, w) is that of the region.
+
+        A side that is the photo's own does not.
+        """
+        body = (pose > 0).any(0)
+        return (
+            self.top > 0 and bool(body[0].any()),
+            self.top + self.height < size[0] and bool(body[-1].any()),
+            self.left > 0 and bool(body[:, 0].any()),
+            self.left + self.width < size[1] and bool(body[:, -1].any()),
+        )
+
+    def wider(self, cuts: tuple[bool, bool, bool, bool], size: tuple[int, int], aspect: float) -> Crop:
+        """The region with more room at the sides that cut the person."""
+        above, below, before, after = cuts
+        y, x = WIDER * self.height, WIDER * self.width
+        rows = max(0.0, self.top - y * above), min(float(size[0]), self.top + self.height + y * below)
+        columns = max(0.0, self.left - x * before), min(float(size[1]), self.left + self.width + x * after)
+        return Crop.containing((rows, columns), size, aspect, 1.0)
 
     def of_picture(self, picture: np.ndarray) -> np.ndarray:
         """The region of the photo itself, (H, W, 3)."""

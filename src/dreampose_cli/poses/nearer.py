@@ -62,13 +62,7 @@ class View:
 
     def cut(self, size: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
         """Whether top, bottom, left and right of the region cut the figure, in a picture of `size`."""
-        region, body = self.region, self.pose[0] > 0
-        return (
-            region.top > 0 and bool(body[0].any()),
-            region.top + region.height < size[0] and bool(body[-1].any()),
-            region.left > 0 and bool(body[:, 0].any()),
-            region.left + region.width < size[1] and bool(body[:, -1].any()),
-        )
+        return self.region.cuts(self.pose, size)
 
     def on(self, size: tuple[int, int]) -> np.ndarray:
         """The pose (3, H, W) of the whole picture of `size`, background beyond the region."""

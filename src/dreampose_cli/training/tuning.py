@@ -5,7 +5,6 @@ A subject is cached by what determines it: the photos' bytes, their poses, the b
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -42,6 +41,7 @@ Note = Callable[[str], None]
 SUBJECT_VERSION = 1
 SUBJECT_FILE = "subject.json"
 LOW_RANK_RATE, LOW_RANK_DECODER_RATE = 10.0, 10.0  # learning rates of low-rank updates, times those of full tuning
+WIDENINGS = 4  # of a photo's region, before the whole is taken
 DENSEPOSE_SIDE = 800  # detectron2's own limit for the short side of a picture
 
 
@@ -203,17 +203,47 @@ def read_views(
             frame = estimate_photo(picture, path, estimator, device, note)
         size = picture.shape[:2]
         crop = Crop.around(frame, size, config.resolution, config.fit)
+        if crop and not poses:
+            crop, frame = look_nearer(crop, picture, frame, path, config, estimator, device)
+        elif crop:
+            frame = crop.of_pose(frame, size)
         if crop:
-            picture, frame = crop.of_picture(picture), crop.of_pose(frame, size)
-            if not poses:  # nearer, the estimator sees more
-                with contextlib.suppress(NoPersonError):
-                    frame = estimate_photo(picture, path, estimator, device)
+            picture = crop.of_picture(picture)
             if note:
                 note(f"{path} is cut to {crop.width}x{crop.height} around the person, who would be small in the whole.")
         fitted.append(fit_picture(picture, config.resolution, config.fit))
         frames.append(fit_pose(frame, config.resolution, config.fit, config.poses.resize))
         crops.append(crop)
     return Views(np.stack(fitted), np.stack(frames), crops)
+
+
+def look_nearer(
+    crop: Crop,
+    picture: np.ndarray,
+    frame: np.ndarray,
+    path: Path | str,
+    config: BaseConfig,
+    estimator: str,
+    device: str,
+) -> tuple[Crop | None, np.ndarray]:
+    """The region of a photo with room for all of the person, and the pose there: nearer, the estimator sees more.
+
+    A region that cuts what is seen of the person is widened; where that does not help, None, for the whole photo, and
+    its pose `frame`.
+    """
+    size, aspect = picture.shape[:2], config.resolution[1] / config.resolution[0]
+    for _ in range(WIDENINGS):
+        try:
+            near = estimate_photo(crop.of_picture(picture), path, estimator, device)
+        except NoPersonError:
+            return crop, crop.of_pose(frame, size)
+        cuts = crop.cuts(near, size)
+        if not any(cuts):
+            return crop, near
+        crop = crop.wider(cuts, size, aspect)
+        if crop.is_nearly_all(size):
+            break
+    return None, frame
 
 
 def estimate_photo(
