@@ -165,7 +165,7 @@ def test_clip_similarity_with_the_real_classes():
     assert similarity(a, a)["clip"] == pytest.approx([1, 1, 1], abs=1e-9)
     found = similarity(a, b)["clip"]
     assert all(-1 <= value < 1 for value in found)
-    assert similarity(b, a)["clip"] == pytest.approx(found, abs=1e-9)
+    assert similarity(b, a)["clip"] == pytest.approx(found, abs=1e-6)  # float32, and another order of the batch
     state = {f"{key}": value for key, value in model.state_dict().items()} | {"text_model.x": torch.zeros(1)}
     assert set(networks.clip_state(state, model.state_dict())) == set(model.state_dict())
     with pytest.raises(KeyError, match="the file has no"):

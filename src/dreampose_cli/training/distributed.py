@@ -7,6 +7,7 @@ only the first process writes. accelerate is imported where there is more than o
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -144,7 +145,9 @@ class Processes(_Tracking):
         self.tracker = tracker
 
     def wrap(self, task) -> nn.Module:
-        return self.accelerator.prepare_model(_Step(task))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer versions have another name for broadcast_buffers
+            return self.accelerator.prepare_model(_Step(task))
 
     def part(self, loss_of: nn.Module, last: bool) -> AbstractContextManager:
         return nullcontext() if last else loss_of.no_sync()
