@@ -232,7 +232,9 @@ def _published_tune(spec: dict) -> dict:
     views, published = _views(spec), Published(Path(spec["base"]), spec["device"])
     share, clock = spec["share"], Clock()
     published.tune(views, round(PAPER_TUNE * share), round(PAPER_DECODER * share))
-    found = {name: value / share for name, value in clock.read().items()}
+    found = clock.read()
+    not_run = {f"{name}_not_run": value * (1 / share - 1) for name, value in found.items()}
+    found = {name: value / share for name, value in found.items()} | not_run
     folder = Path(spec["to"])
     folder.mkdir(exist_ok=True)
     return {**found, "bytes": published.save(folder), "share_of_steps": share}
@@ -268,8 +270,8 @@ def _published_render(spec: dict) -> dict:
     )
     left = len(poses) - count  # those that were not rendered would have cost what the others did
     whole = {name: value + a_frame[name] * left for name, value in clock.read().items()}
-    not_rendered = {f"{name}_not_rendered": a_frame[name] * left for name in whole}
-    return {**whole, **not_rendered, "frames": len(poses), "frames_measured": count}
+    not_run = {f"{name}_not_run": a_frame[name] * left for name in whole}
+    return {**whole, **not_run, "frames": len(poses), "frames_measured": count}
 
 
 def _load(module, spec: dict, name: str) -> None:
@@ -556,8 +558,8 @@ class Run:
         found = json.loads(said.splitlines()[-1])
         print(f"{kind}: {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
         process = {
-            "process_seconds": time.perf_counter() - started + found.get("seconds_not_rendered", 0.0),
-            "process_cpu_seconds": usage.ru_utime + usage.ru_stime + found.get("cpu_seconds_not_rendered", 0.0),
+            "process_seconds": time.perf_counter() - started + found.get("seconds_not_run", 0.0),
+            "process_cpu_seconds": usage.ru_utime + usage.ru_stime + found.get("cpu_seconds_not_run", 0.0),
         }
         return {**found, **process, "resident": usage.ru_maxrss * unit}
 
@@ -575,10 +577,11 @@ class Run:
         before = {"share": self.chosen.reference_share, "to": str(self.folder / "published")}
         found = {"published": self.measure("published-tune", **before)}
         found["full"] = self.measure("tune", options=["--rank", "0"])
+        found["full, --memory low"] = self.measure("tune", options=["--rank", "0", "--memory", "low", "--seed", "1"])
         found["rank 8"] = self.measure("tune", options=["--rank", "8"])
         self.subject = found["full"]["subject"]
         self.found_subjects = {name: found[name]["subject"] for name in ("full", "rank 8")}
-        for name in ("full", "rank 8"):
+        for name in ("full", "full, --memory low", "rank 8"):
             found[name] |= ratios(found["published"], found[name])
             found[name]["smaller"] = found["published"]["bytes"] / found[name]["bytes"]
         return found
@@ -598,9 +601,10 @@ class Run:
         found = self.by_turns(
             published=("published-render", published),
             default=("render", video),
+            low=("render", {**video, "options": ["--memory", "low"]}),
             pndm_100=("render", {**ours, "to": f"{self.folder / 'pndm'}/", "options": pndm}),
         )
-        for name in ("default", "pndm_100"):
+        for name in ("default", "low", "pndm_100"):
             found[name] |= ratios(found["published"], found[name])
             found[name]["memory"] = found[name]["resident"] / found["published"]["resident"]
             found[name]["cpu_seconds_a_frame"] = found[name]["cpu_seconds"] / found[name]["frames"]
@@ -699,7 +703,12 @@ def tables(results: dict) -> str:
         return [cell(key) for key in ("seconds", "cpu_seconds", "process_seconds", "process_cpu_seconds")]
 
     if found := results.get("render"):
-        names = {"published": "published", "pndm_100": "dreampose, PNDM 100", "default": "dreampose, default"}
+        names = {
+            "published": "published",
+            "pndm_100": "dreampose, PNDM 100",
+            "default": "dreampose, default",
+            "low": "dreampose, --memory low",
+        }
         rows = []
         for name, words in names.items():
             one = found[name]

@@ -262,6 +262,7 @@ def test_bad_requests_are_one_sentence(dataset, tiny_base, tmp_path, capsys):
         (["--suite", dataset], 2, "--suite needs -o FOLDER"),
         ([*start, "-o", tmp_path / "x", "clip.mp4"], 2, "leave out clips"),
         (["--tune", "a.mp4", "b.mp4"], 2, "go with --suite"),
+        (["--dtype", "float32", "a.mp4", "b.mp4"], 2, "go with --suite"),
         ([], 2, "needs PREDICTED and REFERENCE"),
         ([*start, "-o", tmp_path / "x", "--against", "uv"], 2, "must be NAME=BASE"),
         ([*start, "-o", tmp_path / "x", "--against", f"untuned={tiny_base}"], 2, "choose another name for it"),

@@ -99,6 +99,7 @@ def eval(
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
     device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -107,7 +108,7 @@ def eval(
     """Score a clip against its reference; print every metric and the protocol.
 
     A metric that cannot be had is missing with its reason, never a number. With --suite the clips are rendered first, by
-    the paper's protocol; the options from --output to --batch-size are the suite's.
+    the paper's protocol; the options from --output to --batch-size, and --dtype, are the suite's.
 
     Examples:
       dreampose eval out.mp4 reference.mp4 --report r.html
@@ -130,8 +131,8 @@ def eval(
             raise UsageError("--suite makes what it compares: leave out clips, --per-frame, --poses and --align-by.")
         if output is None:
             raise UsageError("--suite needs -o FOLDER, where its frames and figures go.")
-    elif output is not None or tune or ablations or against or base is not None:
-        raise UsageError("-o, --base, --tune, --ablations and --against go with --suite DATASET.")
+    elif output is not None or tune or ablations or against or base is not None or dtype != "auto":
+        raise UsageError("-o, --base, --tune, --ablations, --against and --dtype go with --suite DATASET.")
     rivals = _rivals(against or [])
     from ..evaluation.results import check_file, write_per_frame
 
@@ -150,7 +151,7 @@ def eval(
                 tuned=tune,
                 ablations=ablations,
                 clips=clips,
-                settings=SuiteSettings(gap, frames, pixels, seed, steps, tune_steps, decoder_steps),
+                settings=SuiteSettings(gap, frames, pixels, seed, steps, tune_steps, decoder_steps, dtype),
                 metrics=wanted,
                 batch_size=batch_size,
                 device=device,

@@ -66,6 +66,7 @@ class SuiteSettings:
     steps: int | None = None
     tune_steps: int | None = None
     decoder_steps: int | None = None
+    dtype: str = "auto"  # of tuning and rendering; scores are computed in 32 and 64 bits
 
 
 def run_suite(
@@ -248,6 +249,7 @@ class _ClipJob:
             decoder_steps=self.settings.decoder_steps if any(row.decoder for row in members) else 0,
             seed=self.settings.seed,
             device=self.device,
+            dtype=self.settings.dtype,
         )
         kept = [subject.path]
         for row in members:
@@ -276,6 +278,7 @@ class _ClipJob:
                 batch_size=self.batch,
                 align="off",
                 device=self.device,
+                dtype=self.settings.dtype,
                 shelf=self.shelf,
             )
             with media.open_frames(f"{work}/frames") as made:
