@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 
 SECTIONS = ("samplers", "guidance", "rows", "ranks")
-STEPS = (2, 3, 4, 5, 8, 10, 20, 50)
+STEPS = "2,3,4,5,8,10,20,50"
 REFERENCE = "pndm 100"
 METRICS = ("ssim", "l1", "sharpness", "flicker")
 SSIM_LOSS, SHARPNESS_KEPT, FLICKER_SLACK = 0.002, 0.98, 0.005
@@ -45,27 +45,40 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--frames", type=int, default=12, help="frames of each (default: 12)")
     add("--seed", type=int, default=2026, help="seed of the dataset; never train on it (default: 2026)")
     add("--only", action="append", choices=SECTIONS, help="this section; can be repeated (default: all)")
+    add("--guidance", help="of the reference and of samplers, as 1.5,1.5 (default: the base's own)")
+    add("--steps", default=STEPS, help=f"of each sampler (default: {STEPS})")
+    add("--ranks", default="4,8,16", help="of low-rank subjects (default: 4,8,16)")
     add("--threads", type=int, help="threads to compute with")
     add("--device", default="cpu")
-    return parser.parse_args(argv)
+    chosen = parser.parse_args(argv)
+    chosen.steps, chosen.ranks = ([int(n) for n in text.split(",")] for text in (chosen.steps, chosen.ranks))
+    chosen.guidance = [float(s) for s in chosen.guidance.split(",")] if chosen.guidance else None
+    return chosen
 
 
-def settings_of(base, sections: list[str]) -> dict[str, dict]:
+def settings_of(base, sections: list[str], counts: list[int], guidance: list[float] | None) -> dict[str, dict]:
     """Every setting that is rendered, by its name: what of `RenderSettings` differs from the base's."""
     from dreampose_cli.names import SAMPLERS
 
-    found = {REFERENCE: {"sampler": "pndm", "steps": 100}}
-    if "samplers" in sections:
-        for steps in STEPS:
-            found |= {f"{name} {steps}": {"sampler": name, "steps": steps} for name in SAMPLERS}
     own = base.config.sampling
+    s1, s2 = guidance or (own.image_guidance, own.pose_guidance)
+    weights = {"image_guidance": s1, "pose_guidance": s2}
+    found = {REFERENCE: {"sampler": "pndm", "steps": 100, **weights}}
+    if "samplers" in sections:
+        for steps in counts:
+            found |= {f"{name} {steps}": {"sampler": name, "steps": steps, **weights} for name in SAMPLERS}
     usual = {"sampler": own.sampler, "steps": own.steps}
     if "guidance" in sections:
-        for s1, s2 in ((1.0, 1.0), (1.25, 1.25), (1.5, 1.5), (2.0, 2.0), (1.5, 1.0), (2.0, 1.25), (3.0, 1.5)):
+        for s1, s2 in ((1.0, 1.0), (1.25, 1.25), (1.4, 1.4), (2.0, 2.0), (1.5, 1.0), (2.0, 1.25), (3.0, 1.5)):
             found[f"guidance {s1:g} / {s2:g}"] = {**usual, "image_guidance": s1, "pose_guidance": s2}
-        for low, high in ((0.5, 1.0), (0.0, 0.5), (0.25, 0.75)):
-            found[f"guidance 1.5 / 1.5 at {low:g} to {high:g}"] = {
-                **usual, "image_guidance": 1.5, "pose_guidance": 1.5, "guidance_interval": (low, high),
+        found["pndm 100, guidance 1.4 / 1.4"] = {**found[REFERENCE], "image_guidance": 1.4, "pose_guidance": 1.4}
+        intervals = [(own.sampler, own.steps, 1.4, low, high) for low, high in ((0.5, 1.0), (0.0, 0.5), (0.25, 0.75))]
+        few = [("ddim", 3, 1.25), ("ddim", 3, 1.4), ("dpm++-karras", 3, 1.25), ("dpm++-sde", 3, 1.25)]
+        intervals += [(*each, low, 1.0) for each in few for low in (0.0, 0.5)]
+        for name, steps, s, low, high in intervals:
+            found[f"{name} {steps}, guidance {s:g} / {s:g} at {low:g} to {high:g}"] = {
+                "sampler": name, "steps": steps, "image_guidance": s, "pose_guidance": s,
+                "guidance_interval": (low, high),
             }  # fmt: skip
     if "rows" in sections:
         guided = {"sampler": "ddim", "steps": 10, "image_guidance": 2.0, "pose_guidance": 1.5}
@@ -196,11 +209,11 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     base, photo, tuning_seconds, size = tuned(0)
     count_rows(base)
     rendered(base, photo, windows[:2], {"steps": 1})  # warms up
-    for name, setting in settings_of(base, sections).items():
+    for name, setting in settings_of(base, sections, chosen.steps, chosen.guidance).items():
         take(name, base, photo, setting)
     if "ranks" in sections:
         take("full", base, photo, {}, tuning_seconds=tuning_seconds, bytes=size)
-        for rank in (4, 8, 16):
+        for rank in chosen.ranks:
             model, photo, tuning_seconds, size = tuned(rank)
             count_rows(model)
             take(f"rank {rank}", model, photo, {}, tuning_seconds=tuning_seconds, bytes=size)
@@ -227,10 +240,10 @@ def summarise(subjects: list[dict]) -> dict[str, dict]:
 
 
 def choose(means: dict[str, dict]) -> str:
-    """The setting with the fewest rows among samplers and steps that are within the rule."""
+    """The setting with the fewest rows among samplers, steps and guidance that are within the rule."""
     from dreampose_cli.names import SAMPLERS
 
-    allowed = [name for name, row in means.items() if row["within"] and name.rpartition(" ")[0] in SAMPLERS]
+    allowed = [name for name, row in means.items() if row["within"] and name.startswith((*SAMPLERS, "guidance"))]
     return min(allowed, key=lambda name: (round(means[name]["rows"], 3), -means[name]["ssim"]))
 
 
@@ -252,7 +265,7 @@ def table(means: dict[str, dict], chosen_name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sheet(pictures: dict, path: Path) -> None:
+def sheet(pictures: dict, counts: list[int], path: Path) -> None:
     """The middle frame by sampler (down) and steps (across), the truth and the reference first."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
@@ -260,7 +273,7 @@ def sheet(pictures: dict, path: Path) -> None:
     from dreampose_cli.names import SAMPLERS
 
     height, width = pictures["truth"].shape[:2]
-    font, bar, steps = ImageFont.load_default(11), 16, [n for n in STEPS if f"ddim {n}" in pictures]
+    font, bar, steps = ImageFont.load_default(11), 16, counts
     rows = [["truth", REFERENCE]] + [[f"{name} {n}" for n in steps] for name in SAMPLERS]
     across = max(map(len, rows))
     canvas = Image.new("RGB", (across * (width + 4), len(rows) * (height + bar)), "white")
@@ -289,6 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"
     settings = {"base": revision(folder), "seed": chosen.seed, "frames": chosen.frames, "sections": sorted(sections)}
+    settings |= {"steps": chosen.steps, "ranks": chosen.ranks, "guidance": chosen.guidance}
     results = {"settings": settings, "subjects": {}}
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
@@ -303,7 +317,7 @@ def main(argv: list[str] | None = None) -> int:
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"{index + 1}/{chosen.subjects}: PNDM 100 {found[REFERENCE]['ssim']:.4f}", file=sys.stderr, flush=True)
         if index == 0 and "samplers" in sections:
-            sheet(pictures, out / "frontier.jpg")
+            sheet(pictures, chosen.steps, out / "frontier.jpg")
     means = summarise([results["subjects"][str(i)] for i in range(chosen.subjects)])
     text = table(means, choose(means))
     results["means"] = means

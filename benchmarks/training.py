@@ -305,7 +305,7 @@ def main() -> int:
     four = kinds.add_parser("kill")
     four.add_argument("--trials", type=int, default=10)
     four.add_argument("--kills", type=int, default=1, help="in a trial (default: 1)")
-    four.add_argument("--steps", type=int, default=40)
+    four.add_argument("--steps", type=int, default=120)
     four.add_argument("--save-every", type=int, default=5)
     four.add_argument("--seed", type=int, default=0, help="of the moments")
     for kind in (one, two, three, four):

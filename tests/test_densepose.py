@@ -289,6 +289,31 @@ def test_poses_are_estimated_once_for_each_setting(people, tmp_path, monkeypatch
     assert len(list((store.root() / "poses").glob("*.poses"))) == 5
 
 
+def test_a_part_of_a_video_that_was_estimated_whole_is_not_estimated_again(people, tmp_path, monkeypatch):
+    pictures = [picture(red(2 * i)) for i in range(12)]
+    source = tmp_path / "dance.mp4"
+    media.write_frames(source, pictures, fps=10)
+    settings = {"estimator": str(people), "device": "cpu"}
+    alone, _, _ = poses_of(source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
+    (store.root() / "poses").joinpath(next(iter((store.root() / "poses").iterdir())).name).unlink()
+    whole, _, _ = poses_of(source, **settings)
+    monkeypatch.setattr(extraction, "_estimate", None)
+    part, _, _ = poses_of(source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
+    assert [bounds(pose)[0] for pose in part] == [6, 10, 14]
+    assert part.origin()[0] is not part and len(part.origin()[0]) == len(whole) == 12
+    same, _, _ = poses_of(source, fps=10, **settings)
+    assert all(np.array_equal(a, b) for a, b in zip(same, whole, strict=True))
+
+
+def test_damaged_poses_in_the_cache_are_estimated_again(people, tmp_path):
+    source = folder_of(tmp_path / "frames", [picture(red(2 * i)) for i in range(4)])
+    before = list(poses_of(source, estimator=str(people), device="cpu")[0])
+    (entry,) = (store.root() / "poses").glob("*.poses")
+    entry.write_bytes(entry.read_bytes()[:500])
+    after = list(poses_of(source, estimator=str(people), device="cpu")[0])
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_another_number_format_finds_the_same_figures(people, dtype, tmp_path):
     exact, close = (load_densepose(people, dtype=name).estimate([picture(red(30))])[0] for name in ("float32", dtype))

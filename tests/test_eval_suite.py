@@ -259,7 +259,6 @@ def test_bad_requests_are_one_sentence(dataset, tiny_base, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     start = ["--suite", dataset, "--base", tiny_base]
     for words, code, sentence in (
-        (["--suite", dataset], 2, "--suite needs -o FOLDER"),
         ([*start, "-o", tmp_path / "x", "clip.mp4"], 2, "leave out clips"),
         (["--tune", "a.mp4", "b.mp4"], 2, "go with --suite"),
         (["--dtype", "float32", "a.mp4", "b.mp4"], 2, "go with --suite"),

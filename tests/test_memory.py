@@ -72,8 +72,8 @@ def test_portions_follow_what_is_free(base, monkeypatch):
         monkeypatch.setattr(memory, "free_bytes", lambda device: amount)
         return plan(base, rows, **options)
 
-    assert with_free(100 * GIGABYTE) == Portions(8, None, 4)
-    assert with_free((5 * 3 * row + 1) / memory.MARGIN).frames == 5
+    assert with_free(100 * GIGABYTE) == Portions(4, None, 4)
+    assert with_free((3 * 3 * row + 1) / memory.MARGIN).frames == 3
     assert with_free(0) == Portions(1, 1, 1)
     assert with_free(1.5 * row / memory.MARGIN).rows == 1  # not even the rows of one frame
     little = with_free((2 * decode + 1) / memory.MARGIN, rows=1)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from dreampose_cli.errors import MediaError, OutputExistsError, SubjectError, Us
 from dreampose_cli.model.base import load_base
 from dreampose_cli.model.conditioning import prepare_photo
 from dreampose_cli.poses.files import open_poses
-from dreampose_cli.poses.sequence import PosesInMemory
+from dreampose_cli.poses.sequence import PosesInMemory, subsequence
 from dreampose_cli.rendering import render
 from dreampose_cli.rendering.batches import RenderSettings, render_frames
 from dreampose_cli.rendering.job import pose_windows
@@ -165,6 +166,24 @@ def test_windows_are_taken_at_the_training_rate(tiny_base):
     seen = [round(float(pose[1, 0, 0]) * 20) - 1 for pose in windows[10]]
     assert seen == [6, 8, 10, 12, 14]
     assert [round(float(pose[1, 0, 0]) * 20) - 1 for pose in windows[0]] == [0, 0, 0, 2, 4]
+
+
+def test_windows_of_an_official_base_are_the_neighbours_that_are_rendered(tiny_base, tmp_path):
+    base = load_base(tiny_base)
+    poses = dataclasses.replace(base.config.poses, channels="uv", training_fps=None, window_rule="current")
+    base.config = dataclasses.replace(base.config, poses=poses)
+    for i in (2, 4, 5, 6, 10):
+        np.save(tmp_path / f"frame_{i}_densepose.npy", np.full((2, 48, 32), i / 20))
+
+    def seen(sequence):
+        return [[round(float(pose[1, 0, 0]) * 20) for pose in window] for window in pose_windows(base, sequence)]
+
+    official = open_poses(tmp_path, fps=10)
+    assert seen(official) == [[2, 2, 2, 2, 4], [2, 4, 4, 5, 6], [5, 4, 5, 6, 5], [4, 5, 6, 6, 6], [10] * 5]
+    assert seen(subsequence(official, start=0.1)) == [[4, 4, 4, 5, 6], [5, 4, 5, 6, 5], [4, 5, 6, 6, 6], [10] * 5]
+    frames = [np.full((3, 48, 32), i / 20, np.float32) for i in range(12)]
+    every_other = subsequence(PosesInMemory(frames, 60.0), fps=30.0)
+    assert seen(every_other)[2] == [0, 2, 4, 6, 8]
 
 
 def test_render_writes_a_folder_a_video_and_metadata(clip, subject, tmp_path):
@@ -327,3 +346,27 @@ def test_the_road_on_the_command_line(tiny_base, clip, photo, cache, tmp_path):
     assert missing.returncode == 1 and f"dreampose tune {clip / 'video.mp4'}" in missing.stderr
     steps = dreampose("render", "--poses", clip / "video.poses", "-o", "x.mp4", "--steps", 0, cache=cache)
     assert steps.returncode == 2
+
+
+def test_a_damaged_subject_is_tuned_anew(tiny_base, clip, photo, cache):
+    first = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1)
+    for file in ("unet.safetensors", "subject.json"):
+        whole = (first.path / file).read_bytes()
+        (first.path / file).write_bytes(whole[: len(whole) // 2])
+        again = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1)
+        assert not again.cached and again.id == first.id
+        assert (first.path / "unet.safetensors").stat().st_size > 1000
+        json.loads((first.path / "subject.json").read_text())
+    assert tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1).cached
+
+
+def test_a_name_is_that_of_whoever_was_tuned_last_under_it(tiny_base, clip, photo, cache, tmp_path):
+    other = tmp_path / "other.png"
+    Image.fromarray(media.read_photo(photo)[:, ::-1]).save(other)
+    words = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 1, "decoder_steps": 1, "name": "anna"}
+    first = tune([photo], **words)
+    second = tune([other], **words)
+    assert store.find_subject("anna").id == second.id
+    time.sleep(0.02)
+    assert tune([photo], **words).cached
+    assert store.find_subject("anna").id == first.id

@@ -68,6 +68,19 @@ def test_a_step_that_cannot_be_divided_is_refused():
         run(SampledLine(), dataclasses.replace(SETTINGS, accumulate=4))
 
 
+def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path):
+    class Steep(SampledLine):
+        def loss(self, loaded, step, settings):
+            weight = self.modules["line"].weight
+            steep = (weight - weight.detach()).abs().sqrt().sum()  # 0, with a slope that is no number
+            return super().loss(loaded, step, settings) + (steep if step == 5 else 0.0)
+
+    task = Steep()
+    with pytest.raises(TrainingError, match=r"the gradient became (nan|inf) at step 6.*step-00000004"):
+        run(task, dataclasses.replace(SETTINGS, save_every=4), checkpoints=tmp_path)
+    assert torch.isfinite(task.weight).all()
+
+
 def test_sigterm_saves_at_the_end_of_the_step_and_resume_goes_on(tmp_path):
     whole = SampledLine()
     run(whole, SETTINGS, checkpoints=tmp_path / "whole")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dreampose_cli.errors import OutputError, OutputExistsError, TrainingError, UsageError
+from dreampose_cli.errors import DreamposeError, OutputError, OutputExistsError, TrainingError, UsageError
 from dreampose_cli.model.base import load_base
 from dreampose_cli.model.conditioning import null_context
 from dreampose_cli.model.presets import MINI, build_mini
@@ -140,6 +140,16 @@ def test_one_stage_at_a_time(clips, tmp_path, monkeypatch):
         phase1.train(clips, out, stages=["network"], overwrite=True, **options)
     assert phase1.train(clips, out, stages=["network"], resume=True, **options).finished
     load_base(out)
+
+
+def test_overwrite_clears_nothing_before_the_data_is_there(clips, tmp_path):
+    out = tmp_path / "base"
+    how = {"preset": "mini", "max_steps": 1, "batch_size": 2, "device": "cpu"}
+    phase1.train(clips, out, **how)
+    with pytest.raises(DreamposeError):
+        phase1.train(tmp_path / "gone", out, overwrite=True, **how)
+    load_base(out)
+    assert (out / "checkpoints").exists()
 
 
 def test_training_leaves_other_peoples_folders_alone(tmp_path):

@@ -47,7 +47,10 @@ def autocast_of(name: str, device: torch.device) -> str | None:
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`: bfloat16 on CUDA where the chip has it, else float32. Weights are held in this format."""
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        fast = False
+        if device.type == "cuda":
+            with torch.cuda.device(device):  # it is the current one that torch asks
+                fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
     return getattr(torch, name)
 

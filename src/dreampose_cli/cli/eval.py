@@ -76,7 +76,13 @@ def eval(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="The suite's folder; it can be gone on with."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="The suite's folder; it can be gone on with.",
+            show_default="DATASET-suite",
+        ),
     ] = None,
     base: options.Base = None,
     tune: Annotated[bool, typer.Option("--tune", help="Also tune each clip's subject on its photo.")] = False,
@@ -125,12 +131,11 @@ def eval(
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report {report} is a page; end its name in .html.")
     if suite is None and (predicted is None or reference is None):
-        raise UsageError("eval needs PREDICTED and REFERENCE, or --suite DATASET with -o FOLDER.")
+        raise UsageError("eval needs PREDICTED and REFERENCE, or --suite DATASET.")
     if suite is not None:
         if predicted is not None or per_frame is not None or poses is not None or align_by != "index":
             raise UsageError("--suite makes what it compares: leave out clips, --per-frame, --poses and --align-by.")
-        if output is None:
-            raise UsageError("--suite needs -o FOLDER, where its frames and figures go.")
+        output = output or Path(f"{suite.resolve().name}-suite")
     elif output is not None or tune or ablations or against or base is not None or dtype != "auto":
         raise UsageError("-o, --base, --tune, --ablations, --against and --dtype go with --suite DATASET.")
     rivals = _rivals(against or [])
@@ -160,7 +165,7 @@ def eval(
                 note=out.note,
             )
         title = f"{document['bases']['base']['name']} on {suite.name}"
-        lines, shown = suite_lines(document), document
+        lines, shown = suite_lines(document), found.document() | document  # of the main row the keys that all have
     else:
         from ..evaluation.scoring import evaluate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +74,7 @@ def poses(
         found = extract(
             source,
             output,
-            estimator=estimator or _estimator_of_base(),
+            estimator=estimator or _estimator_of_base(source, progress, out.note),
             estimator_size=estimator_size,
             person=person,
             size=pixels,
@@ -92,12 +93,22 @@ def poses(
     out.result(found.path, {**plain(found), "size": {"width": width, "height": height}})
 
 
-def _estimator_of_base() -> str:
-    """The estimator of the base that `render` would take; mini where there are several to choose from."""
+def _estimator_of_base(source: Path, progress, note) -> str:
+    """The estimator of the base that `render` would take; mini where there are several to choose from.
+
+    Where the source holds poses no estimator is needed, and no base is looked for.
+    """
     from ..model.bases import resolve_base
     from ..model.config import read_config
+    from ..poses.files import is_pose_source
 
+    if is_pose_source(source):
+        return "mini"
+    named = bool(os.environ.get("DREAMPOSE_BASE"))
     try:
-        return read_config(resolve_base(None)).estimator
-    except BaseError:
+        return read_config(resolve_base(None, note if named else None, progress)).estimator
+    except BaseError as error:
+        if named:
+            raise
+        note(f"{error} The estimator is mini, which knows mannequins only, unless --estimator says otherwise.")
         return "mini"

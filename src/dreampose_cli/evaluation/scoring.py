@@ -24,7 +24,7 @@ import torch
 
 from .. import __version__
 from ..device import pick_device
-from ..errors import EvaluationError
+from ..errors import EvaluationError, PoseError
 from ..fitting import fit_pose
 from ..poses.files import open_poses
 from ..poses.sequence import PoseSequence
@@ -141,7 +141,7 @@ def evaluate(
         for number, pair in enumerate(pairs):
             where = f"{pair.name} ({number + 1} of {len(pairs)})" if len(pairs) > 1 else "frames"
             told = None if progress is None else lambda done, total, where=where: progress(done, total, where)
-            scorer = _ClipScorer(pair, wanted, features, keep_frames, keep_pictures)
+            scorer = _ClipScorer(pair, wanted, features, keep_frames, keep_pictures, named=poses is not None)
             clips.append(scorer.run(pool, size, align_by, told))
             if keep_pictures:
                 _forget(clips)
@@ -265,8 +265,11 @@ class _Features:
 class _ClipScorer:
     """One pair of clips on its way through the pool."""
 
-    def __init__(self, pair: ClipPair, wanted: set[str], features: _Features, keep: bool, pictures: bool) -> None:
+    def __init__(
+        self, pair: ClipPair, wanted: set[str], features: _Features, keep: bool, pictures: bool, named: bool = True
+    ) -> None:
         self.pair, self.wanted, self.features, self.pictures = pair, wanted, features, pictures
+        self.named = named  # the poses were asked for, rather than found beside the reference
         self.totals = {key: _Mean() for key in PER_FRAME}
         self.kept = {key: array("d") for key in PER_FRAME} if keep else {}
         self.warnings: list[str] = []
@@ -303,7 +306,12 @@ class _ClipScorer:
     def _poses(self) -> PoseSequence | None:
         if self.pair.poses is None or "warp" not in self.wanted:
             return None
-        sequence = open_poses(self.pair.poses)
+        try:
+            sequence = open_poses(self.pair.poses)
+        except PoseError:
+            if self.named:
+                raise
+            return None  # a file that is only called so
         return sequence if sequence.has_parts else None
 
     def _pose(self, poses: PoseSequence | None, index: int, size: tuple[int, int]):
@@ -391,7 +399,7 @@ class _ClipScorer:
         if count == 1:
             return ONE_FRAME
         if self._poses() is None:
-            return f"{self.pair.poses} knows no body parts, only U and V"
+            return f"{self.pair.poses} holds no poses with body parts"
         return "no surface point is seen in two frames that follow each other"
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from .. import __version__, media, store
-from ..errors import EvaluationError, UsageError
+from ..errors import DreamposeError, EvaluationError, MediaError, NoPersonError, PoseError, UsageError
 from ..media.files import natural_order
 from ..model.base import load_base, save_tensors
 from ..model.bases import resolve_base
@@ -112,9 +112,18 @@ def run_suite(
     began = time.monotonic()
     with _own_cache(output / "cache"):
         shelf = Shelf(keep=True)
+        unusable: dict[str, DreamposeError] = {}
         for number, (name, clip) in enumerate(found):
-            job = _ClipJob(output, name, clip, settings, bases, device, batch_size, shelf, note)
-            job.render(rows, _counted(progress, number * len(rows), len(found) * len(rows)))
+            try:
+                job = _ClipJob(output, name, clip, settings, bases, device, batch_size, shelf, note)
+                job.render(rows, _counted(progress, number * len(rows), len(found) * len(rows)))
+            except (MediaError, PoseError, NoPersonError, EvaluationError) as error:  # the others go on
+                unusable[name] = error
+    found = [(name, clip) for name, clip in found if name not in unusable]
+    if not found:
+        raise next(iter(unusable.values()))
+    for name, error in unusable.items():
+        note(f"{name} is left out: {error}")
     names = [name for name, _ in found]
     main = "full" if any(row.key == "full" for row in rows) else "untuned"
     rows = [row for row in rows if _clips_of(output, row, names)]  # short clips have no seven photos before the gap
@@ -122,6 +131,7 @@ def run_suite(
     document = _document(
         rows, scores, settings, bases, found, dataset, output, command, time.monotonic() - began, device
     )
+    document["left_out"] = {name: str(error) for name, error in unusable.items()}
     write_json(output / "results.json", document)
     write_csv(output / "results.csv", list(_csv_rows(rows, scores)))
     return document, scores[main]

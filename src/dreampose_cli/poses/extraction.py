@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import media, store
-from ..errors import MediaError, NoPersonError, UsageError
+from ..errors import MediaError, NoPersonError, PoseError, UsageError
 from ..names import POSE_FORMATS, check_choice
 from .files import (
     PoseWriter,
@@ -195,12 +195,19 @@ def poses_of(
         settings = {"estimator": model.revision, "size": estimator_size, "person": person}
         if number != "float32":
             settings["dtype"] = number
-        part = {"fps": rate, "start": first, "end": last}
-        key = store.key("poses", {"version": EXTRACTION_VERSION, **settings, **part}, _digest(source))
+        settings = {"version": EXTRACTION_VERSION, **settings}
+        whole, part = ({"fps": f, "start": s, "end": e} for f, s, e in ((None, 0.0, None), (rate, first, last)))
+        digest = _digest(source)
+        key = store.key("poses", {**settings, **whole}, digest)
         path = store.path_of("poses", key)
-        if not path.exists():
+        if knows_rate and part != whole and _is_whole(path) and not _gaps(path):
+            part, rate, first, last = whole, None, 0.0, None  # all frames are here, and the part is among them
+        key = store.key("poses", {**settings, **part}, digest)
+        path = store.path_of("poses", key)
+        if not _is_whole(path):
             with store.lock(f"poses-{key}", waiting=note, what=f"the poses of {source}"):
-                if not path.exists():
+                if not _is_whole(path):
+                    path.unlink(missing_ok=True)  # damaged, by a power cut perhaps
                     if note and model.pace:
                         note(model.pace)
                     with store.publish_file("poses", key) as partial:
@@ -313,6 +320,16 @@ def nobody(source: Path | str, estimator: str, person: int | None = None) -> str
         f"the estimator {estimator} finds nobody in {source}.{knows} use a picture with one whole figure, "
         "or give the poses as a file."
     )
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether poses in the cache are there and can be opened."""
+    try:
+        _gaps(path)
+        open_poses(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, PoseError):
+        return False
+    return True
 
 
 def _gaps(path: Path) -> Ranges:

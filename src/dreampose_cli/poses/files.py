@@ -293,6 +293,9 @@ class _NpyPoses(_FilePoses):
 
     def __init__(self, source: Path, files: list[Path], fps: float) -> None:
         super().__init__(source, files, fps, has_parts=False)
+        numbers = [int(found[1]) for file in files if (found := _OFFICIAL.fullmatch(file.name))]
+        if len(numbers) == len(files) and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            self.numbers = numbers
 
     def _read(self, file: Path) -> np.ndarray:
         try:
@@ -371,7 +374,7 @@ def _picture(file: Path) -> np.ndarray:
 
 
 def _arrays(folder: Path) -> list[Path]:
-    """The official pose files of a folder by number, or else all of its .npy files. Gaps in the numbers are closed."""
+    """The official pose files of a folder by number, or else all of its .npy files."""
     files = list_files(folder, {".npy"})
     official = [(int(found[1]), file) for file in files if (found := _OFFICIAL.fullmatch(file.name))]
     return [file for _, file in sorted(official)] or files

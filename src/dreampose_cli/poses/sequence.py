@@ -22,11 +22,13 @@ class PoseSequence(ABC):
     size: (height, width). fps: frames per second. has_parts: False where the source knows no body parts (the files of
     the official DreamPose), then plane 0 is zero everywhere. source: what it was made from, in words.
     remarks: sentences the user should read about it. gaps: ranges of frames, first and last, that showed nobody where
-    they come from, so that the nearest frame stands in.
+    they come from, so that the nearest frame stands in. numbers: of each frame, where the source numbers its frames and
+    leaves some out.
     """
 
     remarks: tuple[str, ...] = ()
     gaps: list[tuple[int, int]] = []
+    numbers: list[int] | None = None
 
     def __init__(
         self, length: int, size: tuple[int, int], fps: float, *, has_parts: bool = True, source: str = ""
@@ -74,6 +76,8 @@ class _Part(PoseSequence):
     def __init__(self, whole: PoseSequence, first: int, length: int, fps: float) -> None:
         super().__init__(length, whole.size, fps, has_parts=whole.has_parts, source=whole.source)
         self._whole, self._first = whole, first
+        if whole.numbers is not None and fps == whole.fps:
+            self.numbers = [whole.numbers[self._shown(i)] for i in range(length)]
 
     def frame(self, i: int) -> np.ndarray:
         self._require_index(i)
@@ -108,6 +112,13 @@ def paste(patch, place: tuple[int, int], frame):
     if top < bottom and left < right:
         frame[:, top:bottom, left:right] = patch[:, top - y : bottom - y, left - x : right - x]
     return frame
+
+
+def numbered_window(i: int, numbers: list[int], n_poses: int = 5) -> list[int]:
+    """As `window_indices` with the rule "current", for frames with `numbers` of which some are missing: where the number
+    of a neighbour is missing stands frame `i`, as in the official code."""
+    rows = {number: row for row, number in enumerate(numbers)}
+    return [rows.get(numbers[i] + k, i) for k in range(-(n_poses // 2), n_poses // 2 + 1)]
 
 
 def window_indices(i: int, length: int, n_poses: int = 5, stride: float = 1.0, rule: str = "edge") -> list[int]:

@@ -22,7 +22,7 @@ from ..names import ALIGNMENTS, check_choice
 from ..poses.extraction import poses_of
 from ..poses.files import is_pose_source
 from ..poses.preview import colour
-from ..poses.sequence import PoseSequence, window_indices
+from ..poses.sequence import PoseSequence, numbered_window, window_indices
 from ..sampling import branch_weights, check_steps
 from .ahead import ahead
 from .alignment import place
@@ -219,13 +219,20 @@ def render_sequence(
 
 
 def pose_windows(model: Base, sequence: PoseSequence) -> Iterator[torch.Tensor]:
-    """The pose window (n, 3, H, W) of every frame, neighbours at the base's training frame rate; memory stays flat."""
+    """The pose window (n, 3, H, W) of every frame, neighbours at the base's training frame rate; memory stays flat.
+
+    A base that knows no rate, such as an imported official one, takes the neighbours among the frames that are rendered.
+    """
     config, settings = model.config, model.config.poses
-    whole, shown = sequence.origin()
+    whole, shown = sequence.origin() if settings.training_fps else (sequence, range(len(sequence)))
     stride = whole.fps / settings.training_fps if settings.training_fps else 1.0
+    numbers = whole.numbers if settings.window_rule == "current" and not settings.training_fps else None
     kept: dict[int, torch.Tensor] = {}
     for i in shown:
-        rows = window_indices(i, len(whole), n_poses=settings.count, stride=stride, rule=settings.window_rule)
+        if numbers:
+            rows = numbered_window(i, numbers, settings.count)
+        else:
+            rows = window_indices(i, len(whole), n_poses=settings.count, stride=stride, rule=settings.window_rule)
         kept = {row: frame for row, frame in kept.items() if row >= min(rows)}
         for row in rows:
             if row not in kept:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import media
-from ..errors import DreamposeError, UsageError
+from ..errors import UsageError
 from .job import RenderResult, render
 from .shelf import Shelf
 
@@ -131,8 +131,10 @@ def render_jobs(
                 progress=report, note=note, **options,
             )  # fmt: skip
             results.append(JobResult(job, made))
-        except DreamposeError as error:
-            results.append(JobResult(job, None, str(error)))
+        except Exception as error:  # whatever it is, the other jobs go on
+            from ..__main__ import sentence
+
+            results.append(JobResult(job, None, sentence(error)))
             if warn:
-                warn(f"job {number} of {len(jobs)} ({who}) failed: {error}")
+                warn(f"job {number} of {len(jobs)} ({who}) failed: {sentence(error)}")
     return results

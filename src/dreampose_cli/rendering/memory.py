@@ -68,8 +68,8 @@ def plan(base: Base, rows: int, memory: str = "auto", batch_size: int | None = N
 
 
 def default_frames(device: torch.device) -> int:
-    """Frames rendered together where memory is no matter: more bring no more speed."""
-    return 16 if device.type == "cuda" else 8
+    """Frames rendered together where memory is no matter: more bring hardly more speed (measured on the CPU)."""
+    return 16 if device.type == "cuda" else 4
 
 
 def row_bytes(base: Base) -> int:

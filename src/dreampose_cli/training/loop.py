@@ -187,7 +187,9 @@ def run(
             if not math.isfinite(value):
                 raise _not_finite(value, step, checkpoints)
             scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            if not scaler.is_enabled() and not torch.isfinite(norm):  # the scaler leaves such a step out by itself
+                raise _not_finite(norm.item(), step, checkpoints, "gradient")
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
@@ -271,10 +273,10 @@ def _feed(task, settings: LoopSettings, crew: Crew, first: int, loaders: int) ->
     return Loader(jobs(), loaders)
 
 
-def _not_finite(value: float, step: int, checkpoints: Path | None) -> TrainingError:
+def _not_finite(value: float, step: int, checkpoints: Path | None, what: str = "loss") -> TrainingError:
     where = latest_checkpoint(checkpoints) if checkpoints else None
     advice = f"the last good checkpoint is {where}" if where else "no checkpoint had been written yet"
-    return TrainingError(f"the loss became {value} at step {step + 1}; {advice}. A lower learning rate may help.")
+    return TrainingError(f"the {what} became {value} at step {step + 1}; {advice}. A lower learning rate may help.")
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: LoopSettings) -> torch.optim.Optimizer:

@@ -197,7 +197,7 @@ def train(
         if gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
     known = model.config if model else MINI
-    identity = {"preset": preset, **origin, **(_conventions(known) if model else {})}
+    identity = {"preset": preset, "base": None, "vae": None, **origin, **(_conventions(known) if model else {})}
     if resume:  # the data comes later, and may take hours
         for name in settings:
             if newest := latest_checkpoint(place.checkpoints / name):
@@ -231,6 +231,8 @@ def train(
     for name in before:
         _require_finished(name, place.checkpoints / name, settings[name].steps)
     if crew.main:
+        if overwrite and not resume and output.exists():
+            shutil.rmtree(output)  # not before everything else is known to be there
         output.mkdir(parents=True, exist_ok=True)
         _require_room(output, model, settings)
     crew.begin_tracking(
@@ -505,7 +507,7 @@ class _Place:
         return steps is None or newest is None or step_of(newest) >= steps
 
     def may_start(self, stage: str, max_steps: int | None, epochs: float | None, overwrite: bool, note: Note) -> bool:
-        """Whether there is something to do, `stage` being the last; clears the folder for `overwrite`."""
+        """Whether there is something to do, `stage` being the last."""
         if not epochs and self.is_finished(stage, max_steps):  # how many steps epochs are, the data will say
             note(f"{self.output} is finished already.")
             return False
@@ -513,7 +515,7 @@ class _Place:
 
 
 def _may_start(output: Path, marker: str, checkpoints: Path, resume: bool, overwrite: bool, note: Note) -> bool:
-    """True where `output` may be trained into; clears it for `overwrite`. Raises OutputExistsError, OutputError."""
+    """True where `output` may be trained into, or replaced for `overwrite`. Raises OutputExistsError, OutputError."""
     if output.exists() and not output.is_dir():
         raise OutputExistsError(f"{output} is a file, and a base is a folder; choose another -o.")
     inside = set(os.listdir(output)) if output.exists() else set()
@@ -527,7 +529,6 @@ def _may_start(output: Path, marker: str, checkpoints: Path, resume: bool, overw
             note(f"{output} has no checkpoint; starting afresh.")
     elif overwrite and started:
         require_replaceable(output, True, OWN.__contains__)
-        shutil.rmtree(output)
     elif inside:
         ways = "add --resume to go on with it, --overwrite to train it anew, or" if started else "it holds other files;"
         raise OutputExistsError(f"{output} exists already; {ways} choose another -o.")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .. import __version__, media, store
@@ -123,7 +124,7 @@ def tune(
     id = store.key("subject", identity)
     with store.lock(f"subject-{id}", waiting=note, what=f"the subject {id}"):
         entry = store.path_of("subject", id)
-        cached = (entry / SUBJECT_FILE).exists()
+        cached = _is_whole(entry)
         if not cached:
             partial = store.partial_folder(id)
             if not (partial / SUBJECT_FILE).exists():  # else it was stopped after its last step, and is whole
@@ -465,10 +466,23 @@ def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description
     store.write_json(folder / SUBJECT_FILE, description)
 
 
+def _is_whole(entry: Path) -> bool:
+    """Whether the subject in the cache is there with weights that can be opened; a damaged one is tuned anew."""
+    if store.get("subject", entry.name) is None:
+        return False
+    try:
+        for part in ("unet", "adapter", "decoder"):
+            with safe_open(entry / f"{part}.safetensors", "pt"):
+                pass
+    except (OSError, SafetensorError):
+        return False
+    return True
+
+
 def _rename(entry: Path, name: str) -> None:
     try:
         description = json.loads((entry / SUBJECT_FILE).read_text(encoding="utf-8"))
-        if description.get("name") != name:
-            store.write_json(entry / SUBJECT_FILE, {**description, "name": name})
+        # Written even if it has the name already: of several with one name the newest is meant, and that is now this one.
+        store.write_json(entry / SUBJECT_FILE, {**description, "name": name})
     except (OSError, ValueError) as error:
         raise StoreError(f"{entry / SUBJECT_FILE} cannot be updated ({error}).") from error
