@@ -32,7 +32,7 @@ MINI = BaseConfig(
     latent_scale=(1.0, 1.0, 1.0, 1.0),
     poses=PoseSettings(channels="iuv", to_latents="area", training_fps=12.0),
     photo=PhotoSettings(adapter="spatial", unet_channels="surface", texture_dilations=(1, 2, 4, 1, 2, 4, 2, 1)),
-    sampling=SamplingSettings(sampler="ddim", steps=4, image_guidance=1.0, pose_guidance=1.0),
+    sampling=SamplingSettings(sampler="ddim", steps=3, image_guidance=1.4, pose_guidance=1.4),
     tuning=TuningSettings(
         steps=32,
         learning_rate=1.5e-4,
