@@ -221,6 +221,7 @@ def test_a_missing_compiler_is_a_usage_error(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_compiled_blocks_compute_the_same(tiny_base, base, poses, photo):
     from dreampose_cli.rendering.compilation import compile_blocks, require_compiler
 
