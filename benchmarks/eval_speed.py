@@ -3,9 +3,9 @@
     python benchmarks/eval_speed.py --frames 100 --width 512 --height 640
 
 Two videos are drawn into a temporary folder. Both ways read the same files by the same decoder, bring the shorter side to
-256 pixels, and compute the same figures, which are compared. scikit-image's way is the plain one: frame by frame,
-`structural_similarity` (Gaussian window) and `peak_signal_noise_ratio` on float64 in [0, 1], L1 and frame differences by
-numpy. The best of `--repeat` turns counts, the two ways taking turns, so that both meet the same machine.
+256 pixels, and compute the same figures, which are compared. scikit-image's way is the plain one: frame by frame, resized
+by Pillow, `structural_similarity` (Gaussian window) and `peak_signal_noise_ratio` on float64 in [0, 1], L1 and frame
+differences by numpy. The best of `--repeat` turns counts, the two ways taking turns, so that both meet the same machine.
 """
 
 from __future__ import annotations
@@ -55,31 +55,31 @@ def by_scikit_image(predicted: Path, reference: Path, size: int | None) -> dict[
     import numpy as np
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-    from dreampose_cli.evaluation.aligned import AlignedFrames
+    from dreampose_cli import media
+    from dreampose_cli.evaluation.aligned import scored_size
 
     values: dict[str, list[float]] = {"l1": [], "psnr": [], "ssim": []}
     moved, before = [0.0, 0.0], None
-    with AlignedFrames(predicted, reference, size=size, align_by="index") as frames:
-        for pair in frames:
-            a, b = (frame / 255 for frame in pair)
-            values["l1"].append(float(np.abs(a - b).mean()))
-            values["psnr"].append(float(peak_signal_noise_ratio(b, a, data_range=1.0)))
-            values["ssim"].append(
-                float(
-                    structural_similarity(
-                        a,
-                        b,
-                        channel_axis=-1,
-                        gaussian_weights=True,
-                        sigma=1.5,
-                        use_sample_covariance=False,
-                        data_range=1.0,
-                    )
+    for pair in zip(media.read_video(predicted), media.read_video(reference), strict=True):
+        a, b = (media.resize(frame, scored_size(frame.shape[:2], size)) / 255 for frame in pair)
+        values["l1"].append(float(np.abs(a - b).mean()))
+        values["psnr"].append(float(peak_signal_noise_ratio(b, a, data_range=1.0)))
+        values["ssim"].append(
+            float(
+                structural_similarity(
+                    a,
+                    b,
+                    channel_axis=-1,
+                    gaussian_weights=True,
+                    sigma=1.5,
+                    use_sample_covariance=False,
+                    data_range=1.0,
                 )
             )
-            if before is not None:
-                moved = [total + float(((x - y) ** 2).sum()) for total, x, y in zip(moved, (a, b), before, strict=True)]
-            before = a, b
+        )
+        if before is not None:
+            moved = [total + float(((x - y) ** 2).sum()) for total, x, y in zip(moved, (a, b), before, strict=True)]
+        before = a, b
     return {**{key: float(np.mean(column)) for key, column in values.items()}, "flicker": moved[0] / moved[1]}
 
 

@@ -13,7 +13,7 @@ from dreampose_cli import media
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import EvaluationError, MediaError, UsageError
 from dreampose_cli.evaluation import metrics as pixels
-from dreampose_cli.evaluation.aligned import AlignedFrames, scored_size
+from dreampose_cli.evaluation.aligned import AlignedFrames, resize, scored_size
 from dreampose_cli.evaluation.catalogue import METRICS, NETWORK_METRICS, parse_limits, parse_metrics, parse_size
 from dreampose_cli.evaluation.pairing import find_pairs
 from dreampose_cli.evaluation.scoring import evaluate
@@ -164,11 +164,18 @@ def test_the_shorter_side_is_resized_and_never_enlarged(source, size, scored):
     assert scored_size(source, size) == scored
 
 
+@pytest.mark.parametrize(("size", "share"), [((320, 256), 1e-4), ((160, 64), 1e-3), ((333, 256), 0), ((700, 600), 0)])
+def test_resizing_is_pillows_but_for_rounding(size, share):
+    picture = noise(5, 1, (640, 512))[0]
+    apart = np.abs(resize(picture, size).astype(int) - media.resize(picture, size))
+    assert apart.max() <= 1 and (apart > 0).mean() <= share
+
+
 def test_both_are_resized_alike(tmp_path):
     a, b = noise(1, 2, (80, 64)), noise(2, 2, (80, 64))
     left, right = write(tmp_path / "a", a), write(tmp_path / "b", b)
     found = evaluate(left, right, size=32)
-    small = [np.stack([media.resize(f, (40, 32)) for f in clip]) for clip in (a, b)]
+    small = [np.stack([resize(f, (40, 32)) for f in clip]) for clip in (a, b)]
     assert found.metrics["ssim"] == pytest.approx(np.mean(pixels.ssim(*small)), abs=1e-12)
     assert found.protocol["sizes"] == [{"width": 32, "height": 40}]
     assert found.metrics["l1"] != evaluate(left, right, size=None).metrics["l1"]

@@ -1,7 +1,6 @@
 """The metrics against scikit-image, closed forms and hand-made clips."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -48,6 +47,14 @@ def test_ssim_and_psnr_are_those_of_scikit_image(kind):
     expected = [peak_signal_noise_ratio(q, p, data_range=1.0) for p, q in zip(a, b, strict=True)]
     assert metrics.psnr(a, b) == pytest.approx(expected, abs=1e-9)
     assert metrics.l1(a, b) == pytest.approx(np.abs(a - b).mean((1, 2, 3)), abs=1e-12)
+
+
+@pytest.mark.parametrize("where", [(0, 0), (39, 31), (0, 31), (20, 16), (11, 30)])
+def test_ssim_where_little_differs(where):
+    a = np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+    b = a.copy()
+    b[where] = 255 - b[where]
+    assert metrics.ssim(a, b) == pytest.approx([reference_ssim(a / 255, b / 255)], abs=1e-9)
 
 
 @pytest.mark.parametrize("size", [(11, 11), (11, 30), (40, 12), (160, 128)])
@@ -213,19 +220,3 @@ def test_flicker_of_a_stream_is_that_of_the_clip():
 def test_mean_leaves_out_what_is_undefined():
     assert metrics.mean([1.0, None, 3.0]) == 2
     assert metrics.mean([None]) is None
-
-
-@pytest.mark.slow
-def test_ssim_is_faster_than_scikit_image():
-    a, b = pictures("near", (256, 256), frames=8)
-
-    def seconds(work):
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - started)
-        return min(times)
-
-    theirs = seconds(lambda: [reference_ssim(p, q) for p, q in zip(a, b, strict=True)])
-    assert seconds(lambda: metrics.ssim(a, b)) * 2 < theirs

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from .. import media
 from ..media.sources import FrameSource
@@ -23,9 +25,8 @@ class AlignedFrames:
     Rules. Time: frame i with frame i ("index"), or the prediction's frame that is shown at the time of the reference's
     ("time"; pictures know no time, their frames go by index). A video with a variable rate is read at a constant one.
     Length: the frames that both have, from the first on. Size: the reference's shorter side becomes `size` pixels, never
-    more than it has (None: as it is), by Pillow's bicubic filter, which averages where it shrinks; the prediction is
-    brought to the very same size. Where an mp4 had to pad an odd side by a row or a column, that is cut off again.
-    Transparency is put on white.
+    more than it has (None: as it is), by `resize`; the prediction is brought to the very same size. Where an mp4 had to
+    pad an odd side by a row or a column, that is cut off again. Transparency is put on white.
 
     `warnings` and `count` are complete when the stream is through; `size` is (height, width), `total` None if unknown.
     """
@@ -57,8 +58,8 @@ class AlignedFrames:
         if self.source_sizes == (self.size, self.size):
             yield from self._pairs()
             return
-        waiting: deque[Future] = deque()  # resizing takes as long as scoring: it has threads of its own
-        with ThreadPoolExecutor(2, "resize") as pool:
+        waiting: deque[Future] = deque()
+        with ThreadPoolExecutor(2, "resize", torch.set_num_threads, (1,)) as pool:
             try:
                 for pair in self._pairs():
                     waiting.append(pool.submit(self._fit, *pair))
@@ -88,7 +89,7 @@ class AlignedFrames:
     def _fit(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.padded:
             a = a[: b.shape[0], : b.shape[1]]
-        return media.resize(a, self.size), media.resize(b, self.size)
+        return resize(a, self.size), resize(b, self.size)
 
     def _open(self, path: Path, fps: float | None) -> FrameSource:
         return self._stack.enter_context(media.open_frames(path, fps=fps))
@@ -106,6 +107,22 @@ class AlignedFrames:
                 f"the prediction has {rates[0]:.4g} frames a second and the reference {rates[1]:.4g}, and frames go by "
                 "their index; --align-by time compares what is shown at one time"
             )
+
+
+def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture (uint8, (H, W, 3)) at another size (height, width), by Pillow's bicubic filter, which averages where it
+    shrinks.
+
+    Where both sides shrink by whole numbers, as the paper's 512 pixels to 256, by torch: seven times as fast, and at most
+    one value in ten thousand is one level off. At other factors its coarser weights would show in the fifth digit of SSIM.
+    """
+    height, width = picture.shape[:2]
+    if (height, width) == tuple(size):
+        return picture
+    if height % size[0] or width % size[1]:
+        return media.resize(picture, size)
+    planes = torch.from_numpy(np.require(picture, requirements="CW")).permute(2, 0, 1)[None]
+    return F.interpolate(planes, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def scored_size(source: tuple[int, int], size: int | None) -> tuple[int, int]:

@@ -85,16 +85,67 @@ class Ssim:
     """`ssim` of one pair of pictures after the other, keeping its working memory; not for several threads at once."""
 
     def __init__(self) -> None:
-        self._spare: _Spare | None = None
+        self._memory = torch.empty(0, dtype=torch.float64)
 
     def __call__(self, prediction: Tensor, reference: Tensor) -> float:
-        """Two pictures, float64 (H, W, 3) in [0, 1] as `unit` makes them."""
+        """Two pictures (H, W, 3), both float64 in [0, 1] as `unit` makes them, or both uint8."""
         size = tuple(prediction.shape[:2])
         if min(size) <= 2 * RADIUS:
             raise ValueError(f"SSIM needs {2 * RADIUS + 1} pixels a side, not {size[1]}x{size[0]}")
-        if self._spare is None or self._spare.size != size:
-            self._spare = _Spare(*size)
-        return _ssim(prediction, reference, self._spare)
+        box = _changed(prediction, reference)
+        if box is None:
+            return 1.0
+        a, b = prediction[box], reference[box]
+        lost = self._lost(a, b, 255.0 if prediction.dtype == torch.uint8 else 1.0)
+        return 1 - lost / (3 * (size[0] - 2 * RADIUS) * (size[1] - 2 * RADIUS))
+
+    def _lost(self, a: Tensor, b: Tensor, top: float) -> float:
+        """Sum of 1 - SSIM over the windows in two pictures whose white is `top`.
+
+        Written in the sum s and the difference d of the two, of which four windowed means are enough instead of five:
+        2 x y = (s^2 - d^2) / 2 and x^2 + y^2 = (s^2 + d^2) / 2, for the means and for the (co)variances alike. The
+        memory is one block, cut anew for each pair: fresh pages cost more than the sums.
+        """
+        height, width = a.shape[0], 3 * a.shape[1]  # channels side by side: a neighbour across is 3 columns off
+        rows, columns = height - 2 * RADIUS, width - 6 * RADIUS
+        shapes = [(height, width)] * 2 + [(rows, width)] * 2 + [(rows, columns)] * 4
+        sizes = [h * w for h, w in shapes]
+        if self._memory.numel() < sum(sizes):
+            self._memory = torch.empty(sum(sizes), dtype=torch.float64)
+        parts = self._memory[: sum(sizes)].split(sizes)
+        x, y, tall, term, s, d, ss, dd = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+        x.view(a.shape).copy_(a)
+        y.view(b.shape).copy_(b)
+        x.sub_(y)
+        y.mul_(2).add_(x)  # now x is the difference and y the sum, without a third plane
+        for plane, mean, square in ((y, s, ss), (x, d, dd)):
+            _window(plane, tall, term, mean)
+            _window(plane.square_(), tall, term, square)
+            square.addcmul_(mean, mean, value=-1)
+            mean.square_()
+        c1, c2 = 2 * C1 * top**2, 2 * C2 * top**2
+        likeness, spare = tall.view(-1)[: s.numel()].view(s.shape), term.view(-1)[: s.numel()].view(s.shape)
+        torch.sub(s, d, out=likeness).add_(c1).mul_(torch.sub(ss, dd, out=spare).add_(c2))
+        likeness.div_(s.add_(d).add_(c1)).div_(ss.add_(dd).add_(c2))
+        return likeness.numel() - float(likeness.sum())
+
+
+def _changed(a: Tensor, b: Tensor) -> tuple[slice, slice] | None:
+    """The part of two pictures whose windows meet a difference, None where there is none: everywhere else SSIM is 1.
+
+    A fashion photo's backdrop is often half of the picture.
+    """
+    different = (a != b).reshape(a.shape[0], -1)
+    box = []
+    for changed in (different.any(1), different.any(0).view(-1, 3).any(1)):
+        where = changed.nonzero()
+        if not len(where):
+            return None
+        first, last = int(where[0]), int(where[-1])
+        # at least one window, at the border too
+        start = max(0, min(first - 2 * RADIUS, len(changed) - 2 * RADIUS - 1))
+        box.append(slice(start, min(len(changed), max(last + 2 * RADIUS, start + 2 * RADIUS) + 1)))
+    return tuple(box)
 
 
 def sharpness(prediction: Pictures, reference: Pictures) -> list[float | None]:
@@ -170,42 +221,8 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole > 0 else None
 
 
-class _Spare:
-    """Memory for SSIM's intermediate results, reused from frame to frame: fresh pages cost more than the sums."""
-
-    def __init__(self, height: int, width: int) -> None:
-        rows, columns = height - 2 * RADIUS, 3 * (width - 2 * RADIUS)
-        self.size = (height, width)
-        self.planes = torch.empty(2, height, 3 * width, dtype=torch.float64)
-        self.narrow = torch.empty(2, rows, 3 * width, dtype=torch.float64)
-        self.means = torch.empty(4, rows, columns, dtype=torch.float64)
-
-
-def _ssim(a: Tensor, b: Tensor, spare: _Spare) -> float:
-    """SSIM of two pictures (H, W, 3).
-
-    Written in the sum s and the difference d of the two, of which four windowed means are enough instead of five:
-    2 x y = (s^2 - d^2) / 2 and x^2 + y^2 = (s^2 + d^2) / 2, for the means and for the (co)variances alike.
-    """
-    planes = spare.planes
-    a, b = (x.reshape(planes.shape[1:]) for x in (a, b))  # channels side by side: a neighbour across is 3 columns off
-    torch.add(a, b, out=planes[0])
-    torch.sub(a, b, out=planes[1])
-    s, d, ss, dd = spare.means
-    _window(planes[0], spare, s)
-    _window(planes[1], spare, d)
-    planes.square_()
-    _window(planes[0], spare, ss)
-    _window(planes[1], spare, dd)
-    s, d = s.square_(), d.square_()
-    ss, dd = ss.sub_(s), dd.sub_(d)
-    likeness = (s - d).add_(2 * C1).mul_((ss - dd).add_(2 * C2))
-    return float(likeness.div_(s.add_(d).add_(2 * C1)).div_(ss.add_(dd).add_(2 * C2)).mean())
-
-
-def _window(plane: Tensor, spare: _Spare, out: Tensor) -> None:
+def _window(plane: Tensor, tall: Tensor, term: Tensor, out: Tensor) -> None:
     """Gaussian means of `plane` (H, 3 W) where the window lies inside, into `out` (H - 10, 3 (W - 10))."""
-    tall, term = spare.narrow
     _along(plane, tall, term, 0, 1)
     _along(tall, out, term[:, : out.shape[1]], 1, 3)
 

@@ -185,7 +185,7 @@ def _protocol(clips: list[ClipScores], features: _Features, size: int | None, al
     rule = "as it is" if size is None else f"shorter side {size}, never enlarged"
     statement = (
         f"{count} frame{'s' * (count != 1)} of {len(clips)} clip{'s' * (len(clips) != 1)}, aligned by {align_by}, at "
-        f"{shown} ({rule}; Pillow bicubic), RGB in [0, 1], transparency on white; means over a clip's frames"
+        f"{shown} ({rule}; bicubic as Pillow), RGB in [0, 1], transparency on white; means over a clip's frames"
         f"{', then over clips' if len(clips) > 1 else ''}; dreampose-cli {__version__}"
     )
     return {
@@ -194,7 +194,7 @@ def _protocol(clips: list[ClipScores], features: _Features, size: int | None, al
         "clips": len(clips),
         "size": "native" if size is None else size,
         "sizes": [{"width": w, "height": h} for w, h in sizes],
-        "resampling": "Pillow bicubic",
+        "resampling": "bicubic as Pillow",
         "range": [0, 1],
         "align_by": align_by,
         "fps": sorted({round(clip.fps, 6) for clip in clips}),
@@ -524,7 +524,7 @@ def _ssim(a: torch.Tensor, b: torch.Tensor, error: float) -> float | None:
         return 1.0
     if not hasattr(_local, "ssim"):
         _local.ssim = pixels.Ssim()
-    return _local.ssim(a.double().div_(255), b.double().div_(255))
+    return _local.ssim(a, b)
 
 
 def rows_per_frame(evaluation: Evaluation) -> Iterator[dict[str, Any]]:

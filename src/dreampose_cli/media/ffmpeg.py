@@ -9,10 +9,16 @@ from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from ..errors import MediaError
 
+_PIPE_BYTES = 1 << 20  # a picture at once: ffmpeg works ahead while we compute
 _KEPT_LINES = 200  # at each end of what ffmpeg says: the header stands first, the reason of a failure last
 
 
@@ -37,6 +43,7 @@ class Ffmpeg:
             )
         except OSError as error:
             raise MediaError(f"ffmpeg cannot be started: {error.strerror}; reinstall imageio-ffmpeg.") from error
+        _widen(self._process.stdout)
         self._first: list[str] = []
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -77,6 +84,13 @@ class Ffmpeg:
         for line in self._process.stderr:
             kept = self._first if len(self._first) < _KEPT_LINES else self._last
             kept.append(line.decode("utf-8", "replace").rstrip())
+
+
+def _widen(pipe: BinaryIO) -> None:
+    """A larger pipe where the system has that (Linux), and lets us."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def file_argument(path: Path) -> str:

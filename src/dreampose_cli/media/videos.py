@@ -21,6 +21,7 @@ from .ffmpeg import Ffmpeg, file_argument
 from .files import first_index, require_file, require_frames, require_range, resampled_length
 
 _PICTURES = ["-map", "0:V:0", "-an", "-sn", "-dn"]  # V: cover pictures of music files are no video
+_RGB = ["format=gbrp", "format=rgb24"]  # the same bytes as rgb24 alone, at half the cost: ffmpeg's fast code is planar
 _COMPLAINT = re.compile(r"\[(error|fatal)\]|corrupt", flags=re.IGNORECASE)
 _CUT = re.compile(r"partial file|ended prematurely|corrupt", flags=re.IGNORECASE)
 _UNSET = -(1 << 63)  # ffmpeg's "no time stamp"
@@ -108,7 +109,7 @@ def _pictures(path, info: VideoInfo, fps: float | None, start: float | None, end
     if fps is not None and _ratio(fps) != _ratio(info.fps):
         rates.append(f"fps={_ratio(fps)}:round=up")  # picture n is the one shown at n / fps
     square = "scale=round(iw*sar):ih:flags=bicubic+accurate_rnd+full_chroma_int,setsar=1"
-    filters = ",".join([*rates, square, "format=rgb24"])
+    filters = ",".join([*rates, square, *_RGB])
     arguments = [*seek, "-i", file_argument(Path(path)), *_PICTURES, "-vf", filters, *limit]
     count, whole = 0, True
     with Ffmpeg("-loglevel", "level+warning", *arguments, "-c:v", "ppm", "-f", "image2pipe", "-") as ffmpeg:
