@@ -180,6 +180,31 @@ def test_a_frames_clip_similarity_does_not_hide_the_clips_name(tmp_path, monkeyp
     assert list(rows_per_frame(found)) == [{"name": "a", "frame": i, "clip": 0.5} for i in range(2)]
 
 
+def test_a_network_that_fails_on_the_way_is_missing_and_the_others_come(tmp_path, monkeypatch):
+    calls = []
+
+    def lpips(a, b):
+        calls.append(len(a))
+        if len(calls) == 2:
+            raise RuntimeError("Kernel size can't be greater than actual input size")
+        return {"lpips_vgg": [0.25] * len(a), "vgg": [0.5] * len(a)}
+
+    stand_ins = {"lpips_vgg": lpips, "vgg": lpips, "clip": lambda a, b: {"clip": [0.5] * len(a)}}
+    monkeypatch.setattr(networks, "load", lambda key, *_, **__: stand_ins[key])
+    for side in "ab":
+        (tmp_path / side).mkdir()
+        for clip in ("one", "two"):
+            write(tmp_path / side / clip, noise(1, 9))
+    found = evaluate(tmp_path / "a", tmp_path / "b", metrics=("ssim", "lpips_vgg", "vgg", "clip"), keep_frames=True)
+    assert (found.metrics["ssim"], found.metrics["clip"]) == (1, 0.5)
+    assert calls == [8, 1]  # not asked again
+    for key in ("lpips_vgg", "vgg"):  # eight frames' mean is no mean
+        assert found.metrics[key] is None
+        assert "its network failed on frames of" in found.reasons[key] and "Kernel size" in found.reasons[key]
+        assert all(clip.metrics[key] is None and key not in clip.per_frame for clip in found.clips)
+    assert "lpips_vgg" not in found.spread
+
+
 # ---- FID and FVD
 
 

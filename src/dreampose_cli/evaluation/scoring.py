@@ -160,6 +160,10 @@ def _forget(clips: list[ClipScores]) -> None:
 
 def _summarise(clips, features, wanted, size, align_by, warnings) -> Evaluation:
     values, reasons, spread = {}, {}, {}
+    for clip in clips:
+        clip.metrics |= dict.fromkeys(features.failed)
+        clip.reasons |= features.failed
+        clip.per_frame = {key: column for key, column in clip.per_frame.items() if key not in features.failed}
     for key in METRICS:
         found = [clip.metrics[key] for clip in clips if clip.metrics.get(key) is not None]
         values[key] = pixels.mean(found)
@@ -213,6 +217,9 @@ class _Features:
 
     def __init__(self, wanted: set[str], device: torch.device, *, fetch: bool, progress: Progress | None) -> None:
         self.reasons: dict[str, str] = {}
+        self.failed: dict[
+            str, str
+        ] = {}  # those of the reasons that came up on the way: what there is of them is no mean
         self.networks: dict[str, Any] = {}
         for key in NETWORK_METRICS:
             if key not in wanted:
@@ -237,18 +244,36 @@ class _Features:
         values: dict[str, list[float]] = {}
         for key in ("lpips_alex", "lpips_vgg", "vgg", "clip"):
             if self.networks.get(key) is not None:
-                values |= self.networks[key](predicted, reference)
+                values |= self._run(key, self.networks[key], predicted, reference) or {}
         if "fid" in self.networks:
             self._add("fid", predicted, reference)
         return values
 
     def window(self, predicted: np.ndarray, reference: np.ndarray) -> None:
         """A window of frames (T, H, W, 3) of both for FVD."""
-        self._add("fvd", predicted, reference)
+        if "fvd" in self.networks:
+            self._add("fvd", predicted, reference)
 
     def _add(self, key: str, predicted: np.ndarray, reference: np.ndarray) -> None:
         for total, frames in zip(self.sums[key], (predicted, reference), strict=True):
-            total.add(self.networks[key](frames))
+            features = self._run(key, self.networks[key], frames) if key in self.networks else None
+            if features is not None:
+                total.add(features)
+
+    def _run(self, key: str, network: Callable, *frames: np.ndarray) -> Any:
+        """What a network says; one that fails is missing from here on, with the reason, and the others go on."""
+        try:
+            return network(*frames)
+        except (Missing, RuntimeError, ValueError) as error:
+            words = str(error).strip().splitlines()
+            height, width = frames[0].shape[1:3]
+            reason = f"its network failed on frames of {width}x{height} ({words[-1][:200] if words else type(error).__name__})"
+            shared = [name for name in ("vgg",) if key == "lpips_vgg" and self.networks.get(name, 0) is None]
+            for name in (key, *shared):
+                self.networks.pop(name, None)
+                self.sums.pop(name, None)
+                self.failed[name] = self.reasons[name] = reason
+            return None
 
     def distances(self, reasons: dict[str, str]) -> dict[str, float | None]:
         """FID and FVD over everything that was added; None with a reason where there was too little."""
