@@ -71,6 +71,35 @@ def whole(dataset, tiny_base, tmp_path_factory):
     return folder, document, found
 
 
+def test_clips_are_found_as_training_finds_them(tmp_path):
+    picture = np.full((1, 16, 12, 3), 200, np.uint8)
+    for name in ("a", "b", "c"):
+        media.write_frames(tmp_path / f"{name}.mp4", np.repeat(picture, 2, 0), fps=5)
+    (tmp_path / "deep").mkdir()
+    for name in ("d", "e"):
+        media.write_frames(tmp_path / "deep" / f"{name}.mp4", picture, fps=5)
+    (tmp_path / "b.poses").write_bytes(b"poses")
+    found = dict(suite.test_clips(tmp_path))
+    assert list(found) == ["a", "b", "c", "deep-d", "deep-e"]
+    assert (found["a"].frames, found["a"].poses) == (tmp_path / "a.mp4", None)
+    assert found["b"].poses == tmp_path / "b.poses"
+    (tmp_path / "test.txt").write_text("b.mp4\nc\n")
+    assert [name for name, _ in suite.test_clips(tmp_path)] == ["b", "c"]
+    official = tmp_path / "official" / "clip"
+    official.parent.mkdir()
+    media.write_frames(f"{official}/", np.repeat(picture, 3, 0), fps=5)
+    for number, frame in enumerate(sorted(official.glob("*.png"))):
+        frame.rename(official / f"frame_{number}.png")
+        np.save(official / f"frame_{number}_densepose.npy", np.zeros((2, 16, 12), np.float32))
+    (name, clip), *others = suite.test_clips(official.parent)
+    assert (name, clip.frames, clip.poses, others) == ("clip", official, official, [])
+    assert len(open_poses(clip.poses)) == 3
+    media.write_frames(tmp_path / "deep-d.mp4", picture, fps=5)
+    (tmp_path / "test.txt").unlink()
+    with pytest.raises(EvaluationError, match="two clips called deep-d"):
+        suite.test_clips(tmp_path)
+
+
 def test_rows_are_those_of_the_paper():
     sampling = {"image_guidance": 1.0, "pose_guidance": 3.0}
     rows = {row.key: row for row in variants_of(tuned=False, ablations=True, against=["uv"], sampling=sampling)}
@@ -312,6 +341,16 @@ def test_a_report_of_one_pair(whole, tmp_path, capsys):
     code, _, err = run(*words, capsys=capsys)
     assert code == 1 and "--overwrite" in err
     assert page.read_text() == text
+
+
+def test_frames_that_are_worse_than_unlike_are_named_by_their_ssim(tmp_path, capsys):
+    picture = np.random.default_rng(0).integers(0, 256, (2, 32, 24, 3), dtype=np.uint8)
+    media.write_frames(f"{tmp_path}/a/", picture, fps=5)
+    media.write_frames(f"{tmp_path}/b/", 255 - picture, fps=5)
+    for options, words in (((), "SSIM -0."), (("--metrics", "l1"), "L1 0.")):
+        page = tmp_path / f"r{len(options)}.html"
+        assert run(tmp_path / "a", tmp_path / "b", "--report", page, *options, capsys=capsys)[0] == 0
+        assert f"frame 0: {words}" in page.read_text(encoding="utf-8")
 
 
 # ---- the tables of docs/results.md

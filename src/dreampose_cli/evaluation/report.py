@@ -147,7 +147,7 @@ def _extremes(clips: list[ClipScores]) -> Iterator[str]:
         yield f"<h2>{words} frames</h2>\n<p>Reference, prediction, and their difference {DIFFERENCE} times as strong."
         yield "</p>\n<div class='strips'>"
         for extreme, clip in found:
-            score = f"SSIM {extreme.score:.4f}" if extreme.score >= 0 else f"L1 {-extreme.score:.4f}"
+            score = f"SSIM {extreme.score:.4f}" if extreme.metric == "ssim" else f"L1 {-extreme.score:.4f}"
             name = f"{clip.name}, " if len(clips) > 1 else ""
             yield (
                 f'<figure><img alt="{escape(words)} frame" src="{_jpeg(_strip(extreme))}">'

@@ -49,10 +49,11 @@ NOT_ASKED = "not asked for"
 
 @dataclass(frozen=True)
 class Extreme:
-    """A frame to show: its index, its SSIM (or minus its L1), and the two pictures."""
+    """A frame to show: its index, its score (SSIM, or minus L1 where there is none), and the two pictures."""
 
     index: int
     score: float
+    metric: str
     predicted: np.ndarray
     reference: np.ndarray
 
@@ -414,8 +415,8 @@ class _ClipScorer:
             {"warp": self.floor.value},
             [*frames.warnings, *self.warnings],
             {key: column for key, column in self.kept.items() if self.totals[key].count},
-            _extremes(self.worst, -1),
-            _extremes(self.best, 1),
+            _extremes(self.worst, -1, "l1" if values["ssim"] is None else "ssim"),
+            _extremes(self.best, 1, "l1" if values["ssim"] is None else "ssim"),
         )
 
     def _why_no_warp(self, count: int) -> str:
@@ -428,9 +429,9 @@ class _ClipScorer:
         return "no surface point is seen in two frames that follow each other"
 
 
-def _extremes(heap: list[tuple], sign: int) -> list[Extreme]:
+def _extremes(heap: list[tuple], sign: int, metric: str) -> list[Extreme]:
     ordered = sorted(heap, key=lambda entry: entry[:2], reverse=True)
-    return [Extreme(-entry[1], sign * entry[0], entry[2], entry[3]) for entry in ordered]
+    return [Extreme(-index, sign * score, metric, a, b) for score, index, a, b in ordered]
 
 
 class _Batches:

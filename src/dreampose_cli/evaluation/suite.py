@@ -27,7 +27,6 @@ import torch
 
 from .. import __version__, media, store
 from ..errors import DreamposeError, EvaluationError, MediaError, NoPersonError, PoseError, UsageError
-from ..media.files import natural_order
 from ..model.base import load_base, save_tensors
 from ..model.bases import resolve_base
 from ..model.config import PoseSettings, read_config
@@ -37,12 +36,13 @@ from ..poses.files import PoseWriter, open_poses
 from ..poses.sequence import PoseSequence
 from ..rendering import render
 from ..rendering.shelf import Shelf
+from ..training.data import find_test_clips
 from ..training.tuning import TunedSubject, tune
 from . import published
 from .aligned import scored_size
 from .catalogue import SIZE
 from .comparing import SPREAD_RULE, by_clip, by_view, compare
-from .pairing import ClipFiles, clip_in
+from .pairing import ClipFiles
 from .results import write_csv, write_json
 from .scoring import Evaluation, evaluate
 from .variants import PHOTOS, SMOOTHING, Variant, variants_of
@@ -95,7 +95,7 @@ def run_suite(
     note = note or (lambda text: None)
     settings = settings or SuiteSettings()
     against = against or {}
-    found = test_clips(dataset)[:clips]
+    found = test_clips(dataset, note)[:clips]
     bases = {"base": resolve_base(base, note, progress)}  # in the user's own cache, before the run takes one of its own
     bases |= {name: resolve_base(source, note, progress) for name, source in against.items()}
     config = read_config(bases["base"])
@@ -142,19 +142,25 @@ def _counted(progress: Progress | None, before: int, total: int) -> Callable[[in
     return lambda done, text: progress(before + done, total, text) if progress else None
 
 
-def test_clips(dataset: Path) -> list[tuple[str, ClipFiles]]:
-    """The test clips of a dataset by name. Raises EvaluationError where there are none."""
-    dataset = Path(dataset)
-    folder = dataset / "test" if (dataset / "test").is_dir() else dataset
-    if not folder.is_dir():
+def test_clips(dataset: Path, note: Note | None = None) -> list[tuple[str, ClipFiles]]:
+    """The test clips of a dataset by name, as training finds them (`training.data`): those of test/ or of a test list, or
+    all where nothing says it; what is left out is said through `note`. Raises EvaluationError where there are none."""
+    if not Path(dataset).is_dir():
         raise EvaluationError(f"{dataset} is no folder of clips; `dreampose synth {dataset}` makes one to try with.")
-    entries = sorted(
-        (entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: natural_order(entry.name)
-    )
-    clips = [(entry.name, clip) for entry in entries if (clip := clip_in(entry)) is not None]
-    if not clips:
-        raise EvaluationError(f"{folder} holds no clips: folders with frames/ or a video in them.")
-    return clips
+    sources = find_test_clips(dataset, note)
+    if not sources:
+        raise EvaluationError(
+            f"{dataset} holds no clips to test with: videos, or folders with frames/ or a video in them, in a folder test/ "
+            "where there is a folder train/."
+        )
+    clips = {}
+    for source in sources:
+        name = source.name.replace("/", "-")  # the run keeps each clip's frames in one folder
+        if name in clips:
+            raise EvaluationError(f"{dataset} holds two clips called {name}; rename one of them.")
+        posed = source.pictures and all(poses is not None for _, poses in source.pictures)
+        clips[name] = ClipFiles(source.media, source.media if posed else source.poses)
+    return list(clips.items())
 
 
 def chosen_rows(length: int, settings: SuiteSettings) -> tuple[int, range]:
