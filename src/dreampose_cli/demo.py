@@ -7,20 +7,18 @@ compared with. The dancer has the subject's build, so that the two outlines agre
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from . import media
+from . import media, store
 from .poses.extraction import extract
 from .poses.files import open_poses
 from .poses.preview import colour
@@ -58,7 +56,11 @@ def run(
     note = note or (lambda text: None)
     output = Path(output)
     media.check_output(f"{output}/", True, owned=OWN.__contains__)
-    with media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder, _own_cache():
+    with (
+        media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder,
+        tempfile.TemporaryDirectory(prefix="dreampose-demo-") as cache,
+        store.within(cache),
+    ):
         photo, truth = _studio(folder, seed)
         poses = extract(
             folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=device, progress=progress
@@ -153,18 +155,3 @@ def _captioned(picture: np.ndarray, text: str, enlarge: int) -> np.ndarray:
     canvas.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), (0, 24))
     ImageDraw.Draw(canvas).text((8, 3), text, fill=(60, 60, 60), font=ImageFont.load_default(15))
     return np.asarray(canvas)
-
-
-@contextlib.contextmanager
-def _own_cache() -> Iterator[None]:
-    """A cache for the length of the demo, so that it neither uses nor changes the user's subjects."""
-    before = os.environ.get("DREAMPOSE_CACHE")
-    with tempfile.TemporaryDirectory(prefix="dreampose-demo-") as folder:
-        os.environ["DREAMPOSE_CACHE"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["DREAMPOSE_CACHE"]
-            else:
-                os.environ["DREAMPOSE_CACHE"] = before

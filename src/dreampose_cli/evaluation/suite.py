@@ -11,7 +11,6 @@ run's own.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -110,7 +109,7 @@ def run_suite(
     output = Path(output)
     _open(output, settings, bases)
     began = time.monotonic()
-    with _own_cache(output / "cache"):
+    with store.within(output / "cache"):  # the run's own
         shelf = Shelf(keep=True)
         unusable: dict[str, DreamposeError] = {}
         for number, (name, clip) in enumerate(found):
@@ -461,17 +460,3 @@ def _csv_rows(rows: list[Variant], scores: dict[str, Evaluation]) -> Iterator[di
             yield {"variant": row.key, "name": clip.name, "frames": clip.frames, **clip.metrics}
         total = scores[row.key]
         yield {"variant": row.key, "name": "(mean)", "frames": total.protocol["frames"], **total.metrics}
-
-
-@contextlib.contextmanager
-def _own_cache(folder: Path) -> Iterator[None]:
-    """The run's own cache: the user's subjects, and which was tuned last, stay as they are."""
-    before = os.environ.get("DREAMPOSE_CACHE")
-    os.environ["DREAMPOSE_CACHE"] = str(folder.absolute())
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["DREAMPOSE_CACHE"]
-        else:
-            os.environ["DREAMPOSE_CACHE"] = before

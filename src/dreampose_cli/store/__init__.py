@@ -32,6 +32,7 @@ from .folder import (
     read_json,
     root,
     version,
+    within,
     write_json,
 )
 from .locks import lock
@@ -70,5 +71,6 @@ __all__ = [
     "set_last_subject",
     "touch",
     "version",
+    "within",
     "write_json",
 ]

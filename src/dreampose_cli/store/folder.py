@@ -32,6 +32,21 @@ def root() -> Path:
     return Path(user_cache_dir("dreampose", appauthor=False))
 
 
+@contextlib.contextmanager
+def within(folder: str | os.PathLike) -> Iterator[None]:
+    """Another cache, in `folder`, for the length of the block: the user's subjects, and which was tuned last, stay as
+    they are."""
+    before = os.environ.get("DREAMPOSE_CACHE")
+    os.environ["DREAMPOSE_CACHE"] = os.path.abspath(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["DREAMPOSE_CACHE"]
+        else:
+            os.environ["DREAMPOSE_CACHE"] = before
+
+
 def version() -> str | None:
     """What the folder's version file says; None where there is none."""
     try:
