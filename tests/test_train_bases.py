@@ -71,6 +71,68 @@ def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path)
     assert any("going on from step 4 of 6" in note and "was to have 4" in note for note in notes)
 
 
+def test_a_card_that_was_changed_is_kept(clips, tiny_base, tmp_path):
+    out, notes = tmp_path / "mine", []
+    options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu", "note": notes.append}
+    phase1.train(clips, out, max_steps=1, **options)
+    card = out / "README.md"
+    phase1.train(clips, out, max_steps=2, resume=True, **options)  # nobody has touched it: written anew, and no more
+    assert "| network | 2 | 2 |" in card.read_text() and not list(out.glob("README.md.old*"))
+    changed = card.read_text() + "\nThanks to all who danced.\n"
+    card.write_text(changed)
+    phase1.train(clips, out, max_steps=3, resume=True, **options)
+    assert "| network | 3 | 2 |" in card.read_text() and (out / "README.md.old").read_text() == changed
+    assert sum("was changed by hand; it is kept as README.md.old beside" in note for note in notes) == 1
+    card.write_text(changed)
+    phase1.train(clips, out, max_steps=1, overwrite=True, **options)
+    assert "| network | 1 | 2 |" in card.read_text()
+    assert [(out / f"README.md.old{i}").read_text() for i in ("", "1")] == [changed, changed]
+    assert [p.name for p in (out / "checkpoints/network").glob("step-*")] == ["step-00000001"]
+
+
+def test_a_licence_and_an_origin_are_handed_down(clips, tiny_base, tiny_mini, tmp_path):
+    from dreampose_cli.model.revision import revision
+
+    shutil.copytree(tiny_base, tmp_path / "start")
+    config = json.loads((tmp_path / "start/base.json").read_text())
+    config["provenance"] = {"stable_diffusion": "some/diffusion@0123", "licence": "CreativeML OpenRAIL-M"}
+    (tmp_path / "start/base.json").write_text(json.dumps(config))
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    phase1.train(clips, first, preset="mini", base=str(tmp_path / "start"), **QUICK)
+    about = read_config(first).provenance
+    assert about["licence"] == "CreativeML OpenRAIL-M"
+    assert (about["from"]["base"], about["from"]["revision"]) == ("tiny", revision(tmp_path / "start"))
+    phase1.train(clips, second, preset="mini", base=str(first), **QUICK)
+    card = (second / "README.md").read_text()
+    assert read_config(second).provenance["from"]["from"]["stable_diffusion"] == "some/diffusion@0123"
+    assert "base_model: some/diffusion\n" in card and "license: creativeml-openrail-m" in card
+    assert f"1. first (revision {revision(first)}; made by `dreampose train --preset mini`" in card
+    assert "2. tiny (revision" in card and card.endswith("## Licence\n\nCreativeML OpenRAIL-M\n")
+    phase1.train(clips, third, preset="mini", vae=str(first), **QUICK)  # its autoencoder alone
+    assert read_config(third).provenance["licence"] == "CreativeML OpenRAIL-M"
+    assert (
+        f"1. the autoencoder of first (revision {revision(first)}; licence: CreativeML"
+        in (third / "README.md").read_text()
+    )
+
+
+def test_a_licence_that_was_stated_by_hand_stays(clips, tiny_base, tmp_path):
+    out = tmp_path / "mine"
+    options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu"}
+    phase1.train(clips, out, max_steps=1, **options)
+    assert (
+        "Not stated." in (out / "README.md").read_text() and "began from have a say" in (out / "README.md").read_text()
+    )
+    config = json.loads((out / "base.json").read_text())
+    config["provenance"]["licence"] = "CC BY 4.0"
+    (out / "base.json").write_text(json.dumps(config))
+    phase1.train(clips, out, max_steps=2, resume=True, **options)
+    assert read_config(out).provenance["licence"] == "CC BY 4.0"
+    assert (out / "README.md").read_text().endswith("CC BY 4.0\n")
+    phase1.train(clips, out, max_steps=1, overwrite=True, **options)  # other weights, which nobody has licensed yet
+    assert "licence" not in read_config(out).provenance
+
+
 def test_without_a_test_list_nothing_is_scored(clips, tiny_base, tmp_path):
     shutil.copytree(clips / "train", tmp_path / "data")
     notes = []
@@ -143,6 +205,84 @@ def test_changed_settings_are_refused_before_the_data_is_touched(clips, tiny_bas
         phase1.train(clips, out, max_steps=3, batch_size=3, seed=4, learning_rate=1e-4, **options)
     for words in ("learning_rate was 0.0008 and is 0.0001", "batch_size was 2 and is 3", "seed was 0 and is 4"):
         assert words in str(refused.value)
+
+
+@pytest.fixture
+def from_nothing(clips, tiny_mini, tmp_path, monkeypatch):
+    """Trains a base from nothing in two stages at tiny size; returns how, and the folder of a finished one."""
+    monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
+    out, notes = tmp_path / "out", []
+
+    def again(folder=out, **options):
+        return phase1.train(clips, folder, **({"batch_size": 2, "device": "cpu", "note": notes.append} | options))
+
+    again(max_steps=2)
+    return again, out, notes
+
+
+def newest(out, stage):
+    return max(p.name for p in (out / "checkpoints" / stage).glob("step-*"))
+
+
+def test_a_longer_run_leaves_the_autoencoder_beneath_the_network_alone(from_nothing, tmp_path):
+    again, out, notes = from_nothing
+    before = (out / "checkpoints/vae/step-00000002/weights.safetensors").read_bytes()
+    vae = load_base(out).vae
+    assert again(max_steps=4, resume=True).finished
+    assert (newest(out, "vae"), newest(out, "network")) == ("step-00000002", "step-00000004")
+    assert (out / "checkpoints/vae/step-00000002/weights.safetensors").read_bytes() == before
+    assert same(vae, load_base(out).vae)
+    assert "vae: stays as it is after step 2." in notes
+    stages = read_config(out).provenance["stages"]
+    assert (stages["vae"]["steps"], stages["network"]["steps"]) == (2, 4)
+    # The network's stage alone, with more steps than the autoencoder has ever had: the same.
+    assert again(max_steps=5, resume=True, stages=["network"]).finished
+    assert (newest(out, "vae"), newest(out, "network")) == ("step-00000002", "step-00000005")
+    with pytest.raises(TrainingError, match="vae stays at step 2.*another -o"):
+        again(max_steps=6, resume=True, stages=["vae"])
+    with pytest.raises(TrainingError, match="batch_size was 2 and is 3"):
+        again(max_steps=6, resume=True, batch_size=3)
+
+
+def test_a_longer_run_before_the_network_began_goes_on_with_the_autoencoder(from_nothing, tmp_path):
+    again, _, _ = from_nothing
+    other = tmp_path / "other"
+    again(other, max_steps=2, stages=["vae"])
+    again(other, max_steps=3, resume=True)
+    assert (newest(other, "vae"), newest(other, "network")) == ("step-00000003", "step-00000003")
+
+
+def test_an_autoencoder_that_was_cut_short_is_not_built_on(from_nothing, tmp_path):
+    again, out, _ = from_nothing
+
+    def cut(done, total, text=""):
+        if text.startswith("vae") and done == 3:
+            raise KeyboardInterrupt
+
+    other = tmp_path / "other"
+    with pytest.raises(KeyboardInterrupt):
+        again(other, max_steps=4, save_every=2, progress=cut)
+    with pytest.raises(TrainingError, match="vae comes first.*step 2 of 4"):  # though 2 are asked for today
+        again(other, max_steps=2, resume=True, stages=["network"])
+    shutil.rmtree(out / "checkpoints/vae")
+    with pytest.raises(TrainingError, match="trained on a finished stage vae, but it has no checkpoint"):
+        again(max_steps=4, resume=True)
+    shutil.copytree(other / "checkpoints/vae", out / "checkpoints/vae")
+    with pytest.raises(TrainingError, match="network was trained on a finished stage vae.*step 2 of 4"):
+        again(max_steps=4, resume=True)
+
+
+def test_an_autoencoder_that_was_changed_is_refused(from_nothing, tmp_path):
+    again, out, _ = from_nothing
+    other = tmp_path / "other"
+    again(other, max_steps=3, stages=["vae"])
+    recorded = json.loads((out / "checkpoints/network/step-00000002/state.json").read_text())["settings"]
+    assert len(recorded["autoencoder"]) == 16
+    shutil.rmtree(out / "checkpoints/vae")
+    shutil.copytree(other / "checkpoints/vae", out / "checkpoints/vae")
+    with pytest.raises(TrainingError, match="network/step-00000002 was trained on another autoencoder.*vae now; put"):
+        again(max_steps=4, resume=True)
+    assert newest(out, "network") == "step-00000002"
 
 
 def test_other_data_is_refused(clips, tiny_base, tmp_path):

@@ -16,7 +16,7 @@ from dreampose_cli.errors import StoreError, TrainingError
 from dreampose_cli.poses.files import PoseWriter, open_poses, write_dreampose_folder
 from dreampose_cli.poses.sequence import PosesInMemory
 from dreampose_cli.training import shards
-from dreampose_cli.training.data import find_clips
+from dreampose_cli.training.data import find_clips, find_test_clips
 from dreampose_cli.training.frames import Rows, prepare_frames
 from dreampose_cli.training.shards import ShardWriter, open_shard, read_picture, read_pose
 
@@ -54,11 +54,90 @@ def test_lists_say_what_is_for_testing(tmp_path):
     (tmp_path / "fashion_test.csv").write_text("video,frames\nc.mp4,300\nsome/folder/d.mp4,300\n")
     notes = []
     assert found(tmp_path, notes) == {("train", "a"), ("train", "b"), ("test", "c"), ("test", "d")}
-    assert any("fashion_train.txt names 1 clips that are not there (missing.mp4)" in note for note in notes)
-    assert any("1 clips are in the lists for training and for testing (c" in note for note in notes)
-    assert any("1 clips are in no list (e" in note for note in notes)
+    assert any("fashion_train.txt names 1 clip not there (missing.mp4)" in note for note in notes)
+    assert "1 clip in the lists for training and for testing (c): kept for testing." in notes
+    assert "1 clip left out (e): in no list." in notes
     (tmp_path / "fashion_train.txt").unlink()
     assert found(tmp_path) == {*(("train", name) for name in "abe"), ("test", "c"), ("test", "d")}
+
+
+def test_what_lies_beside_train_and_test_is_left_out_and_said(tmp_path):
+    touch(tmp_path / "train/a.mp4", tmp_path / "test/b.mp4", *(tmp_path / f"{name}.mp4" for name in "cdef"))
+    touch(tmp_path / "val/g.mp4")
+    notes = []
+    assert found(tmp_path, notes) == {("train", "a"), ("test", "b")}
+    assert notes == ["5 clips left out (c, d, e and others): beside train/ and test/, and in neither."]
+    shutil.rmtree(tmp_path / "train")  # then nothing says what is for training: all but the test clips
+    assert found(tmp_path, notes) == {*(("train", name) for name in ["c", "d", "e", "f", "val"]), ("test", "b")}
+    assert len(notes) == 1
+
+
+def test_lists_beside_folders_are_read_and_a_folder_counts_first(tmp_path):
+    touch(tmp_path / "train/a.mp4", tmp_path / "test/b.mp4", *(tmp_path / f"{name}.mp4" for name in "cde"))
+    (tmp_path / "fashion_train.txt").write_text("https://example.org/train/a.mp4\nc.mp4\n")
+    (tmp_path / "fashion_test.txt").write_text("d.mp4\na.mp4\n")
+    notes = []
+    assert found(tmp_path, notes) == {("train", "a"), ("train", "c"), ("test", "b"), ("test", "d")}
+    assert any("fashion_test.txt names 1 clip in a folder train/ (a.mp4); the folder counts." in note for note in notes)
+    assert any(note.startswith("1 clip left out (e): ") for note in notes) and len(notes) == 2
+
+
+def test_data_sets_within_a_folder_keep_their_test_clips(tmp_path):
+    touch(tmp_path / "ubc/train/a.mp4", tmp_path / "ubc/test/b.mp4", tmp_path / "shop/c.mp4", tmp_path / "shop/d.mp4")
+    (tmp_path / "shop/test.txt").write_text("d\n")
+    touch(tmp_path / "house/spring/e.mp4", tmp_path / "house/spring/more/f.WMV", tmp_path / "house/spring/cover.jpg")
+    notes = []
+    assert found(tmp_path, notes) == {
+        *(("train", name) for name in ("ubc/a", "shop/c", "house/spring/e", "house/spring/more")),
+        *(("test", name) for name in ("ubc/b", "shop/d")),
+    }
+    assert [note.split(":")[0] for note in notes] == ["1 picture left out (house/spring/cover.jpg)"]
+
+
+def test_whatever_is_no_clip_is_counted(tmp_path):
+    touch(tmp_path / "a.mp4", tmp_path / "a_poses.mp4", tmp_path / "b.jpg", tmp_path / "c.jpg")
+    touch(tmp_path / "clip/frames/0.png", tmp_path / "clip/video.mp4", tmp_path / "clip/other.mp4")
+    touch(tmp_path / "anna/front.jpg", tmp_path / "anna/masks/front.png", tmp_path / "anna/front_IUV.png")
+    touch(tmp_path.joinpath(*"123456789", "deep.mp4"))
+    notes = []
+    assert found(tmp_path, notes) == {("train", name) for name in ("a", "clip", "anna", "1/2/3/4/5/6/7/8/9")}
+    assert {note.split(":")[0] for note in notes} == {
+        "1 video left out (a_poses.mp4)",
+        "2 videos left out (clip/other.mp4, clip/video.mp4)",
+        "2 pictures left out (b.jpg, c.jpg)",
+        "1 folder left out (anna/masks)",
+    }
+    assert [s.name for s in find_clips(tmp_path / "clip")] == ["clip"]  # one clip, named itself
+    deeper = tmp_path.joinpath(*"1234567899")
+    touch(deeper / "b.mp4", deeper / "c.mp4")
+    assert ("train", "1/2/3/4/5/6/7/8/9/deep") not in found(tmp_path, notes)
+    assert any("1 folder left out (1/2/3/4/5/6/7/8/9): it lies more than 8 folders deep" in note for note in notes)
+
+
+def test_clips_to_test_with(tmp_path):
+    touch(
+        tmp_path / "train/a.mp4", tmp_path / "test/b.mp4", tmp_path / "test/b.poses", tmp_path / "test/c/frames/0.png"
+    )
+    touch(tmp_path / "test/anna/front.jpg", tmp_path / "test/d/frame_0.png", tmp_path / "test/d/frame_0_densepose.npy")
+    notes = []
+    test = find_test_clips(tmp_path, notes.append)
+    assert [(s.name, s.media.relative_to(tmp_path / "test").as_posix(), s.poses is not None) for s in test] == [
+        ("b", "b.mp4", True),
+        ("c", "c/frames", False),
+        ("d", "d", False),
+    ]
+    assert notes == ["1 clip left out (anna): photos without an order in time."]
+    assert [s.name for s in find_test_clips(tmp_path / "test")] == ["b", "c", "d"]  # nothing is said: all of them
+    assert find_test_clips(tmp_path / "train")[0].split == "test"
+    shutil.rmtree(tmp_path / "test")
+    assert find_test_clips(tmp_path) == []
+    (tmp_path / "train").rename(tmp_path / "videos")
+    (tmp_path / "videos/test.txt").write_text("a.mp4\n")
+    assert [s.name for s in find_test_clips(tmp_path)] == ["videos/a"]
+    with pytest.raises(TrainingError, match="1 clip there to test with, and none besides"):
+        find_clips(tmp_path / "videos")
+    with pytest.raises(TrainingError, match="not a folder"):
+        find_test_clips(tmp_path / "gone")
 
 
 def test_an_empty_test_list_is_said(tmp_path):

@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,13 @@ from ..media.atomic import require_replaceable
 from ..model import components, hub
 from ..model.base import COMPONENTS, Base, load_base, save_base, save_module
 from ..model.bases import lasting_name, list_bases, register, resolve_base
-from ..model.config import CONFIG_FILE, BaseConfig
+from ..model.config import CONFIG_FILE, BaseConfig, read_config
 from ..model.presets import MINI, PAPER, build_mini, from_stable_diffusion
 from ..model.revision import revision
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE, PoseNet
 from .autoencoder import AutoencoderTask, latent_statistics
-from .card import CARD_FILE, STRIP_FILE, may_write_card, write_card
+from .card import CARD_FILE, KEPT, STRIP_FILE, is_persons, renew_card, write_card
 from .checkpoints import latest_checkpoint, read_state, require_same, step_of
 from .denoising import Dropout, PairSource, PairTask, encode_frames
 from .distributed import Crew, assemble
@@ -183,13 +184,15 @@ def train(
         raise UsageError(f"the preset {preset} has no stage {unknown[0]} here; it has {', '.join(settings)}.")
     chosen = [name for name in settings if stages is None or name in stages]
     marker = ESTIMATOR_CONFIG if preset == "estimator" else CONFIG_FILE
-    before = list(settings)[: list(settings).index(chosen[0])]
-    if before and overwrite:
-        raise UsageError(f"the stage {chosen[0]} builds on {before[0]} in {output}; leave --overwrite or --stage out.")
+    if chosen[0] != list(settings)[0] and overwrite:
+        raise UsageError(
+            f"the stage {chosen[0]} builds on {list(settings)[0]} in {output}; leave --overwrite or --stage out."
+        )
     place = _Place(output, marker, output / "checkpoints", resume)
     begin = crew.main and place.may_start(list(settings)[-1], max_steps, epochs, overwrite, note)
     if not crew.tell(begin):
         return TrainResult(output, 0, 0.0, True)
+    settled = _settled_stages(list(settings), chosen[0], place)
 
     model, origin, taken = _starting_model(preset, base, image_encoder, vae, shape, estimator, seed, progress, note)
     if model is not None:
@@ -224,15 +227,20 @@ def train(
     settings = {
         name: _in_epochs(stage, epochs or EPOCHS.get(preset), max_steps, count) for name, stage in settings.items()
     }
+    for name, steps in settled.items():
+        if chosen[-1] in settled and settings[name].steps > steps:
+            raise TrainingError(
+                f"{place.checkpoints / name} stays at step {steps}, since a later stage was trained on what it is then; to "
+                f"train {name} longer, train anew with --overwrite or into another -o."
+            )
+        settings[name] = dataclasses.replace(settings[name], steps=steps)
     total = sum(settings[name].steps for name in chosen)
     if place.is_finished(list(settings)[-1], settings[list(settings)[-1]].steps):
         note(f"{output} is finished already.")
         return TrainResult(output, total, 0.0, True)
-    for name in before:
-        _require_finished(name, place.checkpoints / name, settings[name].steps)
     if crew.main:
         if overwrite and not resume and output.exists():
-            shutil.rmtree(output)  # not before everything else is known to be there
+            _clear(output)  # not before everything else is known to be there
         output.mkdir(parents=True, exist_ok=True)
         _require_room(output, model, settings)
     crew.begin_tracking(
@@ -240,9 +248,11 @@ def train(
     )
     results: dict[str, LoopResult] = {}
 
-    def stage(name: str, task, watch: Callable[[int], dict[str, float]] | None = None) -> None:
+    def stage(name: str, task, watch: Callable[[int], dict[str, float]] | None = None, **more) -> None:
         newest = latest_checkpoint(place.checkpoints / name) if resume else None
-        if newest is not None:
+        if name in settled:
+            note(f"{name}: stays as it is after step {settled[name]}.")
+        elif newest is not None:
             note(_going_on(name, newest, settings[name]))
         with sigterm_flag() as stop:
             results[name] = run(
@@ -250,7 +260,7 @@ def train(
                 settings[name],
                 checkpoints=place.checkpoints / name,
                 resume=resume,
-                identity=identity,
+                identity=identity | more,
                 crew=crew,
                 loaders=loaders,
                 progress=_labelled(progress, name),
@@ -270,11 +280,14 @@ def train(
         if crew.main:
             _publish_estimator(network, output, frames, settings, results)
         return result(True)
+    eyes = {}
     if "vae" in settings:
         stage("vae", AutoencoderTask(model, frames, clips))
         if "network" not in chosen:
             note(f"the stage network is left: `--stage network --resume` makes {output} a base.")
             return result(False)
+        eyes["autoencoder"] = fingerprint(model, "vae")
+        _require_autoencoder(eyes["autoencoder"], place)
         if model.adapter.texture is not None:
             model.adapter.texture.look_as(model.vae)
         shift, scale = latent_statistics(model, frames, clips)
@@ -290,11 +303,11 @@ def train(
     )
     newest = latest_checkpoint(place.checkpoints / "network") if resume else None
     watch = _Watch(model, frames, output / "validation", step_of(newest), crew, note)
-    stage("network", task, watch)
+    stage("network", task, watch, **eyes)
     if not crew.main:
         return result(True)
     figures = watch(results["network"].steps)
-    settings["network"] = dataclasses.replace(settings["network"], steps=results["network"].steps)
+    settings = {name: dataclasses.replace(stage, steps=results[name].steps) for name, stage in settings.items()}
     provenance = {
         "trained_by": f"dreampose train --preset {preset}",
         "version": __version__,
@@ -309,8 +322,7 @@ def train(
         "device": where.type,
         **taken,
     } | ({"validation": figures} if figures else {})
-    if earlier := model.config.provenance:
-        provenance |= {"from": earlier} | ({"licence": earlier["licence"]} if "licence" in earlier else {})
+    provenance |= _descent(model.config.provenance, taken, output)
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance, figures={})
     publish_base(model, output, torch.float16 if preset == "mini" else None, watch.last_strip, figures, note)
     register(output, note)
@@ -419,7 +431,11 @@ def starting_point(
                 f"{base} is a base, whose conditioning is settled; --window, --pose-channels, --photo-channels and "
                 "--no-vae-tokens are for one that begins from nothing or from a Stable Diffusion."
             )
-        return load_base(resolve_base(base, note, progress))
+        start = resolve_base(base, note, progress)
+        model = load_base(start)
+        which = {"base": lasting_name(start), "revision": revision(start)}
+        model.config = dataclasses.replace(model.config, provenance=model.config.provenance | which)
+        return model
     folder, name = components.stable_diffusion_folder(base, ("unet", "vae"), progress, note)
     encoder, encoder_name = components.image_encoder_folder(image_encoder, progress, note)
     origin = {"stable_diffusion": name, "image_encoder": encoder_name, "licence": components.SD_LICENCE}
@@ -428,7 +444,8 @@ def starting_point(
 
 
 def _take_vae(model: Base, name: str, progress: Progress | None, note: Note) -> dict[str, str]:
-    """Give a new model the trained autoencoder of the base `name`, with the statistics of its latents."""
+    """Give a new model the trained autoencoder of the base `name`, with the statistics of its latents; returns which it was,
+    and its licence."""
     folder = resolve_base(name, note, progress)
     other = load_base(folder)
     try:
@@ -446,13 +463,17 @@ def _take_vae(model: Base, name: str, progress: Progress | None, note: Note) -> 
     if model.adapter.texture is not None:
         model.adapter.texture.look_as(model.vae)
     note(f"the autoencoder is that of {name}; the stage vae is left out.")
-    return {"from": lasting_name(folder), "revision": revision(folder)}
+    licence = other.config.provenance.get("licence")
+    return {"from": lasting_name(folder), "revision": revision(folder), **_given(licence=licence)}
 
 
-def fingerprint(model: Base) -> str:
-    """16 hex digits of a model's weights: of each tensor its name, its size and some of its values."""
+def fingerprint(model: Base, *components: str) -> str:
+    """16 hex digits of the weights of a model or of its `components`: of each tensor its name, its size and some of its
+    values."""
     digest = hashlib.sha256()
     for name, module in model.components().items():
+        if components and name not in components:
+            continue
         for key, value in module.state_dict().items():
             some = value.detach().flatten()[:: max(1, value.numel() // 64)].cpu().float().contiguous()
             digest.update(f"{name}.{key}{tuple(value.shape)}".encode() + some.numpy().tobytes())
@@ -528,19 +549,61 @@ def _may_start(output: Path, marker: str, checkpoints: Path, resume: bool, overw
         if not any(latest_checkpoint(folder) for folder in checkpoints.glob("*")):
             note(f"{output} has no checkpoint; starting afresh.")
     elif overwrite and started:
-        require_replaceable(output, True, OWN.__contains__)
+        require_replaceable(output, True, lambda name: name in OWN or name.startswith(KEPT))
     elif inside:
         ways = "add --resume to go on with it, --overwrite to train it anew, or" if started else "it holds other files;"
         raise OutputExistsError(f"{output} exists already; {ways} choose another -o.")
     return True
 
 
-def _require_finished(name: str, folder: Path, steps: int) -> None:
-    """TrainingError unless the stage `name`, which the others build on, has a checkpoint at `steps` or later."""
-    newest = latest_checkpoint(folder)
-    if newest is None or step_of(newest) < steps:
+def _clear(output: Path) -> None:
+    """Remove what an earlier training has left, but for cards that a person has changed."""
+    for entry in output.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif not is_persons(entry):
+            entry.unlink()
+
+
+def _settled_stages(names: list[str], first: str, place: _Place) -> dict[str, int]:
+    """The stages that are not trained any more, with the steps that they have: those before `first`, and those that a later
+    one has been trained on already, whose weights would not fit another one. Raises TrainingError unless each of them has
+    gone as far as it was to go when it was trained itself.
+    """
+    begun = [i for i, name in enumerate(names) if place.resume and latest_checkpoint(place.checkpoints / name)]
+    last = max([names.index(first), *begun])
+    settled = {}
+    for name in names[:last]:
+        folder = place.checkpoints / name
+        newest = latest_checkpoint(folder)
+        planned = read_state(newest)["settings"].get("steps", 0) if newest else None
+        if newest is not None and step_of(newest) >= planned:
+            settled[name] = step_of(newest)
+            continue
+        found = (
+            f"it is at step {step_of(newest)} of {planned} in {folder}"
+            if newest
+            else f"it has no checkpoint in {folder}"
+        )
+        if last in begun:
+            raise TrainingError(
+                f"the stage {names[last]} was trained on a finished stage {name}, but {found}; put the finished one back, or "
+                "train anew with --overwrite or into another -o."
+            )
         raise TrainingError(
-            f"the stage {name} comes first and is not finished in {folder}; train it, or leave --stage out."
+            f"the stage {name} comes first and is not finished: {found}; train it, or leave --stage out."
+        )
+    return settled
+
+
+def _require_autoencoder(fingerprint: str, place: _Place) -> None:
+    """TrainingError where the network's checkpoint was trained on an autoencoder of another `fingerprint`."""
+    newest = latest_checkpoint(place.checkpoints / "network") if place.resume else None
+    then = read_state(newest)["settings"].get("autoencoder", fingerprint) if newest else fingerprint
+    if then != fingerprint:
+        raise TrainingError(
+            f"{newest} was trained on another autoencoder than the one that is in {place.checkpoints / 'vae'} now; put that "
+            "one back, or train anew with --overwrite or into another -o."
         )
 
 
@@ -646,6 +709,17 @@ def _about_data(frames: FrameStore, known: BaseConfig, estimator: str | None) ->
     }
 
 
+def _descent(earlier: dict[str, Any], taken: dict[str, Any], output: Path) -> dict[str, Any]:
+    """What the provenance of a new base keeps of that of the weights it began from, and its licence: the one that a person
+    has written into the `base.json` that is replaced, else that of the weights."""
+    stated = {}
+    with suppress(BaseError):
+        stated = read_config(output).provenance if (output / CONFIG_FILE).exists() else {}
+    licences = [each.get("licence") for each in (stated, earlier, taken.get("vae", {}))]
+    licence = next((each for each in licences if each), None)
+    return ({"from": earlier} if earlier else {}) | _given(licence=licence)
+
+
 def publish_base(
     model: Base,
     output: Path,
@@ -661,10 +735,7 @@ def publish_base(
     shown = strip is not None and strip.exists()
     if shown:
         shutil.copyfile(strip, partial / STRIP_FILE)
-    if may_write_card(output):
-        (partial / CARD_FILE).write_text(write_card(model.config, figures, shown), encoding="utf-8")
-    elif note:
-        note(f"{output / CARD_FILE} was not written by dreampose and stays as it is.")
+    renew_card(output, write_card(model.config, figures, shown), partial / CARD_FILE, note or (lambda text: None))
     (output / CONFIG_FILE).unlink(missing_ok=True)  # while its components are replaced it is no base
     entries = sorted(partial.iterdir(), key=lambda p: p.name == CONFIG_FILE)
     for entry in entries:
