@@ -490,7 +490,7 @@ def test_folders_that_lack_something_are_named(world, tmp_path):
 
 
 def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
-    from dreampose_cli.training.phase1 import starting_point
+    from dreampose_cli.training.starting import starting_point
 
     base = starting_point(str(world.stable_diffusion), str(world.clip_folder))
     assert base.config.resolution == (640, 512)
@@ -516,12 +516,12 @@ def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
 def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch, capsys):
     import dataclasses
 
-    from dreampose_cli.training import phase1
+    from dreampose_cli.training import starting, validation
 
-    monkeypatch.setattr(phase1, "PAPER", dataclasses.replace(phase1.PAPER, resolution=(48, 32)))
+    monkeypatch.setattr(starting, "PAPER", dataclasses.replace(starting.PAPER, resolution=(48, 32)))
     words = f"train {clips} -o {tmp_path}/people --base {world.stable_diffusion} --image-encoder {world.clip_folder}"
     words += " --max-steps 1 --batch-size 1 --device cpu"
-    monkeypatch.setattr(phase1, "write_strip", lambda *a, **k: None)  # a hundred steps of sampling
+    monkeypatch.setattr(validation, "write_strip", lambda *a, **k: None)  # a hundred steps of sampling
     assert main(words.split()) == 0, capsys.readouterr().err
     base = load_base(tmp_path / "people")
     assert base.unet.config.in_channels == 14

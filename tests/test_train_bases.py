@@ -14,7 +14,7 @@ from dreampose_cli.errors import TrainingError, UsageError
 from dreampose_cli.model.base import load_base
 from dreampose_cli.model.config import read_config
 from dreampose_cli.model.presets import MINI, build_mini
-from dreampose_cli.training import phase1
+from dreampose_cli.training import phase1, recipes, starting
 from dreampose_cli.training.card import MARK
 from dreampose_cli.training.loop import LoopSettings
 
@@ -30,8 +30,8 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def tiny_mini(monkeypatch):
     """Bases from nothing are made at the size of the tiny clips."""
     config = dataclasses.replace(MINI, resolution=(48, 32))
-    monkeypatch.setattr(phase1, "MINI", config)
-    monkeypatch.setattr(phase1, "build_mini", lambda seed, config=config: build_mini(seed, config))
+    monkeypatch.setattr(starting, "MINI", config)
+    monkeypatch.setattr(starting, "build_mini", lambda seed, config=config: build_mini(seed, config))
     return config
 
 
@@ -183,9 +183,9 @@ def test_a_bases_conditioning_is_settled(clips, tiny_base, tmp_path):
 
 
 def test_the_paper_preset_is_the_papers_recipe(clips, tiny_base, tmp_path):
-    paper = phase1.STAGES["paper"]["network"]
+    paper = recipes.STAGES["paper"]["network"]
     assert (paper.learning_rate, paper.batch_size, paper.ema, paper.decay) == (5e-6, 16, 0.0, 0.0)
-    assert phase1._in_epochs(paper, 5.0, None, 1000).steps == 313  # 5 x 1000 frames, 16 at a time
+    assert recipes.in_epochs(paper, 5.0, None, 1000).steps == 313  # 5 x 1000 frames, 16 at a time
     assert phase1.Dropout() == phase1.Dropout(image=0.05, pose=0.05, both=0.05)
     out = tmp_path / "out"
     phase1.train(clips, out, base=str(tiny_base), epochs=0.1, batch_size=2, ema=0.9, device="cpu")
@@ -299,17 +299,17 @@ def test_too_little_room_for_checkpoints_is_said_first(clips, tiny_base, tmp_pat
     out, real = tmp_path / "out", shutil.disk_usage
     full = real(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full if path == out else real(path))
-    with pytest.raises(TrainingError, match=r"3 checkpoints take 0\.. GB.*--keep"):
+    with pytest.raises(TrainingError, match=r"3 checkpoints take [\d.]+ [GM]B, and 1.0 MB are free.*--keep"):
         phase1.train(clips, out, preset="mini", base=str(tiny_base), **QUICK)
 
 
 def test_a_step_must_divide_among_processes_and_parts():
     stage = LoopSettings(steps=1, learning_rate=1, batch_size=16)
-    divided = phase1._settle("network", stage, None, 4, {"accumulate": 2})
+    divided = recipes.settle("network", stage, None, 4, {"accumulate": 2})
     assert (divided.batch_size, divided.accumulate) == (16, 2)
-    assert phase1._settle("network", stage, 3, 4, {"accumulate": 2}).batch_size == 24
+    assert recipes.settle("network", stage, 3, 4, {"accumulate": 2}).batch_size == 24
     with pytest.raises(UsageError, match=r"16 samples a step of network cannot be divided into 6 equal parts"):
-        phase1._settle("network", stage, None, 3, {"accumulate": 2})
+        recipes.settle("network", stage, None, 3, {"accumulate": 2})
 
 
 def test_contradictions_are_usage_errors(tmp_path, capsys):

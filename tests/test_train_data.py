@@ -182,6 +182,8 @@ def test_nothing_to_train_on(tmp_path):
     (tmp_path / "readme.txt").write_text("x")
     with pytest.raises(TrainingError, match="no training clips"):
         find_clips(tmp_path)
+    with pytest.raises(TrainingError, match="readme.txt is a file; give the folder"):
+        find_clips(tmp_path / "readme.txt")
 
 
 # ---- shards
@@ -267,7 +269,7 @@ def test_bad_clips_are_named_and_the_others_prepared(mixed):
     assert set(words) == {"nobody", "short-poses", "corrupt", "other-poses"}
     assert "show nobody" in words["nobody"] and "more frames than its poses (3)" in words["short-poses"]
     assert "video.mp4" in words["corrupt"] and "poses of another clip" in words["other-poses"]
-    assert any("1 clips have a single frame (one-frame" in note for note in notes)
+    assert any("1 clip of a single frame (one-frame)" in note for note in notes)
     window = frames.window(frames.clips[1], 0, 5, 12.5, "edge")  # a square picture in an upright frame is padded
     assert window[0, 0, 2].max() == 0 and window[0, 0, 24].max() == 2
 
@@ -356,9 +358,42 @@ def test_memory_does_not_grow_with_the_clip(tmp_path, monkeypatch):
 
 def test_too_little_room_is_said_before_the_work(mixed, monkeypatch, cache):
     monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(TrainingError, match=r"preparing 7 clips needs about 0.0 GB .*DREAMPOSE_CACHE"):
+    with pytest.raises(
+        TrainingError, match=r"preparing 7 clips needs about 0.1 MB .* where 0.0 MB are free.*DREAMPOSE_CACHE"
+    ):
         prepare_frames(mixed, SIZE)
     assert not list(cache.glob("data/*/*.shard"))
+
+
+def test_estimated_poses_take_room_too(clips, tmp_path, cache):
+    """They are kept at the clip's own size, and may be larger than what training reads."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for i, clip in enumerate(sorted((clips / "train").iterdir())):
+        shutil.copy(clip / "video.mp4", data / f"{i}.mp4")
+    sources = find_clips(data)
+    prepare_frames(data, SIZE, estimator="mini", device="cpu")
+    taken = sum(p.stat().st_size for p in cache.glob("poses/*.poses"))
+    assert 0.5 * taken < shards._estimates(sources) < 1.5 * taken
+    assert shards._estimates(find_clips(clips)) == 0  # poses lie beside them
+
+
+def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tmp_path, monkeypatch):
+    import errno
+
+    from dreampose_cli.media import atomic
+    from dreampose_cli.poses.files import PoseWriter
+
+    def full(self, frame):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise atomic.disk_full(self._path) from error
+
+    shutil.copy(sorted((clips / "train").iterdir())[0] / "video.mp4", tmp_path / "a.mp4")
+    monkeypatch.setattr(PoseWriter, "append", full)
+    with pytest.raises(StoreError, match="the disk of the cache .* is full.*DREAMPOSE_CACHE"):
+        prepare_frames(tmp_path, SIZE, estimator="mini", device="cpu")
 
 
 def test_the_estimate_of_the_room_is_near(mixed):

@@ -13,10 +13,11 @@ from dreampose_cli.errors import DreamposeError, OutputError, OutputExistsError,
 from dreampose_cli.model.base import load_base
 from dreampose_cli.model.conditioning import null_context
 from dreampose_cli.model.presets import MINI, build_mini
-from dreampose_cli.training import phase1
+from dreampose_cli.training import phase1, starting
 from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
 from dreampose_cli.training.frames import prepare_frames
 from dreampose_cli.training.loop import Draw, LoopSettings, latest_checkpoint, run
+from dreampose_cli.training.place import Place
 
 
 class Line(nn.Module):
@@ -88,7 +89,7 @@ def test_the_learning_rate_warms_up_and_decays():
 
 def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
     config = dataclasses.replace(MINI, resolution=(48, 32))
-    monkeypatch.setattr(phase1, "build_mini", lambda seed: build_mini(seed, config))
+    monkeypatch.setattr(starting, "build_mini", lambda seed: build_mini(seed, config))
     monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
     options = {"preset": "mini", "max_steps": 4, "save_every": 2, "batch_size": 2}
     phase1.train(clips, tmp_path / "whole", **options)
@@ -124,7 +125,7 @@ def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
 
 def test_one_stage_at_a_time(clips, tmp_path, monkeypatch):
     config = dataclasses.replace(MINI, resolution=(48, 32))
-    monkeypatch.setattr(phase1, "build_mini", lambda seed: build_mini(seed, config))
+    monkeypatch.setattr(starting, "build_mini", lambda seed: build_mini(seed, config))
     monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
     options = {"preset": "mini", "max_steps": 2, "batch_size": 2}
     out, notes = tmp_path / "base", []
@@ -156,10 +157,11 @@ def test_training_leaves_other_peoples_folders_alone(tmp_path):
     def start(folder, notes=None, **how):
         how = {"resume": False, "overwrite": False, **how}
         say = (notes if notes is not None else []).append
-        return phase1._may_start(folder, "base.json", folder / "checkpoints", how["resume"], how["overwrite"], say)
+        Place(folder, "base.json", how["resume"]).require_free(how["overwrite"], say)
 
     notes = []
-    assert start(tmp_path / "new", notes, resume=True) and "starting afresh" in notes[0]
+    start(tmp_path / "new", notes, resume=True)
+    assert "starting afresh" in notes[0]
     project = tmp_path / "project"  # with checkpoints of its own
     (project / "checkpoints").mkdir(parents=True)
     (project / "thesis.tex").write_text("x")
@@ -174,11 +176,12 @@ def test_training_leaves_other_peoples_folders_alone(tmp_path):
     logged = tmp_path / "logged"  # a log beside what is trained is no obstacle
     logged.mkdir()
     (logged / "train.log").write_text("x")
-    assert start(logged, notes, resume=True)
+    start(logged, notes, resume=True)
+    assert len(notes) == 2
 
 
 def test_the_estimator_preset(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(phase1, "MINI", dataclasses.replace(MINI, resolution=(48, 32)))
+    monkeypatch.setattr(starting, "MINI", dataclasses.replace(MINI, resolution=(48, 32)))
     phase1.train(clips, tmp_path / "eyes", preset="estimator", max_steps=2, batch_size=2)
     from dreampose_cli.poses.estimator import load_estimator
 

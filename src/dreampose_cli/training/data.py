@@ -82,7 +82,7 @@ def find_clips(dataset: Path, note: Callable[[str], None] | None = None, *, requ
     sources.sort(key=lambda source: source.split != "train")  # stable: names stay in their order
     if required and not any(source.split == "train" for source in sources):
         if sources:
-            why = f"{_counted(sources)} there to test with, and none besides"
+            why = f"{counted(sources)} there to test with, and none besides"
         elif look.left:
             why = "what lies there is left out, as the notes say"
         else:
@@ -102,7 +102,7 @@ def find_test_clips(dataset: Path, note: Callable[[str], None] | None = None) ->
     chosen = [replace(source, split="test") for source in sources if source.split == "test" or not look.said]
     photos = [source for source in chosen if not source.ordered]
     if photos and note:
-        note(f"{_counted(photos)} left out ({_some(photos)}): photos without an order in time.")
+        note(f"{counted(photos)} left out ({some(photos)}): photos without an order in time.")
     return [source for source in chosen if source.ordered]
 
 
@@ -121,7 +121,7 @@ class _Look:
     def say(self) -> None:
         for reason, names in self.left.items():
             what, why = reason.split(": ", 1)
-            self.note(f"{_counted(names, what)} left out ({_some(names)}): {why}.")
+            self.note(f"{counted(names, what)} left out ({some(names)}): {why}.")
 
 
 DRAWING = "video: a name that ends in poses is that of a drawing of poses"
@@ -136,6 +136,8 @@ UNLISTED = "clip: in no list"
 def _look_through(dataset: Path, note: Callable[[str], None] | None) -> tuple[list[Source], _Look]:
     """The clips of a dataset, their split empty where nothing says it."""
     dataset = Path(dataset)
+    if dataset.is_file():
+        raise TrainingError(f"{dataset} is a file; give the folder that it lies in.")
     if not dataset.is_dir():
         raise TrainingError(f"{dataset} is not a folder of clips; `dreampose synth {dataset}` makes one to try with.")
     look = _Look(note or (lambda text: None))
@@ -260,11 +262,12 @@ def _is_poses(folder: Path) -> bool:
     return folder.name.endswith("_poses")
 
 
-def _counted(things: list, what: str = "clip") -> str:
+def counted(things: list, what: str = "clip") -> str:
+    """How many there are, in words."""
     return f"{len(things)} {what}" + ("" if len(things) == 1 else "s")
 
 
-def _some(things: list[Source] | list[str]) -> str:
+def some(things: list[Source] | list[str]) -> str:
     """The first names, to know which are meant."""
     names = [thing.name if isinstance(thing, Source) else thing for thing in things]
     return ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
@@ -299,16 +302,14 @@ def _as_said(folder: Path, prefix: str, sources: list[Source], said: set[str], l
             elif all(source.split not in ("", split) for source in found):
                 elsewhere.append(name)
         if missing:
-            look.note(f"{path} names {_counted(missing)} not there ({_some(missing)}); training goes on without.")
+            look.note(f"{path} names {counted(missing)} not there ({some(missing)}); training goes on without.")
         if elsewhere:
             other = "train" if split == "test" else "test"
-            look.note(
-                f"{path} names {_counted(elsewhere)} in a folder {other}/ ({_some(elsewhere)}); the folder counts."
-            )
+            look.note(f"{path} names {counted(elsewhere)} in a folder {other}/ ({some(elsewhere)}); the folder counts.")
         if split == "test" and len(missing) == len(names):
             look.note(f"{path} names no clip that is there: nothing is scored on clips that are not trained on.")
     if both := [source for source in sources if source in chosen["train"] & chosen["test"]]:
-        look.note(f"{_counted(both)} in the lists for training and for testing ({_some(both)}): kept for testing.")
+        look.note(f"{counted(both)} in the lists for training and for testing ({some(both)}): kept for testing.")
 
     def split_of(source: Source) -> str:
         return source.split or next((split for split in ("test", "train") if source in chosen[split]), "")

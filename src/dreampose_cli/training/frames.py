@@ -13,7 +13,7 @@ import numpy as np
 from .. import store
 from ..errors import TrainingError
 from ..poses.sequence import window_indices
-from .data import Source, find_clips
+from .data import Source, counted, find_clips, some
 from .shards import Preparation, Shard, prepare, read_picture, read_pose
 
 FRAMES_VERSION = 2
@@ -190,7 +190,7 @@ def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameSt
         raise TrainingError("none of the training clips can be used; the notes say what is wrong with each.")
     short = [clip.name for clip in clips if clip.length == 1 and clip.split == "train"]
     if short:
-        note(f"{len(short)} clips have a single frame ({short[0]}, ...), which is then its own photo.")
+        note(f"{counted(short)} of a single frame ({some(short)}), which is then its own photo.")
     content = [(s.split, shard.fps, shard.ordered, shard.length, shard.digest) for s, shard in pairs]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     shards = [shard for _, shard in pairs]

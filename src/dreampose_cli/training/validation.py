@@ -6,8 +6,8 @@ is measured afterwards, on whole clips.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from ..model.base import Base
 from ..model.conditioning import prepare_photo
 from ..poses.preview import colour
 from ..rendering.batches import RenderSettings, render_batch
+from .distributed import Crew
 from .frames import Clip, FrameStore
+from .logs import Log
 
 CLIPS = 16  # are scored
 SHOWN = 6  # of these are in the strip
@@ -80,3 +82,37 @@ def write_strip(shown: list[Shown], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
         Image.fromarray(np.concatenate(columns, axis=1)).save(partial)
+
+
+@dataclass
+class Watch:
+    """Strips and scores of the network on the clips that are watched, in `folder`."""
+
+    model: Base
+    frames: FrameStore
+    folder: Path
+    first: int
+    crew: Crew
+    note: Callable[[str], None]
+    last_step: int = -1
+    last: dict[str, float] | None = None
+    last_strip: Path | None = None
+    log: Log | None = field(default=None, repr=False)
+
+    def __call__(self, step: int) -> dict[str, float] | None:
+        """Predict, write the strip and log the scores of `step`; returns them, None without a test list."""
+        if not self.crew.main or step == self.last_step:
+            return self.last
+        for module in self.model.components().values():
+            module.eval()
+        shown = list(predictions(self.model, self.frames))
+        self.last_step, self.last_strip = step, self.folder / f"{step:08d}.png"
+        write_strip(shown, self.last_strip)
+        if self.frames.split("test"):
+            self.last = scores(shown)
+            self.log = self.log or Log(self.folder / "scores.csv", ("step", "ssim", "l1", "frames"), self.first)
+            self.log.add(step, f"{self.last['ssim']:.5f}", f"{self.last['l1']:.5f}", self.last["frames"])
+            self.log.flush()
+            self.crew.track(step, {"ssim": self.last["ssim"], "l1": self.last["l1"]})
+            self.note(f"step {step}: SSIM {self.last['ssim']:.4f}, L1 {self.last['l1']:.4f} on the test clips.")
+        return self.last
