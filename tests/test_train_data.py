@@ -378,11 +378,14 @@ def test_estimated_poses_take_room_too(clips, tmp_path, cache):
     assert shards._estimates(find_clips(clips)) == 0  # poses lie beside them
 
 
-def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tmp_path, monkeypatch):
+def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_path, monkeypatch):
     import errno
+    from pathlib import Path
 
     from dreampose_cli.media import atomic
+    from dreampose_cli.model.base import load_base
     from dreampose_cli.poses.files import PoseWriter
+    from dreampose_cli.training.denoising import encode_frames
 
     def full(self, frame):
         try:
@@ -394,6 +397,16 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tmp_path, monkeypa
     monkeypatch.setattr(PoseWriter, "append", full)
     with pytest.raises(StoreError, match="the disk of the cache .* is full.*DREAMPOSE_CACHE"):
         prepare_frames(tmp_path, SIZE, estimator="mini", device="cpu")
+    frames, latents = prepare_frames(clips, SIZE), Path.write_bytes
+
+    def full_for_latents(self, data):
+        if ".latents" in self.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return latents(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full_for_latents)
+    with pytest.raises(StoreError, match="the disk of the cache .* is full"):
+        encode_frames(load_base(tiny_base), frames, (-1.0, 1.0))
 
 
 def test_the_estimate_of_the_room_is_near(mixed):

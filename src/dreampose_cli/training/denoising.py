@@ -35,6 +35,7 @@ from ..model.surface import build_surface
 from ..sampling import make_sampler
 from .frames import Clip, FrameStore
 from .loop import Draw, LoopSettings
+from .shards import caching
 
 
 @dataclass
@@ -237,7 +238,7 @@ def encode_frames(
     for i in order:
         clip = clips[i]
         if not files[i].exists():
-            with atomic_path(files[i]) as partial:
+            with caching(), atomic_path(files[i]) as partial:
                 partial.write_bytes(_encode_clip(base, frames, clip, value_range).tobytes())
         done += clip.length
         if progress:

@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -278,20 +278,29 @@ def _settle_worker() -> None:
 def _make(job: _Job) -> tuple[str | None, list[str]]:
     """Make a clip's shard; returns None or why there is none, and remarks on the clip."""
     remarks: list[str] = []
-    with storing(within=job.folder):
+    with storing(within=job.folder), caching():
         try:
             frames, fps = _frames(job.source, job.preparation, remarks.append)
             _write(job, frames, fps)
-        except (StoreError, UsageError):
+        except (StoreError, OutputError, UsageError):
             raise
-        except OutputError as error:  # of the poses that are kept in the cache
-            raise store_error(error.__cause__, "write") if isinstance(error.__cause__, OSError) else error from error
         except DreamposeError as error:
             if isinstance(error, NoPersonError):  # an estimator has seen every frame of it: once is enough
                 text = json.dumps({"clip": job.source.name, "reason": str(error)})
                 write_text(job.folder / f"{job.key}{BAD_SUFFIX}", text)
             return str(error), remarks
     return None, remarks
+
+
+@contextmanager
+def caching() -> Iterator[None]:
+    """What cannot be written in here is written into the cache: StoreError in place of OutputError."""
+    try:
+        yield
+    except OutputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise store_error(error.__cause__, "write") from error
+        raise
 
 
 def _write(job: _Job, frames: Iterator[tuple[np.ndarray, np.ndarray]], fps: float) -> None:
