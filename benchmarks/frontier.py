@@ -1,20 +1,22 @@
 """Quality against time: samplers, steps and guidance, fewer network rows, and low-rank subjects, on held-out mannequins.
 
-    python benchmarks/frontier.py --output frontier/ [--subjects 6] [--only samplers]
+    python benchmarks/frontier.py --output frontier/ [--subjects 4] [--processes 2] [--only samplers]
 
 Each of `--subjects` mannequins (clips "test" of the dataset of `--seed`, with which nothing is trained) is tuned on frame
 0 by the base's preset, and dances for `--frames` frames from frame 12 on, from the studio's exact poses, with one seed of
 noise. Scored is RGB in [0, 1] at the base's resolution: SSIM, L1, sharpness (gradient energy over the truth's) and
-flicker (frame-difference energy over the truth's), means over subjects. Seconds are CPU seconds (of all threads) of
-denoising and decoding: others may compute on the same machine.
+flicker (frame-difference energy over the truth's), means over subjects, with the standard deviation over subjects and each
+setting's distance from PNDM 100 in SSIM, subject by subject. Seconds are CPU seconds (of all threads) of denoising and
+decoding: others may compute on the same machine.
 
-The default by the rule: of the settings whose SSIM is within 0.002 of PNDM 100's at the base's own guidance, whose flicker
-is no further from the truth's and whose sharpness is at least .98 of its, the one with the fewest network rows; of
-several the one with the higher SSIM.
+The default by the rule, which is judged on the means: of the settings whose SSIM is within 0.002 of PNDM 100's at the base's
+own guidance, whose flicker is no further from the truth's and whose sharpness is at least .98 of its, the one with the fewest
+network rows; of several the one with the higher SSIM.
 
 Sections: samplers (steps x samplers), guidance (image and pose weights, intervals), rows (null and image rows reused from
-step to step: an approximation from the second step on), ranks (low-rank subjects). OUTPUT gets results.json (grows by
-one subject at a time; a run that was stopped goes on), table.md and frontier.jpg.
+step to step: an approximation from the second step on), ranks (low-rank subjects). OUTPUT gets a file for each subject (a
+run that was stopped goes on with the next), results.json, table.md, frontier-N.jpg (samplers by steps, of each subject)
+and strip.jpg (the truth, PNDM 100, the default that is, and that by the rule).
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 SECTIONS = ("samplers", "guidance", "rows", "ranks")
-STEPS = "2,3,4,5,8,10,20,50"
+STEPS = "2,3,4,6,10,20"
 REFERENCE = "pndm 100"
 METRICS = ("ssim", "l1", "sharpness", "flicker")
 SSIM_LOSS, SHARPNESS_KEPT, FLICKER_SLACK = 0.002, 0.98, 0.005
@@ -41,14 +44,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--base", default="mini", help="name or folder (default: mini)")
     add("--output", type=Path, required=True, metavar="DIR")
-    add("--subjects", type=int, default=6, help="mannequins (default: 6)")
-    add("--frames", type=int, default=12, help="frames of each (default: 12)")
+    add("--subjects", type=int, default=4, help="mannequins (default: 4)")
+    add("--frames", type=int, default=8, help="frames of each (default: 8)")
     add("--seed", type=int, default=2026, help="seed of the dataset; never train on it (default: 2026)")
     add("--only", action="append", choices=SECTIONS, help="this section; can be repeated (default: all)")
     add("--guidance", help="of the reference and of samplers, as 1.5,1.5 (default: the base's own)")
     add("--steps", default=STEPS, help=f"of each sampler (default: {STEPS})")
-    add("--ranks", default="4,8,16", help="of low-rank subjects (default: 4,8,16)")
-    add("--threads", type=int, help="threads to compute with")
+    add("--ranks", default="8,16", help="of low-rank subjects (default: 8,16)")
+    add("--threads", type=int, help="threads to compute with (default: all, or 1 with several processes)")
+    add("--processes", type=int, default=1, help="processes that share the mannequins (default: 1)")
+    add("--share", type=int, help=argparse.SUPPRESS)  # the number of one of these processes
     add("--device", default="cpu")
     chosen = parser.parse_args(argv)
     chosen.steps, chosen.ranks = ([int(n) for n in text.split(",")] for text in (chosen.steps, chosen.ranks))
@@ -71,7 +76,7 @@ def settings_of(base, sections: list[str], counts: list[int], guidance: list[flo
     if "guidance" in sections:
         for s1, s2 in ((1.0, 1.0), (1.25, 1.25), (1.4, 1.4), (2.0, 2.0), (1.5, 1.0), (2.0, 1.25), (3.0, 1.5)):
             found[f"guidance {s1:g} / {s2:g}"] = {**usual, "image_guidance": s1, "pose_guidance": s2}
-        found["pndm 100, guidance 1.4 / 1.4"] = {**found[REFERENCE], "image_guidance": 1.4, "pose_guidance": 1.4}
+        found["pndm 100, guidance 1 / 1"] = {**found[REFERENCE], "image_guidance": 1.0, "pose_guidance": 1.0}
         intervals = [(own.sampler, own.steps, 1.4, low, high) for low, high in ((0.5, 1.0), (0.0, 0.5), (0.25, 0.75))]
         few = [("ddim", 3, 1.25), ("ddim", 3, 1.4), ("dpm++-karras", 3, 1.25), ("dpm++-sde", 3, 1.25)]
         intervals += [(*each, low, 1.0) for each in few for low in (0.0, 0.5)]
@@ -230,7 +235,12 @@ def summarise(subjects: list[dict]) -> dict[str, dict]:
         name: {key: statistics.fmean(each[name][key] for each in subjects) for key in names[name]} for name in names
     }
     best = means[REFERENCE]
-    for row in means.values():
+    for name, row in means.items():
+        gaps = [each[name]["ssim"] - each[REFERENCE]["ssim"] for each in subjects]
+        row["gap"], row["gap_from"], row["gap_to"] = statistics.fmean(gaps), min(gaps), max(gaps)
+        row["deviation"] = {
+            key: statistics.stdev(each[name][key] for each in subjects) if len(subjects) > 1 else 0.0 for key in METRICS
+        }
         row["within"] = (
             row["ssim"] >= best["ssim"] - SSIM_LOSS
             and abs(row["flicker"] - 1) <= abs(best["flicker"] - 1) + FLICKER_SLACK
@@ -249,13 +259,18 @@ def choose(means: dict[str, dict]) -> str:
 
 def table(means: dict[str, dict], chosen_name: str) -> str:
     lines = [
-        "| setting | rows | CPU seconds a frame | SSIM | L1 | sharpness | flicker | within |",
-        "|---|---|---|---|---|---|---|---|",
+        "| setting | rows | CPU seconds a frame | SSIM | less PNDM 100 (least to most) | L1 | sharpness | flicker | within |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
+
+    def cell(row: dict, key: str, digits: int) -> str:
+        return f"{row[key]:.{digits}f} ± {row['deviation'][key]:.{digits}f}"
+
     for name, row in means.items():
         mark = "**default by the rule**" if name == chosen_name else "yes" if row["within"] else ""
-        cells = [name, f"{row['rows']:.1f}", f"{row['seconds']:.3f}", f"{row['ssim']:.4f}", f"{row['l1']:.4f}"]
-        lines.append("| " + " | ".join([*cells, f"{row['sharpness']:.3f}", f"{row['flicker']:.3f}", mark]) + " |")
+        gap = f"{row['gap']:+.4f} ({row['gap_from']:+.4f} to {row['gap_to']:+.4f})"
+        cells = [name, f"{row['rows']:.1f}", f"{row['seconds']:.3f}", cell(row, "ssim", 4), gap, cell(row, "l1", 4)]
+        lines.append("| " + " | ".join([*cells, cell(row, "sharpness", 3), cell(row, "flicker", 3), mark]) + " |")
     ranks = {name: row for name, row in means.items() if "tuning_seconds" in row}
     if ranks:
         lines += ["", "| subject | SSIM, less full | CPU seconds of tuning | size |", "|---|---|---|---|"]
@@ -286,43 +301,84 @@ def sheet(pictures: dict, counts: list[int], path: Path) -> None:
     canvas.save(path, quality=88)
 
 
+def strip(pictures: list[dict], names: list[str], path: Path) -> None:
+    """A row for each subject: its middle frame by each of the settings."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = pictures[0]["truth"].shape[:2]
+    font, bar = ImageFont.load_default(11), 16
+    canvas = Image.new("RGB", (len(names) * (width + 4), bar + len(pictures) * (height + 4)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for k, name in enumerate(names):
+        draw.text((k * (width + 4) + 2, 1), name, fill=(60, 60, 60), font=font)
+        for i, each in enumerate(pictures):
+            canvas.paste(Image.fromarray(np.asarray(each[name])), (k * (width + 4), bar + i * (height + 4)))
+    canvas.save(path, quality=90)
+
+
+def examine_share(chosen: argparse.Namespace, folder: Path, sections: list[str], settings: dict) -> None:
+    """The subjects that fall to this process, each into files of its own; what is there already is left."""
+    import numpy as np
+
+    for index in range(chosen.share or 0, chosen.subjects, chosen.processes):
+        file = chosen.output / f"subject-{index}.json"
+        if file.exists():
+            continue
+        found, pictures = examine(chosen, folder, index, sections)
+        np.savez(file.with_suffix(".npz"), **pictures)
+        if "samplers" in sections:
+            sheet(pictures, chosen.steps, chosen.output / f"frontier-{index}.jpg")
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps({"settings": settings, "found": found}, indent=1) + "\n", encoding="utf-8")
+        partial.replace(file)
+        print(f"mannequin {index}: PNDM 100 {found[REFERENCE]['ssim']:.4f}", file=sys.stderr, flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     chosen = arguments(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import numpy as np
     import torch
 
     from dreampose_cli.model.bases import resolve_base
+    from dreampose_cli.model.config import read_config
     from dreampose_cli.model.revision import revision
 
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
+    threads = chosen.threads or (1 if chosen.processes > 1 else None)
+    if threads:
+        torch.set_num_threads(threads)
     folder = resolve_base(chosen.base)
     sections = chosen.only or list(SECTIONS)
     out = chosen.output
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "results.json"
     settings = {"base": revision(folder), "seed": chosen.seed, "frames": chosen.frames, "sections": sorted(sections)}
     settings |= {"steps": chosen.steps, "ranks": chosen.ranks, "guidance": chosen.guidance}
-    results = {"settings": settings, "subjects": {}}
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        if before["settings"] != settings:
+    files = [out / f"subject-{index}.json" for index in range(chosen.subjects)]
+    for file in files:
+        if file.exists() and json.loads(file.read_text(encoding="utf-8"))["settings"] != settings:
             sys.exit(f"{file} was made with other settings; choose another --output.")
-        results = before
-    for index in range(chosen.subjects):
-        if str(index) in results["subjects"]:
-            continue
-        found, pictures = examine(chosen, folder, index, sections)
-        results["subjects"][str(index)] = found
-        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"{index + 1}/{chosen.subjects}: PNDM 100 {found[REFERENCE]['ssim']:.4f}", file=sys.stderr, flush=True)
-        if index == 0 and "samplers" in sections:
-            sheet(pictures, chosen.steps, out / "frontier.jpg")
-    means = summarise([results["subjects"][str(i)] for i in range(chosen.subjects)])
-    text = table(means, choose(means))
-    results["means"] = means
-    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if chosen.share is not None or chosen.processes == 1:
+        examine_share(chosen, folder, sections, settings)
+        if chosen.share is not None:
+            return 0
+    else:
+        words = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)]
+        running = [subprocess.Popen([*words, "--share", str(i)]) for i in range(chosen.processes)]
+        codes = [process.wait() for process in running]
+        if any(codes):
+            sys.exit("a process failed; the same command goes on with what is left.")
+    subjects = [json.loads(file.read_text(encoding="utf-8"))["found"] for file in files]
+    means = summarise(subjects)
+    best = choose(means)
+    text = table(means, best)
+    results = {"settings": settings, "subjects": subjects, "means": means, "default by the rule": best}
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (out / "table.md").write_text(text, encoding="utf-8")
+    own = read_config(folder).sampling
+    pictures = [dict(np.load(file.with_suffix(".npz"))) for file in files]
+    names = dict.fromkeys(["truth", REFERENCE, f"{own.sampler} {own.steps}", best])
+    strip(pictures, [name for name in names if all(name in each for each in pictures)], out / "strip.jpg")
     print(text, end="")
     return 0
 

@@ -2,7 +2,7 @@
 
     python benchmarks/performance.py --output performance.json                     # mini, on this machine's CPU
     python benchmarks/performance.py --size sd14 --device cuda --output gpu.json   # random weights at full size
-    python benchmarks/performance.py --size sd14 --only memory --output ram.json   # resident memory of one frame
+    python benchmarks/performance.py --size sd14 --only memory --frames 2 --output ram.json   # resident memory on a CPU
 
 Measured beside one another, each in a process of its own: what `dreampose` does, and the published procedure written
 down plainly from the same components (`Published` below): the photo encoded again for every frame, one frame at a time,
@@ -170,10 +170,19 @@ def work(spec: dict) -> dict:
         torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     os.environ["DREAMPOSE_CACHE"] = spec["cache"]
+    libraries()
     found = WORKERS[spec["kind"]](spec)
     if spec["device"].startswith("cuda"):
         found["device_memory"] = torch.cuda.max_memory_allocated()
     return {**found, "threads": torch.get_num_threads()}
+
+
+def libraries() -> None:
+    """Import what any measured process may need, in each of them: a process's resident memory is mostly that."""
+    import dreampose_cli.rendering
+    import dreampose_cli.training.tuning  # noqa: F401
+
+    command("cache", "dir")  # the command line's own
 
 
 class Clock:
@@ -198,8 +207,6 @@ def command(*words) -> dict:
 
 
 def _tune(spec: dict) -> dict:
-    import dreampose_cli.training.tuning  # noqa: F401 - a process's start is measured around it
-
     clock = Clock()
     words = ["tune", spec["photo"], "--base", spec["base"], "--poses", spec["photo_pose"], "--device", spec["device"]]
     document = command(*words, "--dtype", spec["dtype"], *spec.get("options", []))
@@ -209,8 +216,6 @@ def _tune(spec: dict) -> dict:
 
 
 def _render(spec: dict) -> dict:
-    import dreampose_cli.rendering  # noqa: F401 - a process's start is measured around it
-
     clock = Clock()
     who = ["--subject", spec["subject"]] if spec.get("subject") else ["--photo", spec["photo"], "--base", spec["base"]]
     words = ["render", "--poses", spec["poses"], "-o", spec["to"], "--device", spec["device"], "--overwrite"]
@@ -304,33 +309,31 @@ def _subjects(spec: dict) -> dict:
 
 
 def _poses(spec: dict) -> dict:
-    """The mini estimator on a video: as `dreampose poses`, and one picture after the other. Both load the estimator."""
-    import numpy as np
-
-    import dreampose_cli.poses.extraction  # noqa: F401 - a process's start is not measured here
-    from dreampose_cli import media
-    from dreampose_cli.poses import estimator as estimators
-
+    """The mini estimator, which is loaded first, on a video, as `dreampose poses`."""
     clock = Clock()
     document = command("poses", spec["video"], "-o", spec["to"], "--estimator", "mini", "--device", spec["device"])
-    ours = clock.read()
-    estimators._load.cache_clear()
+    return {**clock.read(), "frames": document["frames"], "bytes": Path(spec["to"]).stat().st_size}
+
+
+def _published_poses(spec: dict) -> dict:
+    """The same estimator on the same video, one picture after the other, as `.npy` files."""
+    import numpy as np
+
+    from dreampose_cli import media
+    from dreampose_cli.poses.estimator import load_estimator
+
     clock = Clock()
-    estimator = estimators.load_estimator("mini", spec["device"])
-    folder = Path(spec["to"] + ".npy")
+    estimator = load_estimator("mini", spec["device"])
+    folder = Path(spec["to"])
     folder.mkdir(exist_ok=True)
     for i, picture in enumerate(list(media.open_frames(spec["video"]))):
         np.save(folder / f"frame_{i}_densepose.npy", estimator.estimate([picture])[0][1:].astype(np.float64))
-    published = clock.read()
-    disk = sum(path.stat().st_size for path in folder.iterdir())
-    return {
-        **ours, "published": {**published, "bytes": disk}, "frames": document["frames"],
-        "bytes": Path(spec["to"]).stat().st_size,
-    }  # fmt: skip
+    return {**clock.read(), "bytes": sum(path.stat().st_size for path in folder.iterdir())}
 
 
 def _scaling(spec: dict) -> dict:
-    """Seconds of denoising and decoding by frames, steps, resolution and batch, with the exponent fitted to each."""
+    """Seconds of denoising and decoding by frames, steps, resolution and batch, and of tuning by steps, with the exponents
+    fitted to each. Wall-clock seconds, and those of all threads."""
     import numpy as np
     import torch
 
@@ -339,22 +342,40 @@ def _scaling(spec: dict) -> dict:
     from dreampose_cli.model.conditioning import prepare_photo
     from dreampose_cli.rendering.batches import RenderSettings, render_frames
     from dreampose_cli.rendering.memory import Portions
+    from dreampose_cli.training.tuning import fit_subject, settle
 
     device = pick_device(spec["device"])
     dtype = pick_dtype(spec["dtype"], device)
     mini = spec["size"] == "mini"
+    usual = 1 if device.type == "cpu" else 8  # frames at once
 
-    def seconds(model, photo, frames: int, batch: int, **sampling) -> float:
+    def least(runs: list[dict]) -> dict:
+        return min(runs, key=lambda run: run["cpu_seconds" if device.type == "cpu" else "seconds"])
+
+    def seconds(model, photo, frames: int, batch: int = usual, **sampling) -> dict:
         height, width = model.config.resolution
         settings = RenderSettings.of(model, **sampling)
         windows = torch.zeros(frames, model.config.poses.count, 3, height, width)
-        times = []
-        for _ in range(2):  # the first run warms up
-            started = time.perf_counter()
-            for _frame in render_frames(model, photo, iter(windows), settings, Portions(batch)):
+
+        def render(some) -> dict:
+            clock = Clock()
+            for _frame in render_frames(model, photo, iter(some), settings, Portions(batch)):
                 pass
-            times.append(time.perf_counter() - started)
-        return min(times)
+            return clock.read()
+
+        render(windows[:batch])  # warms up
+        return least([render(windows), render(windows)])
+
+    def tuning(model, views, **steps) -> dict:
+        preset = settle(model.config.tuning, **{"steps": 0, "decoder_steps": 0, **steps})
+        clock = Clock()
+        fit_subject(model, views, preset, 0, None, None, None, None, thrift(preset))
+        return clock.read()
+
+    def thrift(preset):
+        from dreampose_cli.training.thrift import Thrift
+
+        return Thrift.of(preset, device, "auto", None)
 
     def ready(model):
         height, width = model.config.resolution
@@ -364,16 +385,25 @@ def _scaling(spec: dict) -> dict:
     model, photo = ready(load_base(Path(spec["base"]), device=device, dtype=dtype))
     few = {"steps": 4}
     rows = {
-        "frames": {n: seconds(model, photo, n, 8, **few) for n in (8, 16, 32, 64)},
-        "steps": {n: seconds(model, photo, 8, 8, steps=n) for n in (4, 8, 16, 32)},
-        "batch, seconds a frame": {n: seconds(model, photo, 16, n, **few) / 16 for n in (1, 2, 4, 8, 16)},
+        "render, frames": {n: seconds(model, photo, n, **few) for n in (8, 16, 32, 64)},
+        "render, steps": {n: seconds(model, photo, 8, steps=n) for n in (4, 8, 16, 32)},
+        "render, frames at once (of 16)": {n: seconds(model, photo, 16, n, **few) for n in (1, 2, 4, 8, 16)},
     }
     found = {}
     for size in ((80, 64), (160, 128), (240, 192), (320, 256)) if mini else ((320, 256), (640, 512)):
         other, still = ready(_of_size(spec["size"], size, device, dtype))
-        found[size[0] * size[1]] = seconds(other, still, 8, 8, **few)
-    rows["pixels"] = found
-    fitted = {name: exponent(each) for name, each in rows.items()}
+        found[size[0] * size[1]] = seconds(other, still, 8, **few)
+    rows["render, pixels"] = found
+    if mini:
+        views = _views(spec)
+        tuning(model, views, steps=1, decoder_steps=1)  # warms up; time does not depend on what was learnt
+        rows["tune, steps of the network"] = {n: tuning(model, views, steps=n) for n in (4, 8, 16)}
+        rows["tune, steps of the decoder"] = {n: tuning(model, views, decoder_steps=n) for n in (10, 20, 40)}
+    kinds = ("seconds", "cpu_seconds")
+    fitted = {
+        name: {kind: exponent({n: point[kind] for n, point in each.items()}) for kind in kinds}
+        for name, each in rows.items()
+    }
     return {"seconds_by": rows, "exponents": fitted}
 
 
@@ -484,6 +514,7 @@ WORKERS = {
     "published-render": _published_render,
     "subjects": _subjects,
     "poses": _poses,
+    "published-poses": _published_poses,
     "scaling": _scaling,
     "variants": _variants,
     "floor": _floor,
@@ -588,6 +619,7 @@ class Run:
         for name in ("full", "full, --memory low", "rank 8"):
             found[name] |= ratios(found["published"], found[name])
             found[name]["smaller"] = found["published"]["bytes"] / found[name]["bytes"]
+            found[name]["memory"] = found[name]["resident"] / found["published"]["resident"]
         return found
 
     def render(self) -> dict:
@@ -642,7 +674,10 @@ class Run:
         return self.measure("subjects", subjects=self.found_subjects)
 
     def poses(self) -> dict:
-        return self.measure("poses", to=str(self.folder / "estimated.poses"))
+        (self.folder / "estimated.poses").unlink(missing_ok=True)
+        published = self.measure("published-poses", to=str(self.folder / "estimated"))
+        ours = self.measure("poses", to=str(self.folder / "estimated.poses"))
+        return {**ours, **ratios(published, ours), "published": published}
 
     def startup(self) -> dict:
         def seconds(*words: str) -> float:
@@ -666,11 +701,18 @@ class Run:
         return self.measure("floor")
 
     def memory(self) -> dict:
-        """One frame at one step, with all memory there is and with little: resident memory."""
-        photo = {"to": f"{self.folder / 'one'}/", "options": ["--steps", "1", "--end", "0.05"]}
+        """The peak of one frame at one step, and of one step of a low-rank subject's two phases, with little memory and with
+        all that a CPU's default takes; in bfloat16 at full size."""
+        number = ["--dtype", "bfloat16"] if self.chosen.size == "sd14" and self.chosen.dtype == "auto" else []
+        frame = ["--photo-pose", str(self.folder / "photo.poses"), "--steps", "1", "--end", "0.05", *number]
+        step = ["--rank", "8", "--steps", "1", "--decoder-steps", "1", "--batch-size", "1", *number]
         found = {}
         for how in ("low", "auto"):
-            found[how] = self.measure("render", **{**photo, "options": [*photo["options"], "--memory", how]})
+            more = ["--memory", how]
+            found[f"render one frame, {how}"] = self.measure(
+                "render", to=f"{self.folder / 'one'}/", options=[*frame, *more]
+            )
+        found["tune one step, rank 8, low"] = self.measure("tune", options=[*step, "--memory", "low"])
         weights = sum(path.stat().st_size for path in self.base.rglob("*.safetensors"))
         return {"weights": weights, **found}
 
@@ -697,7 +739,8 @@ def tables(results: dict) -> str:
         return f"{count / 1e6:,.1f} MB" if count < 1e8 else f"{count / 1e6:,.0f} MB"
 
     def peak(one: dict) -> str:
-        return megabytes(one.get("device_memory", one["resident"]))
+        ratio = f" ({one['memory']:.2f} x)" if "memory" in one and "device_memory" not in one else ""
+        return megabytes(one.get("device_memory", one["resident"])) + ratio
 
     def times(one: dict) -> list[str]:
         def cell(key: str) -> str:
@@ -736,19 +779,19 @@ def tables(results: dict) -> str:
         )
     if found := results.get("poses"):
         names = {"published (one at a time, .npy)": found["published"], "dreampose": found}
-        rows = [
-            [name, f"{one['seconds']:.2f}", f"{one['cpu_seconds']:.2f}", megabytes(one["bytes"])]
-            for name, one in names.items()
-        ]
-        say(f"poses, {found['frames']} frames|seconds|CPU seconds|disk", rows)
+        rows = [[name, *times(one), peak(one), megabytes(one["bytes"])] for name, one in names.items()]
+        say(f"poses, {found['frames']} frames|{TIMES}|peak memory|disk", rows)
     if found := results.get("startup"):
         say("start|seconds", [[name, f"{value:.2f}"] for name, value in found.items()])
     if found := results.get("scaling"):
-        rows = [
-            [name, ", ".join(f"{n}: {s:.3g}" for n, s in each.items()), f"{found['exponents'][name]:.2f}"]
-            for name, each in found["seconds_by"].items()
-        ]
-        say("scaling with|seconds|exponent", rows)
+        rows = []
+        for name, each in found["seconds_by"].items():
+            cells = [name]
+            for kind in ("seconds", "cpu_seconds"):
+                cells.append(", ".join(f"{n}: {point[kind]:.3g}" for n, point in each.items()))
+                cells.append(f"{found['exponents'][name][kind]:.2f}")
+            rows.append(cells)
+        say("scaling with|seconds|exponent|CPU seconds|exponent", rows)
     if found := results.get("variants"):
         rows = [
             [name, *(f"{one[key]:.2f}" for key in ("seconds", "cpu_seconds")), f"{one['first']['seconds']:.2f}"]
@@ -770,8 +813,8 @@ def tables(results: dict) -> str:
         say("floor|", rows)
     if found := results.get("memory"):
         rows = [["weights on disk", megabytes(found["weights"])]]
-        rows += [[f"--memory {how}", peak(found[how])] for how in ("low", "auto")]
-        say("one frame|", rows)
+        rows += [[name, peak(one)] for name, one in found.items() if name != "weights"]
+        say("peak memory|", rows)
     return "\n".join(lines).strip() + "\n"
 
 

@@ -72,6 +72,9 @@ def test_portions_follow_what_is_free(base, monkeypatch):
         monkeypatch.setattr(memory, "free_bytes", lambda device: amount)
         return plan(base, rows, **options)
 
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert with_free(100 * GIGABYTE) == Portions(1, None, 1)  # two cores are as fast with one frame
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert with_free(100 * GIGABYTE) == Portions(4, None, 4)
     assert with_free((3 * 3 * row + 1) / memory.MARGIN).frames == 3
     assert with_free(0) == Portions(1, 1, 1)
@@ -311,6 +314,49 @@ def test_thrift_changes_nothing_but_rounding(tiny_base, clip, photo):
     moved = [name for name in untuned if not torch.equal(untuned[name], plain[name])]
     close = [torch.allclose(plain[n] - untuned[n], sparing[n] - untuned[n], atol=3e-5) for n in moved]
     assert np.mean(close) > 0.9  # Adam's first steps go by the sign alone, and the sign of nothing is rounding
+
+
+def test_few_cores_compute_one_sample_at_a_time(tiny_base, monkeypatch):
+    preset = dataclasses.replace(settle(load_base(tiny_base).config.tuning), batch_size=4)
+
+    def with_threads(count, device="cpu", memory="auto"):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+        return Thrift.of(preset, torch.device(device), memory, None)
+
+    assert with_threads(2) == Thrift(checkpointing=True, parts=4) == with_threads(8, memory="low")
+    assert with_threads(8) == with_threads(2, "mps") == Thrift()
+
+
+def test_blended_weights_are_the_same_whether_the_old_ones_are_in_memory_or_in_files(tiny_base, clip, photo, tmp_path):
+    results = []
+    for folder in (None, tmp_path):
+        base = load_base(tiny_base)
+        preset = dataclasses.replace(settle(base.config.tuning, steps=2, decoder_steps=0), blend=0.25)
+        views = read_views(
+            base.config, [photo], [media.read_photo(photo)], [clip / "video.poses"], base.config.estimator, "cpu"
+        )
+        results.append(fit_subject(base, views, preset, 0, None, folder))
+    assert (tmp_path / "unet-before.safetensors").exists()
+    original = load_base(tiny_base).unet.state_dict()
+    in_memory, in_files = (each["unet"] for each in results)
+    assert all(torch.equal(in_memory[name], in_files[name]) for name in original)
+    assert any(not torch.equal(in_files[name], value) for name, value in original.items())
+
+
+def test_texture_blocks_computed_twice_learn_the_same(tiny_base):
+    texture = load_base(tiny_base).adapter.texture
+    if texture is None:
+        pytest.skip("this base carries no texture")
+    inputs = texture.enter.in_channels - texture.latent_channels
+    carried, pose = torch.randn(1, inputs - 15, 8, 8), torch.randn(1, 15, 8, 8)
+    found = []
+    for twice in (False, True):
+        texture.gradient_checkpointing = twice
+        texture.zero_grad()
+        texture(carried, pose).square().mean().backward()
+        found.append([p.grad.clone() for p in texture.blocks.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*found, strict=True))
+    assert any(a.any() for a in found[0])
 
 
 def test_out_of_memory_leads_to_more_thrift(tiny_base, clip, photo):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
 from pathlib import Path
 
 import psutil
@@ -9,6 +12,9 @@ import torch
 from torch import nn
 
 from .errors import UsageError
+
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's malloc.h
+_GIVEN_BACK = 2**18  # bytes: blocks from this size on are given back at once
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -95,6 +101,38 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    elif device.type == "cpu" and (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
+def keep_little(device: torch.device) -> None:
+    """On a CPU let this process hold on to less of what it freed, where the C library is glibc.
+
+    By default every thread keeps what it freed to itself, so that what loading left over lies idle beside the thread
+    that computes, and large blocks are cut up instead of given back. Takes a few per cent of the time (measured on mini).
+    """
+    library = _glibc() if device.type == "cpu" else None
+    if library is not None:
+        library.mallopt(_M_ARENA_MAX, 1)
+        library.mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK)
+
+
+def few_cores(device: torch.device) -> bool:
+    """Whether this is a CPU with so few threads that computing several samples together gains little.
+
+    On two cores, mini: a frame alone takes as long as one of four, and eight samples of tuning one by one 1.3 times as
+    long as together (measured). More cores want more to share.
+    """
+    return device.type == "cpu" and torch.get_num_threads() < 4
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
 
 
 def put_away(*modules: nn.Module) -> None:

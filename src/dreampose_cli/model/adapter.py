@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class TextureEncoder(nn.Module):
@@ -27,6 +28,7 @@ class TextureEncoder(nn.Module):
         super().__init__()
         self.latent_channels = vae.config.latent_channels
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.gradient_checkpointing = False  # whether the blocks' activations are computed twice instead of kept
         self.detail = nn.Sequential(copy.deepcopy(vae.encoder), copy.deepcopy(vae.quant_conv)).requires_grad_(False)
         self.enter = nn.Conv2d(inputs + self.latent_channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(
@@ -54,8 +56,9 @@ class TextureEncoder(nn.Module):
             picture = F.pixel_shuffle(carried[:, : 3 * self.factor**2], self.factor)
             seen = self.detail(picture)[:, : self.latent_channels]
         x = self.enter(torch.cat([carried, pose, seen], dim=1))
+        twice = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = x + block(x)
+            x = x + (checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if twice else block(x))
         return self.leave(F.silu(x))
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..device import few_cores
 from ..errors import PoseError, UsageError
 from ..fitting import fit_picture
 from ..names import ESTIMATORS
@@ -31,6 +32,7 @@ from .nearer import Search
 PARTS = 24
 MIN_PERSON = 0.004  # a person covers at least this share of what is looked at
 LOOKING = 2  # the version of how it looks at pictures
+AT_ONCE = 2  # pictures that a CPU of few cores computes together: more are no faster
 ESTIMATOR_FILE = "estimator.safetensors"
 CONFIG_FILE = "estimator.json"
 
@@ -109,11 +111,15 @@ class Estimator:
     def _see(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Pictures, each fitted as a whole, -> poses (n, 3, *resolution)."""
         fitted = np.stack([fit_picture(picture, self.resolution, "contain") for picture in pictures])
-        pixels = torch.from_numpy(fitted).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
-        logits, uv = self.network(pixels.to(self.dtype))
-        part = logits.argmax(1, keepdim=True)
-        on_body = part > 0
-        return torch.cat([part.float(), uv.float().clamp(1 / 255, 1) * on_body], dim=1).cpu().numpy()
+        size = AT_ONCE if few_cores(self.device) else len(fitted)
+        found = []
+        for begin in range(0, len(fitted), size):
+            pixels = torch.from_numpy(fitted[begin : begin + size]).permute(0, 3, 1, 2).to(self.device)
+            logits, uv = self.network((pixels.float() / 127.5 - 1).to(self.dtype))
+            part = logits.argmax(1, keepdim=True)
+            on_body = part > 0
+            found.append(torch.cat([part.float(), uv.float().clamp(1 / 255, 1) * on_body], dim=1).cpu().numpy())
+        return np.concatenate(found)
 
 
 def has_person(frame: np.ndarray, least: float = 0.0) -> bool:

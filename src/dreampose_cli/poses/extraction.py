@@ -24,6 +24,7 @@ from ..errors import MediaError, NoPersonError, PoseError, UsageError
 from ..names import POSE_FORMATS, check_choice
 from .files import (
     PoseWriter,
+    copy_poses,
     is_dreampose_name,
     is_pose_source,
     open_poses,
@@ -104,7 +105,7 @@ def extract(
         write_iuv_folder(output, sequence, overwrite=overwrite)
     elif format == "dreampose":
         write_dreampose_folder(output, sequence, overwrite=overwrite)
-    else:
+    elif not copy_poses(sequence, output, source=Path(source).name, estimator=used):
         with PoseWriter(
             output, sequence.size, sequence.fps, has_parts=sequence.has_parts, source=Path(source).name, estimator=used
         ) as writer:

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shutil
 import threading
 import zipfile
 import zlib
@@ -115,6 +116,18 @@ class PoseWriter:
         self._zip.writestr(member, data, compresslevel=6)
 
 
+def copy_poses(sequence: PoseSequence, path: str | os.PathLike, *, source: str, estimator: str | None) -> bool:
+    """Copy a sequence that is the whole of a `.poses` file from this source and estimator to `path`, compressed as it is.
+
+    False, and nothing done, for any other. Raises OutputError if the file cannot be written.
+    """
+    if not isinstance(sequence, _ZipPoses) or (sequence.source, sequence.estimator) != (source, estimator):
+        return False
+    with atomic_path(path) as part:
+        shutil.copyfile(sequence.file, part)
+    return True
+
+
 def open_poses(
     path: str | os.PathLike,
     *,
@@ -211,6 +224,11 @@ class _ZipPoses(PoseSequence):
             header["frames"], (height, width), header["fps"], has_parts=header["has_parts"], source=header["source"]
         )
         self.estimator: str | None = header.get("estimator")
+
+    @property
+    def file(self) -> Path:
+        """Where the poses are."""
+        return self._path
 
     def frame(self, i: int) -> np.ndarray:
         self._require_index(i)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import __version__, media
-from ..device import pick_device, pick_dtype, put_away
+from ..device import keep_little, pick_device, pick_dtype, put_away, release
 from ..errors import MediaError, UsageError
 from ..fitting import fit_pose
 from ..model.base import Base
@@ -102,6 +102,7 @@ def render(
     where = pick_device(device)
     number = pick_dtype(dtype, where)
     shelf = shelf or Shelf()
+    keep_little(where)
     if compile:
         require_compiler(where)
     if photo is not None:
@@ -121,6 +122,7 @@ def render(
     check_steps(settings.steps, sitter.model.scheduler)
     prepared = prepare_photo(sitter.model, sitter.picture, sitter.pose)
     portions = make_room(sitter.model, settings, memory, batch_size)
+    release(where)  # what loading and the photo took
     total = 0
     metadata = {
         "software": f"dreampose-cli {__version__}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..device import free_bytes
+from ..device import few_cores, free_bytes
 from ..errors import UsageError
 from ..model.base import Base
 from ..names import MEMORIES, check_choice
@@ -68,7 +68,9 @@ def plan(base: Base, rows: int, memory: str = "auto", batch_size: int | None = N
 
 
 def default_frames(device: torch.device) -> int:
-    """Frames rendered together where memory is no matter: more bring hardly more speed (measured on the CPU)."""
+    """Frames rendered together where memory is no matter: more bring hardly more speed."""
+    if few_cores(device):
+        return 1
     return 16 if device.type == "cuda" else 4
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..device import free_bytes, is_out_of_memory, release
+from ..device import few_cores, free_bytes, is_out_of_memory, release
 from ..errors import OutOfMemoryError
 from ..model.base import Base
 from ..model.config import TuningSettings
@@ -45,7 +45,8 @@ class Thrift:
         low = memory == "low"
         adam = not preset.rank and device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
         frozen = torch.bfloat16 if preset.rank and (low or autocast == "bfloat16") else torch.float32
-        return cls(preset.gradient_checkpointing or low, adam, frozen, preset.batch_size if low else 1)
+        sparing = low or few_cores(device)
+        return cls(preset.gradient_checkpointing or sparing, adam, frozen, preset.batch_size if sparing else 1)
 
     def more(self, samples: int) -> Thrift | None:
         """The next thing to spare in steps of so many samples; None where nothing is left."""
@@ -77,8 +78,7 @@ def run_within_memory(
     if not thrift.checkpointing and needed(model, parameters, settings, thrift) > MARGIN * free_bytes(device):
         thrift = replace(thrift, checkpointing=True)
     while True:
-        for module in (model.unet, model.vae):
-            module.enable_gradient_checkpointing() if thrift.checkpointing else module.disable_gradient_checkpointing()
+        _checkpoint(model, thrift.checkpointing)
         done = 0
 
         def report(step: int, total: int | None, text: str = "") -> None:
@@ -94,8 +94,8 @@ def run_within_memory(
                 raise
             result = None  # what failed is alive as long as its error is
         if result is not None:
-            model.unet.disable_gradient_checkpointing()
-            model.vae.disable_gradient_checkpointing()
+            _checkpoint(model, False)
+            release(device)  # the optimizer's state, before its place is needed for something else
             return result, thrift
         for parameter in parameters:
             parameter.grad = None
@@ -110,6 +110,14 @@ def run_within_memory(
         if note:
             spared = f"{thrift.parts} parts a step" if thrift.parts > 1 else "activations computed twice"
             note(f"{device} ran out of memory; going on with {spared}.")
+
+
+def _checkpoint(model: Base, on: bool) -> None:
+    """Whether the activations of the base's networks are computed twice instead of kept."""
+    for module in (model.unet, model.vae):
+        module.enable_gradient_checkpointing() if on else module.disable_gradient_checkpointing()
+    if model.adapter.texture is not None:
+        model.adapter.texture.gradient_checkpointing = on
 
 
 def needed(model: Base, learning: list[nn.Parameter], settings: LoopSettings, thrift: Thrift) -> int:

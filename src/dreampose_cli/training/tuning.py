@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import __version__, media, store
-from ..device import autocast_of, pick_device
+from ..device import autocast_of, keep_little, pick_device, release
 from ..errors import NoPersonError, PoseError, StoreError, UsageError
 from ..fitting import Crop, fit_picture, fit_pose
 from ..model import lowrank
@@ -109,6 +110,7 @@ def tune(
     config = read_config(folder)
     preset = settle(config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size, rank)
     autocast = autocast_of(dtype, where)
+    keep_little(where)
     thrift = Thrift.of(preset, where, memory, autocast)
     views = read_views(config, photos, pictures, poses, estimator or config.estimator, device, note)
     identity = {
@@ -129,6 +131,7 @@ def tune(
             partial = store.partial_folder(id)
             if not (partial / SUBJECT_FILE).exists():  # else it was stopped after its last step, and is whole
                 model = load_base(folder, device=where, dtype=thrift.frozen)
+                release(where)  # what reading and loading took
                 tuned = fit_subject(
                     model, views, preset, seed, autocast, partial / "checkpoints", progress, note, thrift
                 )
@@ -299,7 +302,7 @@ def fit_subject(
     for name, kind, steps, rate, batch, before in stages:
         task = kind(model, views, preset)
         blend = preset.blend if name == "network" else 1.0
-        before_it = _copies(task) if blend != 1 and not preset.rank else {}
+        before_it = _put_aside(task, checkpoints) if blend != 1 and not preset.rank else {}
         updates = {}
         if preset.rank:
             for index, (part, module) in enumerate(task.modules.items()):
@@ -332,12 +335,19 @@ def fit_subject(
     return found
 
 
-def _copies(task: SampledTask) -> dict[str, dict[str, Tensor]]:
-    """What a task's modules are before it trains them, in the CPU's memory."""
-    return {
-        part: {name: p.detach().to("cpu", copy=True) for name, p in module.named_parameters()}
-        for part, module in task.modules.items()
-    }
+def _put_aside(task: SampledTask, folder: Path | None) -> dict[str, dict[str, Tensor]]:
+    """What a task's modules are before it trains them: in files in `folder`, which take no memory until they are looked
+    at, or without one in the CPU's memory."""
+    found = {}
+    for part, module in task.modules.items():
+        tensors = dict(module.named_parameters())
+        if folder is None:
+            found[part] = {name: p.detach().to("cpu", copy=True) for name, p in tensors.items()}
+        else:
+            file = folder / f"{part}-before.safetensors"
+            save_tensors(tensors, file)
+            found[part] = load_file(file)
+    return found
 
 
 @torch.no_grad()
