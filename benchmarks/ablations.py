@@ -11,7 +11,8 @@ training, on `--base`; "bases", the bases above beside each other, untuned and t
 
 OUTPUT holds clips/ and suite-clips/, bases/NAME/ with a log each, and suite-mini/ and suite-bases/ with results.json and
 report.html. The same command goes on where it was stopped, and with more `--subjects` it adds to what is there. `--write`
-puts tables made from the two results.json between the marks in a Markdown file; it computes nothing.
+puts tables made from the two results.json between the marks in a Markdown file, and frames of one subject of each suite
+into images/ beside it; it computes nothing.
 """
 
 from __future__ import annotations
@@ -241,21 +242,65 @@ def write_tables(output: Path, target: Path) -> None:
     if not found or not after[1]:
         sys.exit(f"{target} has no place for tables: put {BEGIN} and {END} on lines of their own.")
     tables = "\n".join(page(output))
+    for name, document in results(output).items():
+        picture(output / f"suite-{name}", document, target.parent / "images" / f"suite-{name}.jpg")
     partial = target.with_name(f".{target.name}.part")
     partial.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after[2]}", encoding="utf-8")
     os.replace(partial, target)
 
 
+def results(output: Path) -> dict[str, Any]:
+    """The results.json of each suite that has run."""
+    files = {name: output / f"suite-{name}" / "results.json" for name in SUITES}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+
+
+def shown_rows(document: dict[str, Any]) -> list[str]:
+    """The variants of a suite that its picture shows."""
+    left = (
+        "copied",
+        "photos-3",
+        "photos-5",
+        "image-guidance-1",
+        "pose-guidance-1",
+        "image-guidance-8",
+        "pose-guidance-8",
+    )
+    return [key for key in document["summary"]["variants"] if key not in left]
+
+
+def picture(folder: Path, document: dict[str, Any], target: Path) -> None:
+    """Frames of the subject that is in the middle by the SSIM of the main row, the truth on top, a row a variant."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    variants, rows = document["summary"]["variants"], ["reference", *shown_rows(document)]
+    subjects = variants.get("full", variants["untuned"])["subjects"]
+    clip = sorted(subjects, key=lambda name: subjects[name]["ssim"])[len(subjects) // 2]
+    pictures = []
+    for row in rows:
+        files = sorted((folder / (row if row == "reference" else f"frames/{row}") / clip).glob("*.png"))
+        frames = [
+            np.asarray(Image.open(files[i]).convert("RGB")) for i in np.linspace(0, len(files) - 1, 6).astype(int)
+        ]
+        name = Image.new("RGB", (150, frames[0].shape[0]), "white")
+        ImageDraw.Draw(name).text(
+            (6, frames[0].shape[0] // 2 - 8), row, fill=(40, 40, 40), font=ImageFont.load_default(14)
+        )
+        pictures.append(np.concatenate([np.asarray(name), *frames], axis=1))
+    target.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.concatenate(pictures)).save(target, quality=88)
+
+
 def page(output: Path) -> Iterator[str]:
     """The Markdown between the marks, line by line."""
-    suites = {}
-    for name in SUITES:
-        file = output / f"suite-{name}" / "results.json"
-        if file.exists():
-            suites[name] = json.loads(file.read_text(encoding="utf-8"))
+    suites = results(output)
     if not suites:
         sys.exit(f"{output} holds no results yet; run python benchmarks/ablations.py -o {output} first.")
     yield from questions(suites)
+    for name, document in suites.items():
+        yield f"![the subject in the middle by SSIM, suite {name}: {', '.join(shown_rows(document))}](images/suite-{name}.jpg)"
+        yield ""
     if "bases" in suites:
         yield from trainings(output)
     for name, document in suites.items():
