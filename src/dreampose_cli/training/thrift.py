@@ -81,9 +81,11 @@ def run_within_memory(
         _checkpoint(model, thrift.checkpointing)
         done = 0
 
-        def report(step: int, total: int | None, text: str = "") -> None:
+        def report(step: int, total: int | None, text: str = "", sparing: bool = thrift.checkpointing) -> None:
             nonlocal done
             done = step
+            if device.type == "cpu" and sparing:
+                release(device)  # the gaps that a step leaves between what stays
             progress(step, total, text)
 
         parts = replace(settings, accumulate=thrift.parts_of(settings.batch_size))

@@ -6,6 +6,7 @@ A subject is cached by what determines it: the photos' bytes, their poses, the b
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -330,23 +331,24 @@ def fit_subject(
                 lowrank.put_on(module, found[part])
             else:
                 if part in before_it:
-                    _go_back(module, before_it[part], 1 - blend)
+                    _go_back(module, before_it[part](), 1 - blend)
                 found[part] = module.state_dict()
     return found
 
 
-def _put_aside(task: SampledTask, folder: Path | None) -> dict[str, dict[str, Tensor]]:
-    """What a task's modules are before it trains them: in files in `folder`, which take no memory until they are looked
-    at, or without one in the CPU's memory."""
+def _put_aside(task: SampledTask, folder: Path | None) -> dict[str, Callable[[], dict[str, Tensor]]]:
+    """For each of a task's modules what gives back its weights as they were before: from files in `folder`, which take no
+    memory meanwhile, or without one from the CPU's memory."""
     found = {}
     for part, module in task.modules.items():
         tensors = dict(module.named_parameters())
         if folder is None:
-            found[part] = {name: p.detach().to("cpu", copy=True) for name, p in tensors.items()}
+            copies = {name: p.detach().to("cpu", copy=True) for name, p in tensors.items()}
+            found[part] = lambda copies=copies: copies
         else:
             file = folder / f"{part}-before.safetensors"
             save_tensors(tensors, file)
-            found[part] = load_file(file)
+            found[part] = functools.partial(load_file, file)
     return found
 
 
