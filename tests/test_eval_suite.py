@@ -381,7 +381,7 @@ def test_tables_come_from_the_results(whole, ablations, tmp_path, dataset):
     assert f"| {ssim:.4f} ± " in row and row.endswith("| 0.019 / 0.900 / 0.207 / 0.056 |")
     assert "the decoder phase sharpens" in text and "more photos help" in text
     assert {line.count("|") for line in text.splitlines() if line.startswith("| the paper's finding")} == {5}
-    strip = media.read_photo(tmp_path / "images" / "suite-mini.jpg")  # the truth and a row for each variant that is shown
+    strip = media.read_photo(tmp_path / "images" / "suite-mini.jpg")  # the truth, and a row for each variant
     assert strip.shape == (48 * (1 + len(ablations.shown_rows(document))), 150 + 6 * 32, 3)
     assert "](images/suite-mini.jpg)" in text
     page.write_text("no place")

@@ -324,7 +324,7 @@ def test_few_cores_compute_one_sample_at_a_time(tiny_base, monkeypatch):
         return Thrift.of(preset, torch.device(device), memory, None)
 
     assert with_threads(2) == Thrift(checkpointing=True, parts=4) == with_threads(8, memory="low")
-    assert with_threads(8) == with_threads(2, "mps") == Thrift()
+    assert with_threads(8) == with_threads(2, "mps") == with_threads(2, memory="high") == Thrift()
 
 
 def test_blended_weights_are_the_same_whether_the_old_ones_are_in_memory_or_in_files(tiny_base, clip, photo, tmp_path):

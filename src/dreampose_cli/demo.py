@@ -65,9 +65,11 @@ def run(
         poses = extract(
             folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=device, progress=progress
         )
-        note(f"dreampose tune photo.png        # a mannequin no base has seen; {poses.frames} frames of dance")
+        note(
+            f"dreampose tune photo.png --memory high    # a mannequin no base has seen; {poses.frames} frames of dance"
+        )
         started = time.monotonic()
-        subject = tune([photo], base="mini", device=device, dtype=dtype, progress=progress)
+        subject = tune([photo], base="mini", memory="high", device=device, dtype=dtype, progress=progress)
         tuned_in = time.monotonic() - started
         note("dreampose render --poses dance.mp4 -o result.mp4")
         shots = {}

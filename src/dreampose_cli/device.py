@@ -109,7 +109,8 @@ def keep_little(device: torch.device) -> None:
     """On a CPU let this process hold on to less of what it freed, where the C library is glibc.
 
     By default every thread keeps what it freed to itself, so that what loading left over lies idle beside the thread
-    that computes, and large blocks are cut up instead of given back. Takes a few per cent of the time (measured on mini).
+    that computes, and large blocks are cut up instead of given back. Fresh blocks cost time: a fifth of tuning mini on two
+    cores (measured).
     """
     library = _glibc() if device.type == "cpu" else None
     if library is not None:
@@ -118,12 +119,18 @@ def keep_little(device: torch.device) -> None:
 
 
 def few_cores(device: torch.device) -> bool:
-    """Whether this is a CPU with so few threads that computing several samples together gains little.
-
-    On two cores, mini: a frame alone takes as long as one of four, and eight samples of tuning one by one 1.3 times as
-    long as together (measured). More cores want more to share.
-    """
+    """Whether this is a CPU with so few threads that little is expected of its memory either."""
     return device.type == "cpu" and torch.get_num_threads() < 4
+
+
+def spares_memory(device: torch.device, memory: str) -> bool:
+    """Whether one frame or sample at a time is computed from the beginning: for `memory` "low", and for "auto" on a CPU of
+    few cores.
+
+    With mini on two cores that costs a render nothing, and makes tuning three times as long with six tenths of the memory
+    (measured; `docs/performance.md`): no more than the published procedure takes. "high" is the way out.
+    """
+    return memory == "low" or (memory == "auto" and few_cores(device))
 
 
 @functools.cache

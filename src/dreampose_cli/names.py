@@ -17,7 +17,7 @@ POSE_CHANNELS = ("uv", "iuv")
 PHOTO_CHANNELS = ("none", "latents", "surface")
 TRACKERS = ("tensorboard",)
 NOISES = ("clip", "frame")
-MEMORIES = ("auto", "low")
+MEMORIES = ("auto", "low", "high")
 ALIGNMENTS = ("auto", "on", "off")
 
 GUIDANCE_RANGE = (0.0, 30.0)

@@ -199,7 +199,7 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="HOW",
-        help="auto: as much as is free; low: as little as will do.",
+        help="auto, low (as little as will do) or high (for speed).",
         callback=one_of("memory", MEMORIES),
         autocompletion=lambda: list(MEMORIES),
     ),

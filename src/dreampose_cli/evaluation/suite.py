@@ -265,6 +265,7 @@ class _ClipJob:
             seed=self.settings.seed,
             device=self.device,
             dtype=self.settings.dtype,
+            memory="high",
         )
         kept = [subject.path]
         for row in members:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import __version__, media
-from ..device import keep_little, pick_device, pick_dtype, put_away, release
+from ..device import keep_little, pick_device, pick_dtype, put_away, release, spares_memory
 from ..errors import MediaError, UsageError
 from ..fitting import fit_pose
 from ..model.base import Base
@@ -102,7 +102,8 @@ def render(
     where = pick_device(device)
     number = pick_dtype(dtype, where)
     shelf = shelf or Shelf()
-    keep_little(where)
+    if spares_memory(where, memory):
+        keep_little(where)
     if compile:
         require_compiler(where)
     if photo is not None:
@@ -191,7 +192,7 @@ def make_room(model: Base, settings: RenderSettings, memory: str, batch_size: in
     """What to compute at once now that the photo is encoded; where memory is short, the encoders are put away first."""
     rows = sum(weight != 0.0 for weight in branch_weights(settings.image_guidance, settings.pose_guidance))
     portions = plan(model, rows, memory, batch_size)
-    if memory == "low" or portions.frames < (batch_size or default_frames(model.device)):
+    if memory == "low" or portions.frames < (batch_size or default_frames(model.device, memory)):
         put_away(model.image_encoder, model.vae.encoder, model.vae.quant_conv)
         portions = plan(model, rows, memory, batch_size)
     return portions

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..device import few_cores, free_bytes
+from ..device import free_bytes, spares_memory
 from ..errors import UsageError
 from ..model.base import Base
 from ..names import MEMORIES, check_choice
@@ -50,8 +50,8 @@ SMALLEST = Portions(1, 1, 1)
 def plan(base: Base, rows: int, memory: str = "auto", batch_size: int | None = None) -> Portions:
     """The portions for `rows` UNet rows a frame on the base's device, whose memory already holds the weights.
 
-    memory "auto": as many frames as fit what is free, up to what pays; "low": one row at a time. `batch_size` frames
-    where it is given. Raises UsageError.
+    memory "auto" and "high": as many frames as fit what is free, up to what pays ("auto" spares it where there are few
+    cores, see `spares_memory`); "low": one row at a time. `batch_size` frames where it is given. Raises UsageError.
     """
     check_choice("memory", memory, MEMORIES)
     if memory == "low":
@@ -62,14 +62,14 @@ def plan(base: Base, rows: int, memory: str = "auto", batch_size: int | None = N
         return Portions(batch_size, decoded=min(4, batch_size))
     room = free_bytes(base.device) * MARGIN
     row, decoded = row_bytes(base), decode_bytes(base)
-    frames = max(1, min(default_frames(base.device), int(room / (rows * row))))
+    frames = max(1, min(default_frames(base.device, memory), int(room / (rows * row))))
     together = max(1, min(4, int(room / decoded)))
     return Portions(frames, rows=1 if rows * row > room else None, decoded=min(together, frames))
 
 
-def default_frames(device: torch.device) -> int:
-    """Frames rendered together where memory is no matter: more bring hardly more speed."""
-    if few_cores(device):
+def default_frames(device: torch.device, memory: str = "auto") -> int:
+    """Frames rendered together where there is room for them: more bring hardly more speed."""
+    if spares_memory(device, memory):
         return 1
     return 16 if device.type == "cuda" else 4
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..device import few_cores, free_bytes, is_out_of_memory, release
+from ..device import free_bytes, is_out_of_memory, release, spares_memory
 from ..errors import OutOfMemoryError
 from ..model.base import Base
 from ..model.config import TuningSettings
@@ -40,12 +40,13 @@ class Thrift:
 
     @classmethod
     def of(cls, preset: TuningSettings, device: torch.device, memory: str, autocast: str | None) -> Thrift:
-        """What is known before anything is loaded. memory: "auto", or "low" for all that can be spared."""
+        """What is known before anything is loaded. memory: "auto", "low" for all that can be spared, "high" for nothing that
+        need not be."""
         check_choice("memory", memory, MEMORIES)
         low = memory == "low"
         adam = not preset.rank and device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
         frozen = torch.bfloat16 if preset.rank and (low or autocast == "bfloat16") else torch.float32
-        sparing = low or few_cores(device)
+        sparing = spares_memory(device, memory)
         return cls(preset.gradient_checkpointing or sparing, adam, frozen, preset.batch_size if sparing else 1)
 
     def more(self, samples: int) -> Thrift | None:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import __version__, media, store
-from ..device import autocast_of, keep_little, pick_device, release
+from ..device import autocast_of, keep_little, pick_device, release, spares_memory
 from ..errors import NoPersonError, PoseError, StoreError, UsageError
 from ..fitting import Crop, fit_picture, fit_pose
 from ..model import lowrank
@@ -95,7 +95,7 @@ def tune(
     """Tune the base on one or more photos of one subject; what is cached is returned at once.
 
     `poses` are pose sources, one a photo, in place of the estimator. `rank`: of the updates of a low-rank subject, 0 for
-    all weights. `memory`: "auto", or "low" to spare it, which changes nothing else. A run that was interrupted goes on
+    all weights. `memory`: "auto", "low" to spare it, "high" not to, which changes nothing else. A run that was interrupted goes on
     where its last checkpoint left it. Raises MediaError, PoseError, NoPersonError, BaseError, UsageError, StoreError,
     OutOfMemoryError.
     """
@@ -111,7 +111,8 @@ def tune(
     config = read_config(folder)
     preset = settle(config.tuning, steps, decoder_steps, learning_rate, decoder_learning_rate, batch_size, rank)
     autocast = autocast_of(dtype, where)
-    keep_little(where)
+    if spares_memory(where, memory):
+        keep_little(where)
     thrift = Thrift.of(preset, where, memory, autocast)
     views = read_views(config, photos, pictures, poses, estimator or config.estimator, device, note)
     identity = {
