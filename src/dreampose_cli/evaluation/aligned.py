@@ -36,9 +36,14 @@ class AlignedFrames:
         self.warnings: list[str] = []
         self.count = 0
         with self._stack:
-            self._reference = self._open(reference, None)
             timed = align_by == "time" and not _is_untimed(predicted) and not _is_untimed(reference)
-            self._predicted = self._open(predicted, self._reference.fps if timed else None)
+            if timed:
+                self._reference = self._open(reference, None)
+                self._predicted = self._open(predicted, self._reference.fps)
+            else:  # looking into a video takes as long as several of its frames
+                with ThreadPoolExecutor(2, "open") as pool:
+                    sources = pool.map(media.open_frames, (reference, predicted))
+                    self._reference, self._predicted = map(self._stack.enter_context, sources)
             self._stack = self._stack.pop_all()
         self.fps = self._predicted.fps if _is_untimed(reference) else self._reference.fps
         self.source_sizes = (self._predicted.size, self._reference.size)
