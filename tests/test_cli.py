@@ -170,7 +170,7 @@ def test_version(capsys):
         ("render --poses p -o o --photo-pose b", "--photo-pose needs --photo"),
         ("render --poses p -o o --guidance-interval 0.5", "--guidance-interval is '0.5'"),
         ("render --poses p -o o --guidance-interval .8:.2", "with 0 <= LOW < HIGH <= 1"),
-        ("render --poses p -o o --memory high", "there is no memory 'high'; choose one of auto, low"),
+        ("render --poses p -o o --memory huge", "there is no memory 'huge'; choose one of auto, low"),
         ("render --poses p", "Missing option '--output'"),
         ("render --jobs f --poses p", "--jobs and --poses exclude each other"),
         ("render --jobs f --subject a", "--jobs and --subject exclude each other"),
