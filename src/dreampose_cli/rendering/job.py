@@ -101,7 +101,7 @@ def render(
             note(f"{source} has no sound to keep.")
     where = pick_device(device)
     number = pick_dtype(dtype, where)
-    shelf = shelf or Shelf()
+    shelf = shelf or Shelf(lean=memory == "low")
     if spares_memory(where, memory):
         keep_little(where)
     if compile:

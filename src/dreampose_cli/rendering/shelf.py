@@ -13,11 +13,12 @@ from ..model.revision import revision
 
 class Shelf:
     """Where `render` takes its base from. With `keep` the base stays, with a copy in the CPU's memory of the weights it
-    came with, to take each subject off again; a job on another base takes its place.
+    came with, to take each subject off again; a job on another base takes its place. With `lean` a CPU computes with the
+    weights as they lie in their files, of which another layout would be a copy.
     """
 
-    def __init__(self, keep: bool = False):
-        self.keep = keep
+    def __init__(self, keep: bool = False, lean: bool = False):
+        self.keep, self.lean = keep, lean
         self._mark: tuple | None = None
         self._model: Base | None = None
         self._weights: dict[str, dict[str, Tensor]] = {}
@@ -32,7 +33,7 @@ class Shelf:
         self._mark = self._model = None
         self._weights = {}
         model = load_base(folder, dtype=dtype).to(device)
-        for module in (model.unet, model.vae):
+        for module in () if self.lean and device.type == "cpu" else (model.unet, model.vae):
             module.to(memory_format=torch.channels_last)  # how CPUs and tensor cores like convolutions best
         if self.keep:
             self._mark, self._model = mark, model
