@@ -127,7 +127,7 @@ def spares_memory(device: torch.device, memory: str) -> bool:
     """Whether one frame or sample at a time is computed from the beginning: for `memory` "low", and for "auto" on a CPU of
     few cores.
 
-    With mini on two cores that costs a render nothing, and makes tuning three times as long with six tenths of the memory
+    With mini on two cores a render takes 1.4 times and tuning 2.3 times as long, tuning with six tenths of the memory
     (measured; `docs/performance.md`): no more than the published procedure takes. "high" is the way out.
     """
     return memory == "low" or (memory == "auto" and few_cores(device))

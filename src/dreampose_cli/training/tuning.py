@@ -95,9 +95,9 @@ def tune(
     """Tune the base on one or more photos of one subject; what is cached is returned at once.
 
     `poses` are pose sources, one a photo, in place of the estimator. `rank`: of the updates of a low-rank subject, 0 for
-    all weights. `memory`: "auto", "low" to spare it, "high" not to, which changes nothing else. A run that was interrupted goes on
-    where its last checkpoint left it. Raises MediaError, PoseError, NoPersonError, BaseError, UsageError, StoreError,
-    OutOfMemoryError.
+    all weights. `memory`: "auto", "low" to spare it, "high" not to, which changes nothing else but rounding. A run that was
+    interrupted goes on where its last checkpoint left it. Raises MediaError, PoseError, NoPersonError, BaseError,
+    UsageError, StoreError, OutOfMemoryError.
     """
     note = note or (lambda text: None)
     started = time.monotonic()
