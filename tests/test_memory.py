@@ -464,3 +464,13 @@ def test_tuning_stays_within_its_budget(stage, rank, optimizer_bytes, limit):
             loss.backward()
     assert learning > 8e8 or rank
     assert weights + optimizer_bytes * learning + peak.bytes < limit
+
+
+def test_little_memory_leaves_the_weights_as_they_lie_in_their_files(tiny_base):
+    from dreampose_cli.rendering.shelf import Shelf
+
+    cpu = torch.device("cpu")
+    usual, lean = (Shelf(lean=lean).base(tiny_base, cpu, torch.float32).unet.conv_in.weight for lean in (False, True))
+    assert usual.is_contiguous(memory_format=torch.channels_last) and not usual.is_contiguous()
+    assert lean.is_contiguous()
+    assert torch.equal(usual, lean)
