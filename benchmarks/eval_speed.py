@@ -56,7 +56,7 @@ def by_scikit_image(predicted: Path, reference: Path, size: int | None) -> dict[
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     from dreampose_cli import media
-    from dreampose_cli.evaluation.aligned import scored_size
+    from dreampose_cli.evaluation.frame_pairs import scored_size
 
     values: dict[str, list[float]] = {"l1": [], "psnr": [], "ssim": []}
     moved, before = [0.0, 0.0], None

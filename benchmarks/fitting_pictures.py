@@ -20,14 +20,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreampose_cli import media
 from dreampose_cli.errors import DreamposeError
-from dreampose_cli.fitting import fit_picture
+from dreampose_cli.mannequins.dance import draw_dance
+from dreampose_cli.mannequins.dataset import plan_clip
+from dreampose_cli.mannequins.studio import perform
+from dreampose_cli.mannequins.subject import draw_subject
+from dreampose_cli.media.fitting import fit_picture
 from dreampose_cli.poses.files import PoseWriter
-from dreampose_cli.rendering import render
-from dreampose_cli.rendering.subjects import load_photo
-from dreampose_cli.synthetic.dance import draw_dance
-from dreampose_cli.synthetic.dataset import plan_clip
-from dreampose_cli.synthetic.studio import perform
-from dreampose_cli.synthetic.subject import draw_subject
+from dreampose_cli.subjects.loading import load_photo
+from dreampose_cli.workflows.render import render
 
 SEED = 4242  # of no dataset that was trained on
 SHOWN = (0, 8)  # of the driving frames

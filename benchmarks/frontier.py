@@ -108,8 +108,8 @@ def rendered(base, photo, windows, setting: dict):
     """Frames uint8 (N, H, W, 3) by a setting, and the CPU seconds that they took."""
     import numpy as np
 
-    from dreampose_cli.rendering.batches import RenderSettings, render_frames
-    from dreampose_cli.rendering.memory import Portions
+    from dreampose_cli.inference.batch_plan import Portions
+    from dreampose_cli.inference.denoise import RenderSettings, render_frames
 
     every = setting.get("every", 1)
     settings = RenderSettings.of(base, **{key: value for key, value in setting.items() if key != "every"})
@@ -128,7 +128,7 @@ class Reused:
     def __enter__(self):
         import torch
 
-        from dreampose_cli.model.prior import Prior
+        from dreampose_cli.networks.dreampose.prior import Prior
 
         real, self.step, self.kept = self.base.predict, 0, None
 
@@ -167,16 +167,16 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     import torch
 
     from dreampose_cli.device import pick_device
-    from dreampose_cli.fitting import fit_pose
-    from dreampose_cli.model.base import load_base
-    from dreampose_cli.model.conditioning import prepare_photo
+    from dreampose_cli.mannequins.dance import draw_dance
+    from dreampose_cli.mannequins.dataset import FPS, plan_clip
+    from dreampose_cli.mannequins.studio import perform
+    from dreampose_cli.mannequins.subject import draw_subject
+    from dreampose_cli.media.fitting import fit_pose
+    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
+    from dreampose_cli.networks.dreampose.network import load_base
     from dreampose_cli.poses.sequence import PosesInMemory
-    from dreampose_cli.rendering.job import pose_windows
-    from dreampose_cli.synthetic.dance import draw_dance
-    from dreampose_cli.synthetic.dataset import FPS, plan_clip
-    from dreampose_cli.synthetic.studio import perform
-    from dreampose_cli.synthetic.subject import draw_subject
-    from dreampose_cli.training.tuning import Views, fit_subject, settle
+    from dreampose_cli.workflows.render import pose_windows
+    from dreampose_cli.workflows.tune import Views, fit_subject, settle
 
     device = pick_device(chosen.device)
     base = load_base(folder, device=device)
@@ -341,9 +341,9 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
     import torch
 
-    from dreampose_cli.model.bases import resolve_base
-    from dreampose_cli.model.config import read_config
-    from dreampose_cli.model.revision import revision
+    from dreampose_cli.bases.config import read_config
+    from dreampose_cli.bases.fingerprint import revision
+    from dreampose_cli.bases.registry import resolve_base
 
     threads = chosen.threads or (1 if chosen.processes > 1 else None)
     if threads:

@@ -91,14 +91,14 @@ def examine(chosen: argparse.Namespace, base: Path, preset, sampling: dict, inde
 
     from dreampose_cli import media
     from dreampose_cli.device import pick_device
-    from dreampose_cli.model.base import load_base
-    from dreampose_cli.model.conditioning import decode, encode, pictures_to_tensor, prepare_photo
+    from dreampose_cli.inference.denoise import RenderSettings
+    from dreampose_cli.networks.dreampose.conditioning import decode, encode, pictures_to_tensor, prepare_photo
+    from dreampose_cli.networks.dreampose.network import load_base
     from dreampose_cli.poses.estimator import load_estimator
     from dreampose_cli.poses.files import PoseWriter
     from dreampose_cli.poses.sequence import PosesInMemory
-    from dreampose_cli.rendering.batches import RenderSettings
-    from dreampose_cli.rendering.job import pose_windows
-    from dreampose_cli.training.tuning import fit_subject, read_views
+    from dreampose_cli.workflows.render import pose_windows
+    from dreampose_cli.workflows.tune import fit_subject, read_views
 
     model = load_base(base, device=pick_device(chosen.device))
     estimator = chosen.estimator or model.config.estimator
@@ -159,10 +159,10 @@ def examine(chosen: argparse.Namespace, base: Path, preset, sampling: dict, inde
 
 def draw(chosen: argparse.Namespace, index: int, size: tuple[int, int]) -> tuple[list, dict, float]:
     """The frames of subject `index` by the studio, what they show in words and numbers, and their rate."""
-    from dreampose_cli.synthetic.dance import draw_dance, facing
-    from dreampose_cli.synthetic.dataset import FPS, plan_clip
-    from dreampose_cli.synthetic.studio import perform
-    from dreampose_cli.synthetic.subject import draw_subject
+    from dreampose_cli.mannequins.dance import draw_dance, facing
+    from dreampose_cli.mannequins.dataset import FPS, plan_clip
+    from dreampose_cli.mannequins.studio import perform
+    from dreampose_cli.mannequins.subject import draw_subject
 
     clip = plan_clip(chosen.seed, "test", index)
     subject = draw_subject(clip.subject_seed)
@@ -184,7 +184,7 @@ def latents_of(model, photo, windows: list, settings, chosen: argparse.Namespace
     """The denoised latents of all windows, in batches."""
     import torch
 
-    from dreampose_cli.rendering.batches import render_latents
+    from dreampose_cli.inference.denoise import render_latents
 
     size = chosen.batch_size
     return [
@@ -401,7 +401,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory(prefix="dreampose-quality-") as home:
         work = Path(home)
-        from dreampose_cli.model.bases import resolve_base
+        from dreampose_cli.bases.registry import resolve_base
 
         base = resolve_base(chosen.base)  # in the user's own cache, before a cache of our own is taken
         os.environ["DREAMPOSE_CACHE"] = str(work / "cache")
@@ -412,9 +412,9 @@ def take(chosen: argparse.Namespace, base: Path, work: Path) -> int:
     import torch
     from PIL import Image
 
-    from dreampose_cli.model.config import read_config
-    from dreampose_cli.model.revision import revision
-    from dreampose_cli.training.tuning import settle
+    from dreampose_cli.bases.config import read_config
+    from dreampose_cli.bases.fingerprint import revision
+    from dreampose_cli.workflows.tune import settle
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

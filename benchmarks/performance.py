@@ -68,7 +68,7 @@ class Published:
     def __init__(self, base: Path, device: str):
         import torch
 
-        from dreampose_cli.model.base import load_base
+        from dreampose_cli.networks.dreampose.network import load_base
 
         self.model = load_base(base, device=device)
         self.autocast = torch.autocast(device.split(":")[0], torch.float16, enabled=device.startswith("cuda"))
@@ -77,7 +77,7 @@ class Published:
         """One frame, uint8 (H, W, 3), for a pose window (n, 3, H, W)."""
         import torch
 
-        from dreampose_cli.model.conditioning import (
+        from dreampose_cli.networks.dreampose.conditioning import (
             decode,
             null_pose,
             photo_channels,
@@ -117,10 +117,10 @@ class Published:
         """UNet and adapter, then the decoder, a sample a step, encoded anew in each."""
         import torch
 
-        from dreampose_cli.model.conditioning import encode, pictures_to_tensor
+        from dreampose_cli.networks.dreampose.conditioning import encode, pictures_to_tensor
         from dreampose_cli.training.autoencoder import reconstruction_loss
         from dreampose_cli.training.loop import Draw, LoopSettings
-        from dreampose_cli.training.tuning import NetworkTuning
+        from dreampose_cli.workflows.tune import NetworkTuning
 
         model = self.model
         preset = dataclasses.replace(model.config.tuning, hide=0.0, crop=0.85)
@@ -179,8 +179,8 @@ def work(spec: dict) -> dict:
 
 def libraries() -> None:
     """Import what any measured process may need, in each of them: a process's resident memory is mostly that."""
-    import dreampose_cli.rendering
-    import dreampose_cli.training.tuning  # noqa: F401
+    import dreampose_cli.workflows.render
+    import dreampose_cli.workflows.tune  # noqa: F401
 
     command("cache", "dir")  # the command line's own
 
@@ -225,8 +225,8 @@ def _render(spec: dict) -> dict:
 
 def _views(spec: dict):
     from dreampose_cli import media
-    from dreampose_cli.model.config import read_config
-    from dreampose_cli.training.tuning import read_views
+    from dreampose_cli.bases.config import read_config
+    from dreampose_cli.workflows.tune import read_views
 
     config = read_config(Path(spec["base"]))
     photo = Path(spec["photo"])
@@ -252,7 +252,7 @@ def _published_render(spec: dict) -> dict:
 
     from dreampose_cli import media
     from dreampose_cli.poses.files import open_poses
-    from dreampose_cli.rendering.job import pose_windows
+    from dreampose_cli.workflows.render import pose_windows
 
     clock = Clock()
     views, published = _views(spec), Published(Path(spec["base"]), spec["device"])
@@ -292,8 +292,8 @@ def _subjects(spec: dict) -> dict:
     import torch
 
     from dreampose_cli.device import pick_device, pick_dtype
-    from dreampose_cli.rendering.shelf import Shelf
-    from dreampose_cli.rendering.subjects import load_subject
+    from dreampose_cli.networks.model_cache import Shelf
+    from dreampose_cli.subjects.loading import load_subject
 
     device = pick_device(spec["device"])
     shelf, times = Shelf(keep=True), {}
@@ -338,11 +338,11 @@ def _scaling(spec: dict) -> dict:
     import torch
 
     from dreampose_cli.device import pick_device, pick_dtype
-    from dreampose_cli.model.base import load_base
-    from dreampose_cli.model.conditioning import prepare_photo
-    from dreampose_cli.rendering.batches import RenderSettings, render_frames
-    from dreampose_cli.rendering.memory import Portions
-    from dreampose_cli.training.tuning import fit_subject, settle
+    from dreampose_cli.inference.batch_plan import Portions
+    from dreampose_cli.inference.denoise import RenderSettings, render_frames
+    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
+    from dreampose_cli.networks.dreampose.network import load_base
+    from dreampose_cli.workflows.tune import fit_subject, settle
 
     device = pick_device(spec["device"])
     dtype = pick_dtype(spec["dtype"], device)
@@ -373,7 +373,7 @@ def _scaling(spec: dict) -> dict:
         return clock.read()
 
     def thrift(preset):
-        from dreampose_cli.training.thrift import Thrift
+        from dreampose_cli.training.memory import Thrift
 
         return Thrift.of(preset, device, "auto", None)
 
@@ -413,11 +413,11 @@ def _variants(spec: dict) -> dict:
     import torch
 
     from dreampose_cli.device import pick_device, pick_dtype
-    from dreampose_cli.model.base import load_base
-    from dreampose_cli.model.conditioning import prepare_photo
-    from dreampose_cli.rendering.batches import RenderSettings, render_frames
-    from dreampose_cli.rendering.compilation import compile_blocks
-    from dreampose_cli.rendering.memory import Portions
+    from dreampose_cli.inference.batch_plan import Portions
+    from dreampose_cli.inference.compilation import compile_blocks
+    from dreampose_cli.inference.denoise import RenderSettings, render_frames
+    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
+    from dreampose_cli.networks.dreampose.network import load_base
 
     device = pick_device(spec["device"])
     usual = pick_dtype(spec["dtype"], device)
@@ -447,8 +447,8 @@ def _variants(spec: dict) -> dict:
 
 def _of_size(kind: str, resolution: tuple[int, int], device, dtype):
     """The architecture at another resolution, with random weights: time does not depend on them."""
-    from dreampose_cli.model.fullsize import build_full_size
-    from dreampose_cli.model.presets import MINI, PAPER, build_mini
+    from dreampose_cli.networks.dreampose.presets import MINI, PAPER, build_mini
+    from dreampose_cli.networks.fullsize import build_full_size
 
     if kind == "mini":
         return build_mini(0, dataclasses.replace(MINI, resolution=resolution)).to(device, dtype)
@@ -469,9 +469,9 @@ def _floor(spec: dict) -> dict:
     from torch.utils.flop_counter import FlopCounterMode
 
     from dreampose_cli.device import pick_device, pick_dtype
-    from dreampose_cli.model.base import load_base
-    from dreampose_cli.model.conditioning import prepare_photo
-    from dreampose_cli.rendering.batches import RenderSettings, render_batch
+    from dreampose_cli.inference.denoise import RenderSettings, render_batch
+    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
+    from dreampose_cli.networks.dreampose.network import load_base
 
     device = pick_device(spec["device"])
     dtype = pick_dtype(spec["dtype"], device)
@@ -528,7 +528,7 @@ class Run:
     """The files that are measured with, and the processes that measure."""
 
     def __init__(self, chosen: argparse.Namespace, folder: Path):
-        from dreampose_cli.model.bases import bundled
+        from dreampose_cli.bases.registry import bundled
 
         self.chosen, self.folder = chosen, folder
         self.base = (chosen.base or bundled()).absolute() if chosen.size == "mini" else self._full_size()
@@ -537,8 +537,8 @@ class Run:
     def _full_size(self) -> Path:
         import torch
 
-        from dreampose_cli.model.base import save_base
-        from dreampose_cli.model.fullsize import build_full_size
+        from dreampose_cli.networks.dreampose.network import save_base
+        from dreampose_cli.networks.fullsize import build_full_size
 
         folder = self.folder / "full-size"
         if not (folder / "base.json").exists():
@@ -551,12 +551,12 @@ class Run:
         from PIL import Image
 
         from dreampose_cli import media
-        from dreampose_cli.model.config import read_config
+        from dreampose_cli.bases.config import read_config
+        from dreampose_cli.mannequins.dance import draw_dance
+        from dreampose_cli.mannequins.dataset import FPS, plan_clip
+        from dreampose_cli.mannequins.studio import perform
+        from dreampose_cli.mannequins.subject import draw_subject
         from dreampose_cli.poses.files import PoseWriter
-        from dreampose_cli.synthetic.dance import draw_dance
-        from dreampose_cli.synthetic.dataset import FPS, plan_clip
-        from dreampose_cli.synthetic.studio import perform
-        from dreampose_cli.synthetic.subject import draw_subject
 
         clip, frames = plan_clip(SEED, "test", CLIP), self.chosen.frames
         size = read_config(self.base).resolution
@@ -688,7 +688,10 @@ class Run:
                 times.append(time.perf_counter() - started)
             return statistics.median(times)
 
-        help_page, imports = seconds("-m", "dreampose_cli", "--help"), seconds("-c", "import dreampose_cli.rendering")
+        help_page, imports = (
+            seconds("-m", "dreampose_cli", "--help"),
+            seconds("-c", "import dreampose_cli.workflows.render"),
+        )
         return {"help": help_page, "import of what renders": imports, "python": seconds("-c", "pass")}
 
     def scaling(self) -> dict:

@@ -35,8 +35,8 @@ def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Samples a second: of mini's step alone, its samples being there already, and of the loader alone, by turns."""
     import torch
 
-    from dreampose_cli.training.loading import Loader
     from dreampose_cli.training.loop import Draw
+    from dreampose_cli.training.prefetch import Loader
 
     torch.set_num_threads(args.threads)
     task, settings = mini_task(draw_clips(work, args.clips, (160, 128)))
@@ -129,7 +129,7 @@ def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Resident memory of the whole command's work on a tiny base: loaders, checkpoints and looks at the test clips."""
     import psutil
 
-    from dreampose_cli.training import phase1
+    from dreampose_cli.workflows import train as phase1
 
     clips, base = draw_clips(work, 8, TINY), tiny_base(work)
     process, seen = psutil.Process(), []
@@ -164,7 +164,7 @@ def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def kill(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Each trial begins with an empty cache, is killed at random moments, and then goes on until it is finished."""
-    import dreampose_cli.training.phase1  # noqa: F401  the commands are forks of this process, which need not import it
+    import dreampose_cli.workflows.train  # noqa: F401  the commands are forks of this process, which need not import it
 
     in_a_fork(draw_clips, work, 4, TINY).join()
     in_a_fork(tiny_base, work).join()
@@ -238,7 +238,7 @@ def same_folders(one: Path, other: Path) -> bool:
 
 
 def draw_clips(work: Path, count: int, size: tuple[int, int]) -> Path:
-    from dreampose_cli.synthetic.dataset import write_dataset
+    from dreampose_cli.mannequins.dataset import write_dataset
 
     folder = work / "clips"
     write_dataset(folder, subjects=count, test_subjects=2, frames=16, seed=3, png=True, size=size)
@@ -246,8 +246,8 @@ def draw_clips(work: Path, count: int, size: tuple[int, int]) -> Path:
 
 
 def tiny_base(work: Path) -> Path:
-    from dreampose_cli.model.base import save_base
-    from dreampose_cli.model.presets import MINI, build_mini
+    from dreampose_cli.networks.dreampose.network import save_base
+    from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 
     (work / "tiny").mkdir()
     return save_base(build_mini(0, dataclasses.replace(MINI, name="tiny", resolution=TINY)), work / "tiny")
@@ -255,10 +255,10 @@ def tiny_base(work: Path) -> Path:
 
 def mini_task(clips: Path):
     """Mini's network at random initialisation on these clips, and its settings."""
-    from dreampose_cli.model.presets import build_mini
+    from dreampose_cli.networks.dreampose.presets import build_mini
     from dreampose_cli.training.denoising import Dropout, PairSource, PairTask, encode_frames
     from dreampose_cli.training.frames import prepare_frames
-    from dreampose_cli.training.phase1 import STAGES
+    from dreampose_cli.workflows.train import STAGES
 
     base = build_mini(0)
     frames = prepare_frames(clips, base.config.resolution)

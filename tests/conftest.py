@@ -23,8 +23,8 @@ def tiny_base(tmp_path_factory):
     """A base of the mini architecture at 32 wide x 48 high, random weights: real classes, milliseconds a step."""
     import dataclasses
 
-    from dreampose_cli.model.base import save_base
-    from dreampose_cli.model.presets import MINI, build_mini
+    from dreampose_cli.networks.dreampose.network import save_base
+    from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 
     tuning = dataclasses.replace(MINI.tuning, steps=4, decoder_steps=4, batch_size=2, decoder_batch_size=2)
     config = dataclasses.replace(MINI, name="tiny", resolution=(48, 32), tuning=tuning)
@@ -34,7 +34,7 @@ def tiny_base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory):
     """A dataset of four mannequin clips of eight frames, one of them for testing, 32 wide x 48 high."""
-    from dreampose_cli.synthetic.dataset import write_dataset
+    from dreampose_cli.mannequins.dataset import write_dataset
 
     folder = tmp_path_factory.mktemp("clips") / "data"
     write_dataset(folder, subjects=4, test_subjects=1, frames=8, seed=3, png=True, size=(48, 32))

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreampose_cli import media, store
+from dreampose_cli import cache as store
+from dreampose_cli import media
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import PoseError, UsageError
-from dreampose_cli.fitting import FILLED, SMALL, Crop, Fit, body_box, fit_pose
-from dreampose_cli.model.presets import MINI
+from dreampose_cli.inference.alignment import LOOKED_AT, Alignment, PlacedPoses, align, landmarks, place
+from dreampose_cli.mannequins.dance import draw_dance
+from dreampose_cli.mannequins.studio import perform
+from dreampose_cli.mannequins.subject import draw_subject
+from dreampose_cli.media.fitting import FILLED, SMALL, Crop, Fit, body_box, fit_pose
+from dreampose_cli.networks.dreampose.presets import MINI
 from dreampose_cli.poses.files import PoseWriter, open_poses
 from dreampose_cli.poses.sequence import PoseSequence, PosesInMemory, subsequence
-from dreampose_cli.rendering import render
-from dreampose_cli.rendering.alignment import LOOKED_AT, Alignment, PlacedPoses, align, landmarks, place
-from dreampose_cli.rendering.job import pose_windows
-from dreampose_cli.rendering.subjects import Sitter, load_photo, load_subject
-from dreampose_cli.synthetic.dance import draw_dance
-from dreampose_cli.synthetic.studio import perform
-from dreampose_cli.synthetic.subject import draw_subject
-from dreampose_cli.training import tuning
-from dreampose_cli.training.tuning import tune
+from dreampose_cli.subjects.loading import Sitter, load_photo, load_subject
+from dreampose_cli.workflows import tune as tuning
+from dreampose_cli.workflows.render import pose_windows, render
+from dreampose_cli.workflows.tune import tune
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +244,7 @@ def test_what_cannot_be_compared_is_left_or_refused(poses):
 
 
 def test_the_photos_pose_is_estimated_only_when_it_is_needed(poses, monkeypatch):
-    from dreampose_cli.rendering import alignment as module
+    from dreampose_cli.inference import alignment as module
 
     asked = []
     monkeypatch.setattr(module, "estimate_photo", lambda picture, *rest: asked.append(picture.shape) or poses[0])

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from dreampose_cli import media
+from dreampose_cli.bases.config import read_config
+from dreampose_cli.bases.registry import bundled
 from dreampose_cli.errors import NoPersonError
-from dreampose_cli.model.bases import bundled
-from dreampose_cli.model.config import read_config
+from dreampose_cli.mannequins.dance import draw_dance
+from dreampose_cli.mannequins.dataset import plan_clip
+from dreampose_cli.mannequins.studio import perform
+from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.poses.estimator import bundled_estimator, has_person, load_estimator
 from dreampose_cli.poses.extraction import poses_of
-from dreampose_cli.synthetic.dance import draw_dance
-from dreampose_cli.synthetic.dataset import plan_clip
-from dreampose_cli.synthetic.studio import perform
-from dreampose_cli.synthetic.subject import draw_subject
 
 HELD_OUT = 31_337  # the seed of a dataset that nothing was trained on
 
@@ -84,11 +84,11 @@ def test_the_untuned_base_beats_the_copied_photo(tmp_path):
     import torch
 
     from dreampose_cli.evaluation.metrics import ssim
-    from dreampose_cli.model.base import load_base
-    from dreampose_cli.model.conditioning import prepare_photo
+    from dreampose_cli.inference.denoise import RenderSettings, render_batch
+    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
+    from dreampose_cli.networks.dreampose.network import load_base
     from dreampose_cli.poses.sequence import PosesInMemory
-    from dreampose_cli.rendering.batches import RenderSettings, render_batch
-    from dreampose_cli.rendering.job import pose_windows
+    from dreampose_cli.workflows.render import pose_windows
 
     base = load_base(bundled())
     copied, rendered = [], []

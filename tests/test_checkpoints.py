@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreampose_cli.errors import BaseError
-from dreampose_cli.model.checkpoints import misfits, read_weights, write_weights
+from dreampose_cli.networks.weight_files import misfits, read_weights, write_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
@@ -166,7 +166,7 @@ def test_reading_takes_no_memory_of_its_size(tmp_path):
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from dreampose_cli.model.checkpoints import read_weights\n"
+        "from dreampose_cli.networks.weight_files import read_weights\n"
         "import torch; torch.zeros(1) + 1\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "read_weights(Path(sys.argv[1]))\n"

@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 import typer
 
-from dreampose_cli import __version__, diagnosis, store
+from dreampose_cli import __version__
+from dreampose_cli import cache as store
 from dreampose_cli.__main__ import main
 from dreampose_cli.cli import output as output_module
 from dreampose_cli.cli.app import app
 from dreampose_cli.cli.output import Output, duration, plain, size, table
 from dreampose_cli.errors import DreamposeError, OutputExistsError, UsageError
+from dreampose_cli.workflows import doctor as diagnosis
 
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAVY = ("torch", "numpy", "PIL", "diffusers", "transformers", "accelerate", "huggingface_hub", "rich", "platformdirs")
@@ -326,12 +328,12 @@ class Result:
 
 
 LIBRARY = {
-    "tune": ("training.tuning", "tune", ["a.jpg", "b.jpg"], "0123456789abcdef\n"),
-    "render": ("rendering", "render", ["--poses", "d.mp4", "-o", "out.v2/"], "a.mp4\nb.mp4\n"),
+    "tune": ("workflows.tune", "tune", ["a.jpg", "b.jpg"], "0123456789abcdef\n"),
+    "render": ("workflows.render", "render", ["--poses", "d.mp4", "-o", "out.v2/"], "a.mp4\nb.mp4\n"),
     "poses": ("poses.extraction", "extract", ["d.mp4", "-o", "d.poses"], "result\n"),
-    "train": ("training.phase1", "train", ["clips", "-o", "base"], "result\n"),
-    "synth": ("synthetic.dataset", "write_dataset", ["clips"], "clips\n"),
-    "demo": ("demo", "run", ["-o", "shown"], "shown\n"),
+    "train": ("workflows.train", "train", ["clips", "-o", "base"], "result\n"),
+    "synth": ("mannequins.dataset", "write_dataset", ["clips"], "clips\n"),
+    "demo": ("workflows.demo", "run", ["-o", "shown"], "shown\n"),
 }
 
 
@@ -512,7 +514,7 @@ def test_base_ls_and_info(capsys, monkeypatch):
         resolution: tuple
         summary: str
 
-    fake = types.ModuleType("dreampose_cli.model.bases")
+    fake = types.ModuleType("dreampose_cli.bases.registry")
     fake.list_bases = lambda: [Entry("mini", "bundled", Path("mini"), (160, 128), "128x160, knows mannequins")]
     fake.resolve_base = lambda name, note: note("chosen") or Path("mini")
     fake.describe = lambda path: {"path": path, "poses": {"count": 5, "rate": 12.0}, "people": None, "ok": True}

@@ -15,19 +15,20 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dreampose_cli import media, store
+from dreampose_cli import cache as store
+from dreampose_cli import media
+from dreampose_cli.bases.hub import fetch_file
 from dreampose_cli.errors import DreamposeError, MediaError, NoPersonError, PoseError, UsageError
-from dreampose_cli.hub import fetch_file
+from dreampose_cli.mannequins.dance import draw_dance
+from dreampose_cli.mannequins.studio import perform
+from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.poses import densepose, extraction
 from dreampose_cli.poses.densepose import charts_to_pixels, load_densepose, resize_for
 from dreampose_cli.poses.estimator import load_estimator
 from dreampose_cli.poses.extraction import extract, poses_of, read_ahead
 from dreampose_cli.poses.files import open_poses
-from dreampose_cli.poses.operators import ensure_torchvision_operators
-from dreampose_cli.poses.people import Follower, describe_ranges, nearest_seen, ranges_of
-from dreampose_cli.synthetic.dance import draw_dance
-from dreampose_cli.synthetic.studio import perform
-from dreampose_cli.synthetic.subject import draw_subject
+from dreampose_cli.poses.torchvision_ops import ensure_torchvision_operators
+from dreampose_cli.poses.tracking import Follower, describe_ranges, nearest_seen, ranges_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of making the module, not of loading
 SIZE = (60, 80)
@@ -504,7 +505,7 @@ def test_each_failure_of_the_hub_has_its_sentence(monkeypatch, failure, words):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("dreampose_cli.hub._require_hub", lambda *_: None)
+    monkeypatch.setattr("dreampose_cli.bases.hub._require_hub", lambda *_: None)
     with pytest.raises(PoseError, match=words) as caught:
         fetch_file("owner/name", "file", "v9", error=PoseError, instead="give a file")
     assert "file of owner/name" in str(caught.value) or words.startswith(("no revision", "no repository"))
@@ -529,7 +530,7 @@ def test_a_download_names_the_licence_once(monkeypatch, people):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("dreampose_cli.hub._require_hub", lambda *_: None)
+    monkeypatch.setattr("dreampose_cli.bases.hub._require_hub", lambda *_: None)
     notes, steps = [], []
     for _ in range(2):
         model = load_estimator("r101", note=notes.append, progress=lambda *step: steps.append(step))

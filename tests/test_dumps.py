@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from dreampose_cli.errors import NoPersonError, PoseError, UsageError
-from dreampose_cli.poses.dumps import DumpPoses
+from dreampose_cli.poses.detectron2_dump import DumpPoses
 from dreampose_cli.poses.extraction import extract
 from dreampose_cli.poses.files import is_pose_source, open_poses
-from dreampose_cli.poses.pickles import read_pickle
+from dreampose_cli.poses.safe_pickle import read_pickle
 
 MODULE = "densepose.structures.chart_result"
 

@@ -13,8 +13,8 @@ from dreampose_cli import media
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import EvaluationError, MediaError, UsageError
 from dreampose_cli.evaluation import metrics as pixels
-from dreampose_cli.evaluation.aligned import AlignedFrames, resize, scored_size
-from dreampose_cli.evaluation.catalogue import METRICS, NETWORK_METRICS, parse_limits, parse_metrics, parse_size
+from dreampose_cli.evaluation.frame_pairs import AlignedFrames, resize, scored_size
+from dreampose_cli.evaluation.metric_registry import METRICS, NETWORK_METRICS, parse_limits, parse_metrics, parse_size
 from dreampose_cli.evaluation.pairing import find_pairs
 from dreampose_cli.evaluation.scoring import evaluate
 from dreampose_cli.evaluation.warping import warp_error

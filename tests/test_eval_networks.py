@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose_cli.evaluation import networks, weights
+from dreampose_cli.evaluation import feature_extractors as networks
+from dreampose_cli.evaluation import weights
 from dreampose_cli.evaluation.frechet import Gaussian, frechet, frechet_distance
 from dreampose_cli.evaluation.scoring import evaluate, rows_per_frame
 from dreampose_cli.evaluation.weights import Missing, Weights

@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreampose_cli import media, store
+from dreampose_cli import cache as store
+from dreampose_cli import media
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import EvaluationError, UsageError
-from dreampose_cli.evaluation import suite, variants
-from dreampose_cli.evaluation.catalogue import METRICS
-from dreampose_cli.evaluation.comparing import compare
+from dreampose_cli.evaluation import variants
+from dreampose_cli.evaluation.facing import mean_where, view_of
+from dreampose_cli.evaluation.metric_registry import METRICS
+from dreampose_cli.evaluation.paired_stats import compare
 from dreampose_cli.evaluation.scoring import evaluate
-from dreampose_cli.evaluation.suite import SuiteSettings, chosen_rows, photo_rows, smooth
 from dreampose_cli.evaluation.variants import variants_of
-from dreampose_cli.evaluation.views import mean_where, view_of
 from dreampose_cli.poses.files import open_poses
-from dreampose_cli.training import tuning
+from dreampose_cli.workflows import suite
+from dreampose_cli.workflows import tune as tuning
+from dreampose_cli.workflows.suite import SuiteSettings, chosen_rows, photo_rows, smooth
 
 FAST = SuiteSettings(frames=4, steps=1, tune_steps=1, decoder_steps=1)
 
@@ -28,7 +30,7 @@ FAST = SuiteSettings(frames=4, steps=1, tune_steps=1, decoder_steps=1)
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Three test clips of sixteen frames, large enough for the estimator that looks at the photos."""
-    from dreampose_cli.synthetic.dataset import write_dataset
+    from dreampose_cli.mannequins.dataset import write_dataset
 
     folder = tmp_path_factory.mktemp("suite") / "clips"
     return write_dataset(folder, subjects=3, test_subjects=3, frames=16, seed=5, png=True, size=(48, 32))

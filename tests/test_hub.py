@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from dreampose_cli.bases import repositories as hub
+from dreampose_cli.bases.registry import MINI_NOTE, bundled, pull, resolve_base
+from dreampose_cli.bases.repositories import Reference
 from dreampose_cli.errors import BaseError
-from dreampose_cli.model import hub
-from dreampose_cli.model.bases import MINI_NOTE, bundled, pull, resolve_base
-from dreampose_cli.model.hub import Reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -23,7 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SCRIPT = """
 import json, sys
 from dreampose_cli.errors import DreamposeError
-from dreampose_cli.model.bases import pull, resolve_base
+from dreampose_cli.bases.registry import pull, resolve_base
 found, notes, seen = [], [], []
 for word in sys.argv[1:]:
     how, _, name = word.partition(":")

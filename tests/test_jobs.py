@@ -11,9 +11,10 @@ import pytest
 from dreampose_cli import media
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import OutputError, UsageError
-from dreampose_cli.rendering import render, shelf
-from dreampose_cli.rendering.jobs import Job, jobs_of, read_jobs, render_jobs
-from dreampose_cli.training.tuning import tune
+from dreampose_cli.networks import model_cache as shelf
+from dreampose_cli.workflows.render import render
+from dreampose_cli.workflows.render_jobs import Job, jobs_of, read_jobs, render_jobs
+from dreampose_cli.workflows.tune import tune
 
 
 @pytest.fixture

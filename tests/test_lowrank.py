@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dreampose_cli import media
-from dreampose_cli.model import lowrank
-from dreampose_cli.model.base import load_base
-from dreampose_cli.rendering import render
-from dreampose_cli.training.tuning import fit_subject, read_views, settle, tune
+from dreampose_cli.networks import lora as lowrank
+from dreampose_cli.networks.dreampose.network import load_base
+from dreampose_cli.workflows.render import render
+from dreampose_cli.workflows.tune import fit_subject, read_views, settle, tune
 
 
 class Small(nn.Module):
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_named(small):
 
 
 def test_at_stable_diffusions_size_a_subject_of_rank_8_is_under_25_mb():
-    from dreampose_cli.model.fullsize import build_full_size
+    from dreampose_cli.networks.fullsize import build_full_size
 
     base = build_full_size("meta")
     size = 0
@@ -156,8 +156,8 @@ def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
 
 
 def test_an_interrupted_low_rank_tune_resumes_to_the_same_subject(tiny_base, clip, monkeypatch):
-    from dreampose_cli import store
-    from dreampose_cli.training import tuning
+    from dreampose_cli import cache as store
+    from dreampose_cli.workflows import tune as tuning
 
     photo = clip / "frames" / "00000.png"
     options = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 2, "decoder_steps": 2, "rank": 2}

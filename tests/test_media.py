@@ -746,6 +746,6 @@ def test_an_old_result_is_kept_until_there_is_a_new_one(tmp_path):
 
 
 def test_no_torch_for_pictures():
-    code = "import sys, dreampose_cli.media, dreampose_cli.poses.files, dreampose_cli.poses.preview as p; "
+    code = "import sys, dreampose_cli.media, dreampose_cli.poses.files, dreampose_cli.poses.visualize as p; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

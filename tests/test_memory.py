@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose_cli import media, rendering
+from dreampose_cli import media
 from dreampose_cli.device import free_bytes, is_out_of_memory
 from dreampose_cli.errors import OutOfMemoryError, UsageError
-from dreampose_cli.model.base import load_base
-from dreampose_cli.model.conditioning import prepare_photo
-from dreampose_cli.model.footprint import Peak
+from dreampose_cli.inference import batch_plan as memory
+from dreampose_cli.inference.batch_plan import SMALLEST, Portions, plan
+from dreampose_cli.inference.denoise import RenderSettings, render_frames
+from dreampose_cli.inference.prefetch import ahead
+from dreampose_cli.networks.dreampose.conditioning import prepare_photo
+from dreampose_cli.networks.dreampose.network import load_base
+from dreampose_cli.networks.footprint import Peak
 from dreampose_cli.poses.files import open_poses
-from dreampose_cli.rendering import memory
-from dreampose_cli.rendering.ahead import ahead
-from dreampose_cli.rendering.batches import RenderSettings, render_frames
-from dreampose_cli.rendering.job import pose_windows
-from dreampose_cli.rendering.memory import SMALLEST, Portions, plan
-from dreampose_cli.training import thrift as thrift_module
-from dreampose_cli.training.thrift import Thrift
-from dreampose_cli.training.tuning import fit_subject, read_views, settle, tune
+from dreampose_cli.training import memory as thrift_module
+from dreampose_cli.training.memory import Thrift
+from dreampose_cli.workflows import render as rendering
+from dreampose_cli.workflows.render import pose_windows
+from dreampose_cli.workflows.tune import fit_subject, read_views, settle, tune
 
 GIGABYTE = 10**9
 
@@ -198,7 +199,7 @@ def test_render_with_little_memory_and_with_the_compiler_left_out(tiny_base, cli
 
 
 def test_compiling_is_left_out_where_it_does_not_pay(tiny_base, clip, photo, tmp_path, monkeypatch):
-    from dreampose_cli.rendering import job
+    from dreampose_cli.workflows import render as job
 
     monkeypatch.setattr(job, "require_compiler", lambda device: None)
     monkeypatch.setattr(job, "compile_blocks", None)
@@ -211,7 +212,7 @@ def test_compiling_is_left_out_where_it_does_not_pay(tiny_base, clip, photo, tmp
 
 
 def test_a_missing_compiler_is_a_usage_error(monkeypatch):
-    from dreampose_cli.rendering.compilation import require_compiler
+    from dreampose_cli.inference.compilation import require_compiler
 
     def broken(function):
         raise RuntimeError("No working C++ compiler found\n")
@@ -226,7 +227,7 @@ def test_a_missing_compiler_is_a_usage_error(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_compiled_blocks_compute_the_same(tiny_base, base, poses, photo):
-    from dreampose_cli.rendering.compilation import compile_blocks, require_compiler
+    from dreampose_cli.inference.compilation import compile_blocks, require_compiler
 
     try:
         require_compiler(torch.device("cpu"))
@@ -409,8 +410,8 @@ def test_the_peak_is_what_was_alive_together():
 def test_render_needs_what_is_planned_with():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from dreampose_cli.model.conditioning import decode
-    from dreampose_cli.model.fullsize import build_full_size
+    from dreampose_cli.networks.dreampose.conditioning import decode
+    from dreampose_cli.networks.fullsize import build_full_size
 
     with FakeTensorMode(), torch.inference_mode():
         base = build_full_size("cpu", torch.bfloat16)
@@ -440,10 +441,10 @@ def test_render_needs_what_is_planned_with():
 def test_tuning_stays_within_its_budget(stage, rank, optimizer_bytes, limit):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from dreampose_cli.model import lowrank
-    from dreampose_cli.model.fullsize import build_full_size
+    from dreampose_cli.networks import lora as lowrank
+    from dreampose_cli.networks.fullsize import build_full_size
     from dreampose_cli.training.loop import Draw, LoopSettings
-    from dreampose_cli.training.tuning import DecoderTuning, NetworkTuning, Views
+    from dreampose_cli.workflows.tune import DecoderTuning, NetworkTuning, Views
 
     views = Views(np.zeros((1, 640, 512, 3), np.uint8), np.zeros((1, 3, 640, 512), np.float32), [None])
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -467,7 +468,7 @@ def test_tuning_stays_within_its_budget(stage, rank, optimizer_bytes, limit):
 
 
 def test_little_memory_leaves_the_weights_as_they_lie_in_their_files(tiny_base):
-    from dreampose_cli.rendering.shelf import Shelf
+    from dreampose_cli.networks.model_cache import Shelf
 
     cpu = torch.device("cpu")
     usual, lean = (Shelf(lean=lean).base(tiny_base, cpu, torch.float32).unet.conv_in.weight for lean in (False, True))

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from dreampose_cli.bases.config import BaseConfig, PoseSettings
+from dreampose_cli.bases.fingerprint import revision
+from dreampose_cli.bases.registry import resolve_base
 from dreampose_cli.errors import BaseError
-from dreampose_cli.model.adapter import PooledAdapter, SpatialAdapter
-from dreampose_cli.model.base import load_base, save_base, widen
-from dreampose_cli.model.bases import resolve_base
-from dreampose_cli.model.conditioning import null_pose, pose_channels, prepare_photo
-from dreampose_cli.model.config import BaseConfig, PoseSettings
-from dreampose_cli.model.presets import MINI, build_mini
-from dreampose_cli.model.revision import revision
-from dreampose_cli.model.surface import build_surface, carry, surface_channels, transfer
+from dreampose_cli.networks.dreampose.adapter import PooledAdapter, SpatialAdapter
+from dreampose_cli.networks.dreampose.conditioning import null_pose, pose_channels, prepare_photo
+from dreampose_cli.networks.dreampose.network import load_base, save_base, widen
+from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+from dreampose_cli.networks.dreampose.surface import build_surface, carry, surface_channels, transfer
 
 
 @pytest.fixture(scope="module")

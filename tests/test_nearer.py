@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from dreampose_cli.fitting import body_box
-from dreampose_cli.poses import nearer
+from dreampose_cli.mannequins.dance import draw_dance
+from dreampose_cli.mannequins.studio import perform
+from dreampose_cli.mannequins.subject import draw_subject
+from dreampose_cli.media.fitting import body_box
+from dreampose_cli.poses import zoom_search as nearer
 from dreampose_cli.poses.estimator import load_estimator
-from dreampose_cli.poses.nearer import View
-from dreampose_cli.synthetic.dance import draw_dance
-from dreampose_cli.synthetic.studio import perform
-from dreampose_cli.synthetic.subject import draw_subject
+from dreampose_cli.poses.zoom_search import View
 
 
 @pytest.fixture(scope="module")

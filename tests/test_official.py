@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPVisionConfig, CLIPVisionModel
 
-from dreampose_cli import store
+from dreampose_cli import cache as store
 from dreampose_cli.__main__ import main
+from dreampose_cli.bases.config import read_config
+from dreampose_cli.bases.registry import list_bases
 from dreampose_cli.errors import BaseError, OutputExistsError
-from dreampose_cli.model.base import load_base
-from dreampose_cli.model.bases import list_bases
-from dreampose_cli.model.conditioning import clip_pixels, null_photo, pose_channels, prepare_photo
-from dreampose_cli.model.config import read_config
-from dreampose_cli.model.official import find_checkpoints, import_official
+from dreampose_cli.networks.dreampose.conditioning import clip_pixels, null_photo, pose_channels, prepare_photo
+from dreampose_cli.networks.dreampose.importer import find_checkpoints, import_official
+from dreampose_cli.networks.dreampose.network import load_base
 
 SCHEDULER = {  # as in CompVis/stable-diffusion-v1-4
     "_class_name": "PNDMScheduler",
@@ -258,10 +258,10 @@ def imported(world, capsys):
 
 
 def test_each_stage_is_the_official_one(world, imported, tmp_path):
-    from dreampose_cli.fitting import fit_picture
+    from dreampose_cli.inference.denoise import RenderSettings, render_latents
+    from dreampose_cli.media.fitting import fit_picture
     from dreampose_cli.poses.files import open_poses
-    from dreampose_cli.rendering.batches import RenderSettings, render_latents
-    from dreampose_cli.rendering.job import pose_windows
+    from dreampose_cli.workflows.render import pose_windows
 
     rng = np.random.default_rng(0)
     picture = smooth_picture(rng, 512, 640)
@@ -304,7 +304,7 @@ def test_each_stage_is_the_official_one(world, imported, tmp_path):
     [("pndm", (300, 500), (256, 320), 3), ("ddim", (512, 640), (640, 512), 2)],
 )
 def test_a_render_is_the_official_one(world, imported, tmp_path, monkeypatch, capsys, sampler, photo, poses, steps):
-    from dreampose_cli.rendering import batches
+    from dreampose_cli.inference import denoise as batches
 
     rng = np.random.default_rng(steps)
     picture = smooth_picture(rng, *photo)
@@ -490,7 +490,7 @@ def test_folders_that_lack_something_are_named(world, tmp_path):
 
 
 def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
-    from dreampose_cli.training.starting import starting_point
+    from dreampose_cli.training.init import starting_point
 
     base = starting_point(str(world.stable_diffusion), str(world.clip_folder))
     assert base.config.resolution == (640, 512)
@@ -516,7 +516,8 @@ def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
 def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch, capsys):
     import dataclasses
 
-    from dreampose_cli.training import starting, validation
+    from dreampose_cli.training import init as starting
+    from dreampose_cli.training import validation
 
     monkeypatch.setattr(starting, "PAPER", dataclasses.replace(starting.PAPER, resolution=(48, 32)))
     words = f"train {clips} -o {tmp_path}/people --base {world.stable_diffusion} --image-encoder {world.clip_folder}"

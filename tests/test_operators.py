@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose_cli.poses import operators
-from dreampose_cli.poses.operators import ensure_torchvision_operators, nms, roi_align
+from dreampose_cli.poses import torchvision_ops as operators
+from dreampose_cli.poses.torchvision_ops import ensure_torchvision_operators, nms, roi_align
 
 
 def slow_nms(boxes, scores, threshold):
@@ -156,7 +156,7 @@ def test_the_operators_are_registered_once():
 MAKE = """
     import sys, warnings
     import torch
-    from dreampose_cli.poses.operators import ensure_torchvision_operators
+    from dreampose_cli.poses.torchvision_ops import ensure_torchvision_operators
     ensure_torchvision_operators()
 
     class Module(torch.nn.Module):
@@ -182,7 +182,7 @@ LOAD = """
         torch.jit.load(sys.argv[1])
     except RuntimeError as error:
         assert "torchvision::nms" in str(error), error
-    from dreampose_cli.poses.operators import ensure_torchvision_operators
+    from dreampose_cli.poses.torchvision_ops import ensure_torchvision_operators
     ensure_torchvision_operators()
     module = torch.jit.load(sys.argv[1])
     boxes = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 3.9], [5, 5, 8, 8]])

@@ -17,15 +17,9 @@ from PIL import Image
 
 from dreampose_cli import media
 from dreampose_cli.errors import OutputError, OutputExistsError, PoseError, UsageError
-from dreampose_cli.poses.files import (
-    PoseWriter,
-    is_pose_source,
-    open_poses,
-    write_dreampose_folder,
-    write_iuv_folder,
-)
-from dreampose_cli.poses.preview import BACKGROUND, colour
+from dreampose_cli.poses.files import PoseWriter, is_pose_source, open_poses, write_dreampose_folder, write_iuv_folder
 from dreampose_cli.poses.sequence import PoseSequence, PosesInMemory, subsequence, window_indices
+from dreampose_cli.poses.visualize import BACKGROUND, colour
 
 SIZE = (20, 12)
 

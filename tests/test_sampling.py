@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from dreampose_cli.errors import UsageError
-from dreampose_cli.model.presets import MINI, SCHEDULE, build_mini
 from dreampose_cli.names import SAMPLERS
+from dreampose_cli.networks.dreampose.presets import MINI, SCHEDULE, build_mini
 from dreampose_cli.sampling import branch_weights, clip_noise, guide, make_sampler, sample
 
 SCHEDULES = {

@@ -13,18 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dreampose_cli import media, store
+from dreampose_cli import cache as store
+from dreampose_cli import media
 from dreampose_cli.errors import MediaError, OutputExistsError, SubjectError, UsageError
-from dreampose_cli.model.base import load_base
-from dreampose_cli.model.conditioning import prepare_photo
+from dreampose_cli.inference.batch_plan import SMALLEST, Portions
+from dreampose_cli.inference.denoise import RenderSettings, render_frames
+from dreampose_cli.networks.dreampose.conditioning import prepare_photo
+from dreampose_cli.networks.dreampose.network import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.sequence import PosesInMemory, subsequence
-from dreampose_cli.rendering import render
-from dreampose_cli.rendering.batches import RenderSettings, render_frames
-from dreampose_cli.rendering.job import pose_windows
-from dreampose_cli.rendering.memory import SMALLEST, Portions
-from dreampose_cli.training import tuning
-from dreampose_cli.training.tuning import random_crop, tune
+from dreampose_cli.workflows import tune as tuning
+from dreampose_cli.workflows.render import pose_windows, render
+from dreampose_cli.workflows.tune import random_crop, tune
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_several_dances_need_a_folder(clip, subject, tmp_path):
 
 def test_impossible_results_are_refused_before_any_work(clip, subject, photo, tmp_path, monkeypatch):
     from dreampose_cli.poses.extraction import extract
-    from dreampose_cli.rendering import job
+    from dreampose_cli.workflows import render as job
 
     monkeypatch.setattr(job, "render_frames", None)
     poses = clip / "video.poses"
@@ -253,13 +253,13 @@ def test_impossible_results_are_refused_before_any_work(clip, subject, photo, tm
 
 
 def test_a_picture_has_no_sound(photo):
-    from dreampose_cli.rendering.job import _has_sound
+    from dreampose_cli.workflows.render import _has_sound
 
     assert not _has_sound(photo)
 
 
 def test_a_subject_finds_its_base_from_any_folder(clip, photo, tiny_base, tmp_path, monkeypatch):
-    from dreampose_cli.rendering.subjects import load_subject
+    from dreampose_cli.subjects.loading import load_subject
 
     monkeypatch.chdir(tiny_base.parent.parent)
     base = f"{tiny_base.parent.name}/{tiny_base.name}"  # elsewhere this could be the name of a repository on the Hub
@@ -289,7 +289,7 @@ def test_a_subject_carries_its_base(clip, subject, tiny_base, tmp_path):
 
 
 def test_a_photo_tuned_on_two_bases_is_the_one_of_the_base_asked_for(tiny_base, clip, photo, tmp_path):
-    from dreampose_cli.rendering.subjects import load_subject
+    from dreampose_cli.subjects.loading import load_subject
 
     other = tmp_path / "other"
     shutil.copytree(tiny_base, other)

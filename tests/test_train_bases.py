@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from dreampose_cli.__main__ import main
+from dreampose_cli.bases.config import read_config
 from dreampose_cli.errors import TrainingError, UsageError
-from dreampose_cli.model.base import load_base
-from dreampose_cli.model.config import read_config
-from dreampose_cli.model.presets import MINI, build_mini
-from dreampose_cli.training import phase1, recipes, starting
-from dreampose_cli.training.card import MARK
+from dreampose_cli.networks.dreampose.network import load_base
+from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+from dreampose_cli.training import init as starting
+from dreampose_cli.training import recipes
 from dreampose_cli.training.loop import LoopSettings
+from dreampose_cli.training.model_card import MARK
+from dreampose_cli.workflows import train as phase1
 
 QUICK = {"max_steps": 2, "batch_size": 2, "device": "cpu"}
 
@@ -91,7 +93,7 @@ def test_a_card_that_was_changed_is_kept(clips, tiny_base, tmp_path):
 
 
 def test_a_licence_and_an_origin_are_handed_down(clips, tiny_base, tiny_mini, tmp_path):
-    from dreampose_cli.model.revision import revision
+    from dreampose_cli.bases.fingerprint import revision
 
     shutil.copytree(tiny_base, tmp_path / "start")
     config = json.loads((tmp_path / "start/base.json").read_text())
@@ -169,7 +171,7 @@ def test_ablations_are_options_and_share_an_autoencoder(name, clips, clip, tiny_
     assert same(base.vae, load_base(tiny_base).vae)
     assert base.config.provenance["vae"]["revision"] and "vae" not in base.config.provenance["stages"]
     if name == "clip-only":
-        from dreampose_cli.rendering import render
+        from dreampose_cli.workflows.render import render
 
         photo, video = clip / "frames" / "00000.png", tmp_path / "out.mp4"
         render(photo=photo, poses=[clip / "video.poses"], output=video, base=str(out), steps=1, align="off")
@@ -329,7 +331,7 @@ def test_contradictions_are_usage_errors(tmp_path, capsys):
 
 
 def test_what_a_launcher_says(monkeypatch):
-    from dreampose_cli.training.launched import local_rank, process_count, process_rank
+    from dreampose_cli.training.launcher_env import local_rank, process_count, process_rank
 
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)

@@ -383,7 +383,7 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_pat
     from pathlib import Path
 
     from dreampose_cli.media import atomic
-    from dreampose_cli.model.base import load_base
+    from dreampose_cli.networks.dreampose.network import load_base
     from dreampose_cli.poses.files import PoseWriter
     from dreampose_cli.training.denoising import encode_frames
 
@@ -444,7 +444,7 @@ def test_photos_are_a_second_source(clips, tmp_path):
 
     class Tiny:
         class config:
-            from dreampose_cli.model.config import PoseSettings
+            from dreampose_cli.bases.config import PoseSettings
 
             poses = PoseSettings(training_fps=12.0)
 

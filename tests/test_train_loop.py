@@ -17,9 +17,9 @@ from dreampose_cli.__main__ import main
 from dreampose_cli.errors import TrainingError, TrainingStopped, UsageError
 from dreampose_cli.training import loop as loop_module
 from dreampose_cli.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from dreampose_cli.training.loading import Loader
-from dreampose_cli.training.logs import Log
+from dreampose_cli.training.csv_log import Log
 from dreampose_cli.training.loop import Draw, LoopSettings, run
+from dreampose_cli.training.prefetch import Loader
 
 
 class Line(nn.Module):

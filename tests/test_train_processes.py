@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dreampose_cli.model.config import read_config
-from dreampose_cli.model.presets import MINI, build_mini
+from dreampose_cli.bases.config import read_config
+from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 from dreampose_cli.training.denoising import Dropout, PairSource, PairTask
 from dreampose_cli.training.distributed import assemble
 from dreampose_cli.training.frames import prepare_frames

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from dreampose_cli.errors import DreamposeError, OutputError, OutputExistsError, TrainingError, UsageError
-from dreampose_cli.model.base import load_base
-from dreampose_cli.model.conditioning import null_context
-from dreampose_cli.model.presets import MINI, build_mini
-from dreampose_cli.training import phase1, starting
+from dreampose_cli.networks.dreampose.conditioning import null_context
+from dreampose_cli.networks.dreampose.network import load_base
+from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+from dreampose_cli.training import init as starting
 from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
 from dreampose_cli.training.frames import prepare_frames
 from dreampose_cli.training.loop import Draw, LoopSettings, latest_checkpoint, run
-from dreampose_cli.training.place import Place
+from dreampose_cli.training.run_dir import Place
+from dreampose_cli.workflows import train as phase1
 
 
 class Line(nn.Module):

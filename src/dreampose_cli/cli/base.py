@@ -20,7 +20,7 @@ def ls(json: options.Json = False, quiet: options.Quiet = False, verbose: option
       dreampose base ls
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..model.bases import list_bases
+    from ..bases.registry import list_bases
 
     bases = list_bases()
     rows = [[entry.name, entry.kind, entry.summary] for entry in bases]
@@ -51,7 +51,7 @@ def info(
       dreampose base info mini --json
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..model.bases import describe, resolve_base
+    from ..bases.registry import describe, resolve_base
 
     path = resolve_base(base, out.note)
     facts = plain(describe(path))
@@ -89,8 +89,8 @@ def import_(
       dreampose base import DreamPose/checkpoints --name dreampose
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..model.bases import describe
-    from ..model.official import import_official
+    from ..bases.registry import describe
+    from ..networks.dreampose.importer import import_official
 
     with out.progress(None, "importing") as progress:
         path = import_official(
@@ -123,8 +123,8 @@ def pull(
       dreampose base pull owner/name
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..model.bases import describe
-    from ..model.bases import pull as pull_base
+    from ..bases.registry import describe
+    from ..bases.registry import pull as pull_base
 
     with out.progress(None, "downloading") as progress:
         path = pull_base(repository, out.note, progress)

@@ -13,7 +13,7 @@ from . import options
 from .output import Output, size, table, when
 
 if TYPE_CHECKING:
-    from ..store import Entry
+    from ..cache import Entry
 
 KINDS = ("subject", "base", "poses", "data", "partial")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -43,9 +43,9 @@ def folder(json: options.Json = False, quiet: options.Quiet = False, verbose: op
       du -sh "$(dreampose cache dir)"
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import store
+    from .. import cache
 
-    out.result(store.root(), {"path": store.root()})
+    out.result(cache.root(), {"path": cache.root()})
 
 
 def ls(
@@ -72,10 +72,10 @@ def ls(
       dreampose cache ls --kind subject -q
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import store
+    from .. import cache
 
-    entries = store.list_entries(kind)
-    last = store.last_subject()
+    entries = cache.list_entries(kind)
+    last = cache.last_subject()
     total = sum(entry.bytes for entry in entries)
     rows = [
         [
@@ -89,8 +89,8 @@ def ls(
         for entry in entries
     ]
     lines = table(["KIND", "ID", "NAME", "SIZE", "USED", ""], rows, right={3}) if rows else ["nothing is cached"]
-    document = {"path": store.root(), "bytes": total, "last_subject": last, "entries": entries}
-    out.page([*lines, *([f"{size(total)} in {store.root()}"] if rows else [])], document, [e.id for e in entries])
+    document = {"path": cache.root(), "bytes": total, "last_subject": last, "entries": entries}
+    out.page([*lines, *([f"{size(total)} in {cache.root()}"] if rows else [])], document, [e.id for e in entries])
 
 
 def rm(
@@ -112,18 +112,18 @@ def rm(
       dreampose cache rm --all --dry-run
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import store
+    from .. import cache
 
     if bool(entries) == everything:
         raise UsageError("say which entries to remove, or --all.")
-    if everything and store.version() not in (None, str(store.VERSION)):
+    if everything and cache.version() not in (None, str(cache.VERSION)):
         _clear_other_version(out, dry_run=dry_run, yes=yes)
         return
-    chosen = store.list_entries() if everything else list({e.path: e for e in map(store.find_entry, entries)}.values())
+    chosen = cache.list_entries() if everything else list({e.path: e for e in map(cache.find_entry, entries)}.values())
 
     def act() -> list[Entry]:
         for entry in chosen:
-            store.remove(entry)
+            cache.remove(entry)
         return chosen
 
     _remove(out, chosen, act, dry_run=dry_run, yes=yes)
@@ -165,13 +165,13 @@ def prune(
       dreampose cache prune --older-than 30 --max-size 5GB --yes
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import store
+    from .. import cache
 
-    kinds = store.KINDS if bases else store.PRUNED_KINDS
+    kinds = cache.KINDS if bases else cache.PRUNED_KINDS
     limit = None if max_size is None else _count(max_size)
 
     def act(dry_run: bool = False) -> list[Entry]:
-        return store.prune(older_than_days=older_than, max_bytes=limit, kinds=kinds, dry_run=dry_run)
+        return cache.prune(older_than_days=older_than, max_bytes=limit, kinds=kinds, dry_run=dry_run)
 
     _remove(out, act(dry_run=True), act, dry_run=dry_run, yes=yes)
 
@@ -197,12 +197,12 @@ def _remove(out: Output, entries: list[Entry], act: Callable[[], list[Entry]], *
 
 def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
     """Empty a cache whose entries cannot be read."""
-    from .. import store
+    from .. import cache
 
-    folder = store.root()
+    folder = cache.root()
     done = not dry_run and out.confirm(f"Remove everything in {folder}, made by another version?", yes=yes)
     if done:
-        store.clear()
+        cache.clear()
     out.result([folder] if done else [], {"dry_run": dry_run, "cleared": folder if done else None})
 
 

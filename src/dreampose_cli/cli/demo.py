@@ -33,7 +33,7 @@ def demo(
       dreampose demo --seed 3 -o another/
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..demo import run
+    from ..workflows.demo import run
 
     with out.progress(None, "demo") as progress:
         shown = run(output, seed=seed, device=device, dtype=dtype, progress=progress, note=out.note)

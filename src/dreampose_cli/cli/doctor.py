@@ -19,7 +19,7 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: op
       dreampose doctor
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..diagnosis import examine
+    from ..workflows.doctor import examine
 
     findings = examine()
     lines = table(["", "WHAT", "HERE"], [[MARKS[f.state], f.what, f.here] for f in findings])[1:]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import EvaluationError, UsageError
-from ..evaluation.catalogue import (
+from ..evaluation.metric_registry import (
     ALIGNMENTS,
     METRICS,
     SIZE,
@@ -145,7 +145,7 @@ def eval(
         if file is not None and not (file.parent == output and not output.exists()):  # -o makes its folder first
             check_file(file, overwrite)
     if suite is not None:
-        from ..evaluation.suite import SuiteSettings, run_suite
+        from ..workflows.suite import SuiteSettings, run_suite
 
         with out.progress(None, "suite") as progress:
             document, found = run_suite(

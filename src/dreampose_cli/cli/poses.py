@@ -98,8 +98,8 @@ def _estimator_of_base(source: Path, progress, note) -> str:
 
     Where the source holds poses no estimator is needed, and no base is looked for.
     """
-    from ..model.bases import resolve_base
-    from ..model.config import read_config
+    from ..bases.config import read_config
+    from ..bases.registry import resolve_base
     from ..poses.files import is_pose_source
 
     if is_pose_source(source):

@@ -137,7 +137,7 @@ def render(
     if asked == "many":
         _render_many(out, jobs, subject, poses, output, settings)
         return
-    from ..rendering import render as render_poses
+    from ..workflows.render import render as render_poses
 
     with out.progress(None, "rendering") as progress:
         rendered = render_poses(
@@ -175,7 +175,7 @@ def _render_many(
     out: Output, file: Path | None, subjects: list[str] | None, poses: list[Path] | None, output: str | None, settings
 ) -> None:
     """Every render of the file, or of each subject in each dance; JobsError at the end where some failed."""
-    from ..rendering.jobs import jobs_of, read_jobs, render_jobs
+    from ..workflows.render_jobs import jobs_of, read_jobs, render_jobs
 
     jobs = read_jobs(file) if file is not None else jobs_of(subjects, poses, output)
     with out.progress(None, "rendering") as progress:

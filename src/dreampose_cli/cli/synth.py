@@ -40,7 +40,7 @@ def synth(
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     height, width = options.pixels(size)
-    from ..synthetic.dataset import write_dataset
+    from ..mannequins.dataset import write_dataset
 
     with out.progress(None, "drawing") as progress:
         write_dataset(

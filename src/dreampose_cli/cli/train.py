@@ -10,7 +10,7 @@ import typer
 
 from ..errors import TrainingStopped, UsageError
 from ..names import PHOTO_CHANNELS, POSE_CHANNELS, PRESETS, STAGES, TRACKERS, check_choice
-from ..training.launched import local_rank, process_rank
+from ..training.launcher_env import local_rank, process_rank
 from . import options
 from .output import Output, duration
 
@@ -182,7 +182,7 @@ def train(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: one keeps what is in -o, the other removes it.")
-    from ..training.phase1 import train as train_base
+    from ..workflows.train import train as train_base
 
     try:
         with out.progress(None, "training") as progress:

@@ -69,7 +69,7 @@ def tune(
       dreampose tune photo.jpg --rank 8 --memory low
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..training.tuning import tune as tune_subject
+    from ..workflows.tune import tune as tune_subject
 
     with out.progress(None, "tuning") as progress:
         subject = tune_subject(

@@ -19,9 +19,10 @@ import numpy as np
 from PIL import Image
 
 from .. import media
-from . import charts, published
-from .aligned import AlignedFrames
-from .catalogue import METRICS, difference_table
+from . import charts
+from . import literature as published
+from .frame_pairs import AlignedFrames
+from .metric_registry import METRICS, difference_table
 from .results import write_text
 from .scoring import ClipScores, Evaluation, Extreme
 

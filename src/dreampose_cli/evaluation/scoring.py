@@ -25,14 +25,14 @@ import torch
 from .. import __version__
 from ..device import pick_device
 from ..errors import EvaluationError, PoseError
-from ..fitting import fit_pose
+from ..media.fitting import fit_pose
 from ..poses.files import open_poses
 from ..poses.sequence import PoseSequence
+from . import feature_extractors as networks
 from . import metrics as pixels
-from . import networks
-from .aligned import AlignedFrames
-from .catalogue import METRICS, NETWORK_METRICS, NO_AED, PER_FRAME, SIZE, WINDOW
+from .frame_pairs import AlignedFrames
 from .frechet import Gaussian, frechet_distance
+from .metric_registry import METRICS, NETWORK_METRICS, NO_AED, PER_FRAME, SIZE, WINDOW
 from .pairing import ClipPair, find_pairs
 from .warping import warp_errors
 from .weights import Missing

@@ -1,7 +1,7 @@
 """Pose-aligned warping error: how much a point of the body's surface changes its colour from one frame to the next.
 
 Poses say which surface point (I, U, V) a pixel shows. Frame t is taken for a partial texture of the body, carried to the
-pose of frame t + 1 (`model.surface`), and compared with frame t + 1 where the very same points were seen. A texture that
+pose of frame t + 1 (`surface`), and compared with frame t + 1 where the very same points were seen. A texture that
 swims or flickers over a moving body scores high, a body that moves with its texture does not. Light that changes as the
 body turns, and sampling, give a true clip an error of its own: the reference's, to be read beside it.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..model.surface import build_surface, carry
+from ..networks.dreampose.surface import build_surface, carry
 
 SEEN = 0.9  # confidence from which a surface point counts as seen in the frame before
 

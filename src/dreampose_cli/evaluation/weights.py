@@ -143,8 +143,8 @@ def _verify(path: Path, weights: Weights) -> None:
 
 
 def _from_hub(weights: Weights, progress: Progress | None) -> Path:
+    from ..bases.hub import fetch_file
     from ..errors import EvaluationError
-    from ..hub import fetch_file
 
     try:
         path = fetch_file(weights.repository, weights.file, weights.revision, error=EvaluationError, progress=progress)

@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import store
+from .. import cache
+from ..bases.hub import fetch_file
 from ..errors import PoseError
-from ..hub import fetch_file
-from .operators import ensure_torchvision_operators
-from .people import Follower
 from .sequence import paste
+from .torchvision_ops import ensure_torchvision_operators
+from .tracking import Follower
 
 REPOSITORY = "LayerNorm/DensePose-TorchScript-with-hint-image"
 REVISION = "main"
@@ -244,7 +244,7 @@ def _refuse_bomb(file: Path) -> None:
 
 @lru_cache(maxsize=8)
 def _digest(file: Path, _size: int, _modified: int) -> str:
-    return store.file_digest(file)[:16]
+    return cache.file_digest(file)[:16]
 
 
 def _body_sizes(boxes: np.ndarray, coarse: Tensor) -> np.ndarray:

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 
 from ..device import few_cores
 from ..errors import PoseError, UsageError
-from ..fitting import fit_picture
+from ..media.fitting import fit_picture
 from ..names import ESTIMATORS
 from .densepose import FILES, SUFFIX, DensePose, load_densepose
-from .nearer import Search
+from .zoom_search import Search
 
 PARTS = 24
 MIN_PERSON = 0.004  # a person covers at least this share of what is looked at

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import media, store
+from .. import cache, media
 from ..errors import MediaError, NoPersonError, PoseError, UsageError
 from ..names import POSE_FORMATS, check_choice
 from .files import (
@@ -31,8 +31,8 @@ from .files import (
     write_dreampose_folder,
     write_iuv_folder,
 )
-from .people import Ranges, count_of, describe_ranges, ranges_of
 from .sequence import PoseSequence, subsequence
+from .tracking import Ranges, count_of, describe_ranges, ranges_of
 
 Progress = Callable[[int, int | None, str], None]
 Note = Callable[[str], None]
@@ -135,7 +135,7 @@ def _check_place(output: Path, format: str, overwrite: bool) -> None:
 
 def write_preview(sequence: PoseSequence, path: Path, overwrite: bool = False) -> None:
     """The poses as a coloured video or picture."""
-    from .preview import colour
+    from .visualize import colour
 
     media.write_frames(path, (colour(frame) for frame in sequence), fps=sequence.fps, overwrite=overwrite)
 
@@ -199,21 +199,21 @@ def poses_of(
         settings = {"version": EXTRACTION_VERSION, **settings}
         whole, part = ({"fps": f, "start": s, "end": e} for f, s, e in ((None, 0.0, None), (rate, first, last)))
         digest = _digest(source)
-        key = store.key("poses", {**settings, **whole}, digest)
-        path = store.path_of("poses", key)
+        key = cache.key("poses", {**settings, **whole}, digest)
+        path = cache.path_of("poses", key)
         if knows_rate and part != whole and _is_whole(path) and not _gaps(path):
             part, rate, first, last = whole, None, 0.0, None  # all frames are here, and the part is among them
-        key = store.key("poses", {**settings, **part}, digest)
-        path = store.path_of("poses", key)
+        key = cache.key("poses", {**settings, **part}, digest)
+        path = cache.path_of("poses", key)
         if not _is_whole(path):
-            with store.lock(f"poses-{key}", waiting=note, what=f"the poses of {source}"):
+            with cache.lock(f"poses-{key}", waiting=note, what=f"the poses of {source}"):
                 if not _is_whole(path):
                     path.unlink(missing_ok=True)  # damaged, by a power cut perhaps
                     if note and model.pace:
                         note(model.pace)
-                    with store.publish_file("poses", key) as partial:
+                    with cache.publish_file("poses", key) as partial:
                         _estimate(model, frames, source, partial, progress)
-    store.touch("poses", key)
+    cache.touch("poses", key)
     gaps = _gaps(path)
     if gaps and note:
         note(gaps_in_words(gaps, source))
@@ -340,10 +340,10 @@ def _gaps(path: Path) -> Ranges:
 
 def _digest(source: Path) -> str:
     if source.is_file():
-        return store.file_digest(source)
+        return cache.file_digest(source)
     total = hashlib.sha256()
     for path in _files(source):
-        total.update(f"{path.name}\0{store.file_digest(path)}\n".encode())
+        total.update(f"{path.name}\0{cache.file_digest(path)}\n".encode())
     return total.hexdigest()
 
 

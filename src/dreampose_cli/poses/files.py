@@ -26,8 +26,8 @@ from PIL import Image
 from ..errors import PoseError, UsageError
 from ..media.atomic import atomic_folder, atomic_path
 from ..media.files import list_files
-from .dumps import SUFFIXES as DUMP_SUFFIXES
-from .dumps import DumpPoses
+from .detectron2_dump import SUFFIXES as DUMP_SUFFIXES
+from .detectron2_dump import DumpPoses
 from .sequence import PoseSequence, subsequence
 
 __all__ = [

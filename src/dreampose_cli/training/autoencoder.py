@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..model.base import Base
-from ..model.conditioning import pictures_to_tensor
+from ..networks.dreampose.conditioning import pictures_to_tensor
+from ..networks.dreampose.network import Base
 from .frames import Clip, FrameStore
 from .loop import Draw, LoopSettings
 

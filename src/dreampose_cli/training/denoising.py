@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..media import atomic_path
-from ..model.base import Base
-from ..model.conditioning import (
+from ..networks.dreampose.conditioning import (
     clip_pixels,
     context,
     encode,
@@ -31,7 +30,8 @@ from ..model.conditioning import (
     pose_channels,
     prior_of,
 )
-from ..model.surface import build_surface
+from ..networks.dreampose.network import Base
+from ..networks.dreampose.surface import build_surface
 from ..sampling import make_sampler
 from .frames import Clip, FrameStore
 from .loop import Draw, LoopSettings

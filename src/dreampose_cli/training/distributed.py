@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..device import pick_device
 from ..errors import TrainingError, UsageError
-from .launched import process_count
+from .launcher_env import process_count
 
 TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX")}  # and the packages of which one is needed
 PATIENCE = timedelta(hours=24)  # how long a process waits for another: preparing a large data set takes hours

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import store
+from .. import cache
 from ..errors import TrainingError
 from ..poses.sequence import window_indices
 from .data import Source, counted, find_clips, some
@@ -140,16 +140,16 @@ def prepare_frames(
             how = replace(how, revision=_revision(estimator, device, note))
             if estimator is None:
                 sources = list(_with_poses(sources, note if make else (lambda text: None)))
-        key = store.key("frames", {"version": FRAMES_VERSION, "of": str(Path(source).resolve()), "size": resolution})
-        folder = store.path_of("data", key)
+        key = cache.key("frames", {"version": FRAMES_VERSION, "of": str(Path(source).resolve()), "size": resolution})
+        folder = cache.path_of("data", key)
         if make:
-            store.ensure()
-            with store.lock(f"data-{key}", waiting=note, what=f"the frames of {source}"):
+            cache.ensure()
+            with cache.lock(f"data-{key}", waiting=note, what=f"the frames of {source}"):
                 folder.mkdir(parents=True, exist_ok=True)
                 pairs += prepare(sources, folder, how, workers=workers, progress=progress, note=note)
         else:
             pairs += prepare(sources, folder, how, make=False)
-        store.touch("data", key)
+        cache.touch("data", key)
         folders.append(folder)
     return _assemble(pairs, folders[0], tuple(resolution), note if make else (lambda text: None))
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError, TrainingStopped, UsageError
 from .checkpoints import latest_checkpoint, load_checkpoint, require_same, save_checkpoint
+from .csv_log import Log
 from .distributed import ALONE, Crew
-from .loading import Loader
-from .logs import Log
+from .prefetch import Loader
 
 __all__ = ["Draw", "LoopResult", "LoopSettings", "SampledTask", "Task", "latest_checkpoint", "run", "sigterm_flag"]
 

@@ -30,7 +30,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import media, store
+from .. import cache, media
+from ..cache.folder import store_error, storing, write_text
 from ..errors import (
     DreamposeError,
     MediaError,
@@ -41,10 +42,9 @@ from ..errors import (
     TrainingError,
     UsageError,
 )
-from ..fitting import fit_picture, fit_pose
+from ..media.fitting import fit_picture, fit_pose
 from ..poses.files import open_poses
 from ..poses.sequence import PoseSequence
-from ..store.folder import store_error, storing, write_text
 from .data import PICTURES, Source
 
 VERSION = 1
@@ -92,7 +92,7 @@ def address(source: Source, preparation: Preparation) -> str:
     """The key of a clip's shard. MediaError where a file of it is gone."""
     labels = preparation.revision if source.needs_estimator else ""
     chosen = [preparation.resolution, preparation.fit, preparation.resize, preparation.parts, source.ordered]
-    return store.key(
+    return cache.key(
         "shard", {"version": VERSION, "how": chosen, "labels": labels}, [_stamp(p) for p in source.files()]
     )
 

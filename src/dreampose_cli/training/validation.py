@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from ..evaluation.metrics import l1, mean, ssim
+from ..inference.denoise import RenderSettings, render_batch
 from ..media import atomic_path
-from ..model.base import Base
-from ..model.conditioning import prepare_photo
-from ..poses.preview import colour
-from ..rendering.batches import RenderSettings, render_batch
+from ..networks.dreampose.conditioning import prepare_photo
+from ..networks.dreampose.network import Base
+from ..poses.visualize import colour
+from .csv_log import Log
 from .distributed import Crew
 from .frames import Clip, FrameStore
-from .logs import Log
 
 CLIPS = 16  # are scored
 SHOWN = 6  # of these are in the strip

@@ -1,0 +1,86 @@
+"""How much to compute at once: from what memory is free, by estimate, and less after the device ran out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..device import free_bytes, spares_memory
+from ..errors import UsageError
+from ..names import MEMORIES, check_choice
+from ..networks.dreampose.network import Base
+
+# Bytes alive at the peak of one UNet row or one decode, counted on the real networks without computing anything
+# (`networks.footprint`): 26 maps of the first level's width on the latent grid, and 6 of them on the picture's.
+ROW_MAPS = 26
+DECODE_MAPS = 6
+MARGIN = 0.8  # share of the free memory that is planned with: libraries want workspaces, allocators fragment
+
+
+@dataclass(frozen=True)
+class Portions:
+    """What is computed at once; other portions give the same frames, but for rounding.
+
+    frames: denoised together; rows: of the UNet in one call, None for all; decoded: frames decoded together; even: the
+    last frames are computed in a batch as large as the others, since compiled code is made for one size.
+    """
+
+    frames: int
+    rows: int | None = None
+    decoded: int = 4
+    even: bool = False
+
+    def smaller(self) -> Portions | None:
+        """Half of it; None where nothing is left to halve."""
+        if self.decoded > 1:
+            return replace(self, decoded=1)
+        if self.frames > 1:
+            return replace(self, frames=self.frames // 2)
+        return replace(self, rows=1) if self.rows != 1 else None
+
+    def __str__(self) -> str:
+        rows = ", one UNet row at a time" if self.rows == 1 else ""
+        return f"{self.frames} frame{'s' if self.frames > 1 else ''} at once{rows}, {self.decoded} decoded at once"
+
+
+SMALLEST = Portions(1, 1, 1)
+
+
+def plan(base: Base, rows: int, memory: str = "auto", batch_size: int | None = None) -> Portions:
+    """The portions for `rows` UNet rows a frame on the base's device, whose memory already holds the weights.
+
+    memory "auto" and "high": as many frames as fit what is free, up to what pays ("auto" spares it where there are few
+    cores, see `spares_memory`); "low": one row at a time. `batch_size` frames where it is given. Raises UsageError.
+    """
+    check_choice("memory", memory, MEMORIES)
+    if memory == "low":
+        if batch_size not in (None, 1):
+            raise UsageError(f"--memory low renders one frame at a time; leave out --batch-size {batch_size}.")
+        return SMALLEST
+    if batch_size is not None:
+        return Portions(batch_size, decoded=min(4, batch_size))
+    room = free_bytes(base.device) * MARGIN
+    row, decoded = row_bytes(base), decode_bytes(base)
+    frames = max(1, min(default_frames(base.device, memory), int(room / (rows * row))))
+    together = max(1, min(4, int(room / decoded)))
+    return Portions(frames, rows=1 if rows * row > room else None, decoded=min(together, frames))
+
+
+def default_frames(device: torch.device, memory: str = "auto") -> int:
+    """Frames rendered together where there is room for them: more bring hardly more speed."""
+    if spares_memory(device, memory):
+        return 1
+    return 16 if device.type == "cuda" else 4
+
+
+def row_bytes(base: Base) -> int:
+    """About how much memory one UNet row needs beside the weights."""
+    height, width = base.latent_size
+    return ROW_MAPS * height * width * base.unet.config.block_out_channels[0] * base.dtype.itemsize
+
+
+def decode_bytes(base: Base) -> int:
+    """About how much memory the decode of one frame needs beside the weights."""
+    height, width = base.config.resolution
+    return DECODE_MAPS * height * width * base.vae.config.block_out_channels[0] * base.dtype.itemsize

@@ -1,0 +1,181 @@
+"""The checkpoints of the authors of DreamPose (github.com/johannakarras/DreamPose) as a base like any other.
+
+What their `test.py` computes is written into the base's settings, value ranges and null conditions and all, so that
+nothing else needs to know where a base comes from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ... import __version__, cache
+from ...bases.config import CONFIG_FILE, BaseConfig, PhotoSettings, PoseSettings, SamplingSettings, TuningSettings
+from ...bases.registry import MINI, OFFICIAL_HOME
+from ...errors import BaseError, OutputExistsError
+from ...names import check_name
+from .. import pretrained as components
+from ..weight_files import misfits, read_weights, write_weights
+from .network import ADAPTER_FILE, SCHEDULER_FILE, make_adapter, unet_inputs
+
+PATTERNS = {"unet": r"unet_epoch_(\d+)\.pth", "adapter": r"adapter_(\d+)\.pth", "vae": r"vae_(\d+)\.pth"}
+
+# The conventions of the official test.py. Its pose range is in doubt (training used 0..1): see docs/official.md.
+OFFICIAL = BaseConfig(
+    name="official",
+    resolution=(640, 512),
+    latent_shift=(0.0,),
+    latent_scale=(0.18215,),
+    target_range=(0.0, 1.0),  # it was trained on pictures in 0..1, so that is what its latents decode to
+    fit="stretch",
+    poses=PoseSettings(
+        channels="uv",
+        count=5,
+        range=(-1.0, 1.0),
+        null=0.0,
+        resize="bilinear",
+        to_latents="nearest",
+        window_rule="current",
+        training_fps=None,
+    ),
+    photo=PhotoSettings(
+        condition_range=(0.0, 255.0), null_transposed=True, adapter="pooled", vae_tokens=True, unet_channels="none"
+    ),
+    sampling=SamplingSettings(
+        sampler="pndm", steps=100, image_guidance=8.0, pose_guidance=3.0, start="photo", start_range=(-1.0, 1.0)
+    ),
+    tuning=TuningSettings(gradient_checkpointing=True),
+    people="people",
+    estimator="r50",
+)
+
+Progress = Callable[[int, int | None, str], None]
+Note = Callable[[str], None]
+
+
+def import_official(
+    folder: Path,
+    *,
+    name: str,
+    stable_diffusion: str | None = None,
+    image_encoder: str | None = None,
+    epoch: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> Path:
+    """Make the official checkpoints in `folder` the base `name` in the store; returns its folder.
+
+    `stable_diffusion` and `image_encoder` are folders or Hub repositories, by default those DreamPose was built on.
+    `epoch` chooses UNet and adapter, else the highest of each. All files are compared before anything is written, and
+    at most one component is in memory at a time. Raises BaseError, OutputExistsError.
+    """
+    check_name(name)
+    note = note or (lambda text: None)
+    if name == MINI:
+        raise BaseError("mini is the name of the base that comes with the package; choose another with --name.")
+    if (cache.path_of("base", name) / CONFIG_FILE).exists() and not overwrite:
+        raise OutputExistsError(
+            f"there is a base {name} already; add --overwrite to replace it, or choose another --name."
+        )
+    files = find_checkpoints(Path(folder), epoch)
+    note("checkpoints: " + ", ".join(file.name for file in files.values()) + ".")
+    needed = () if "vae" in files else ("vae",)
+    parts, parts_name = components.stable_diffusion_folder(stable_diffusion, needed, progress, note)
+    encoder, encoder_name = components.image_encoder_folder(image_encoder, progress, note)
+
+    modules = skeletons(OFFICIAL, parts, encoder)
+    sources = {
+        "unet": files["unet"],
+        "adapter": files["adapter"],
+        "vae": files.get("vae") or components.weight_file("vae", parts / "vae"),
+        "image_encoder": components.weight_file("image_encoder", encoder),
+    }
+    schedule = components.schedule(parts / "scheduler")
+    processor = components.image_processor(encoder, modules["image_encoder"].config.image_size)
+    wrong = []
+    for part, source in sources.items():
+        found = misfits(_tensors(part, source, modules[part]), components.shapes(modules[part]))
+        wrong += [f"{source.name}: {'; '.join(found)}"] if found else []
+    if wrong:
+        raise BaseError(
+            f"the checkpoints in {folder} do not fit {parts_name} and {encoder_name}; nothing was imported. "
+            + ". ".join(wrong) + "."
+        )  # fmt: skip
+
+    config = dataclasses.replace(
+        OFFICIAL,
+        name=name,
+        provenance={
+            "imported_from": f"official DreamPose checkpoints ({OFFICIAL_HOME})",
+            "files": {part: file.name for part, file in files.items()},
+            "stable_diffusion": parts_name,
+            "image_encoder": encoder_name,
+            "licence": f"{components.SD_LICENCE} for what descends from Stable Diffusion; code of DreamPose: MIT",
+            "version": __version__,
+        },
+    )
+    lock = cache.lock(f"base-{name}", waiting=note, what=f"the base {name}")
+    with lock, cache.publish_folder("base", name) as target:
+        for done, (part, source) in enumerate(sources.items()):
+            if progress:
+                progress(done, len(sources), f"writing {part}")
+            _write_part(part, modules[part], _tensors(part, source, modules[part]), target)
+        processor.save_pretrained(target / "image_encoder")
+        (target / SCHEDULER_FILE).parent.mkdir()
+        (target / SCHEDULER_FILE).write_text(json.dumps(schedule, indent=2) + "\n", encoding="utf-8")
+        (target / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+    if progress:
+        progress(len(sources), len(sources), "")
+    return cache.path_of("base", name)
+
+
+def find_checkpoints(folder: Path, epoch: int | None = None) -> dict[str, Path]:
+    """unet, adapter and (if there is one) vae of the official checkpoints in `folder`: of `epoch`, or the highest.
+
+    The VAE is numbered by steps of its own: without one of `epoch` it is the highest.
+    """
+    if not folder.is_dir():
+        raise BaseError(f"{folder} is no folder; download the official checkpoints into one (see {OFFICIAL_HOME}).")
+    chosen = {}
+    for part, pattern in PATTERNS.items():
+        found = {int(m[1]): file for file in folder.iterdir() if (m := re.fullmatch(pattern, file.name))}
+        wanted = epoch if epoch is not None and (part != "vae" or epoch in found) else max(found, default=None)
+        if wanted in found:
+            chosen[part] = found[wanted]
+        elif part != "vae":
+            name = pattern.replace(r"(\d+)", str(epoch) if epoch is not None else "E").replace("\\", "")
+            there = f"; of {part} there is: {', '.join(str(n) for n in sorted(found))}" if found else ""
+            raise BaseError(f"{folder} has no {name}{there}. The authors' checkpoints are linked from {OFFICIAL_HOME}.")
+    return chosen
+
+
+def skeletons(config: BaseConfig, parts: Path, encoder: Path) -> dict[str, nn.Module]:
+    """Every component without weights, sized from the configs of the given Stable Diffusion and image encoder."""
+    vae = components.skeleton("vae", parts / "vae")
+    image_encoder = components.skeleton("image_encoder", encoder)
+    channels, factor = vae.config.latent_channels, 2 ** (len(vae.config.block_out_channels) - 1)
+    unet = components.skeleton("unet", parts / "unet", in_channels=unet_inputs(config, channels, factor))
+    components.check_widths(unet, image_encoder)
+    with torch.device("meta"):
+        adapter = make_adapter(config, vae, image_encoder)
+    return {"unet": unet, "adapter": adapter, "vae": vae, "image_encoder": image_encoder}
+
+
+def _tensors(part: str, source: Path, module: nn.Module) -> dict[str, Tensor]:
+    return components.rename(part, read_weights(source), module.state_dict())
+
+
+def _write_part(part: str, module: nn.Module, tensors: dict[str, Tensor], target: Path) -> None:
+    if part == "adapter":
+        write_weights(tensors, target / ADAPTER_FILE)
+        return
+    (target / part).mkdir()
+    module.config.save_pretrained(target / part) if part == "image_encoder" else module.save_config(target / part)
+    write_weights(tensors, target / part / components.WEIGHT_FILES[part][0])

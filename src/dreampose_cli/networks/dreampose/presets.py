@@ -1,0 +1,137 @@
+"""Architectures that `train` can build from nothing, and the widening of a given Stable Diffusion folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+from ...bases.config import BaseConfig, PhotoSettings, PoseSettings, SamplingSettings, TuningSettings
+from .. import pretrained as components
+from ..pretrained import OPENAI_MEAN, OPENAI_STD
+from .network import Base, make_adapter, unet_inputs, widen
+
+# SD's noise schedule. Zero terminal SNR would suit a small base better, but PNDM divides by alpha_bar_T.
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "skip_prk_steps": True,
+    "clip_sample": False,
+}
+
+MINI = BaseConfig(
+    name="mini",
+    resolution=(160, 128),
+    latent_shift=(0.0, 0.0, 0.0, 0.0),
+    latent_scale=(1.0, 1.0, 1.0, 1.0),
+    poses=PoseSettings(channels="iuv", to_latents="area", training_fps=12.0),
+    photo=PhotoSettings(adapter="spatial", unet_channels="surface", texture_dilations=(1, 2, 4, 1, 2, 4, 2, 1)),
+    sampling=SamplingSettings(sampler="ddim", steps=3, image_guidance=1.4, pose_guidance=1.4),
+    tuning=TuningSettings(
+        steps=32,
+        learning_rate=1.5e-4,
+        batch_size=8,
+        decay=0.5,
+        hide=0.5,
+        # Half of the way from the base loses none of the likeness that the whole way wins, and half of the sharpness.
+        blend=0.5,
+        decoder_steps=40,
+        decoder_learning_rate=2e-4,
+        decoder_batch_size=4,
+    ),
+    people="mannequins",
+    estimator="mini",
+)
+
+# What the paper says of a base of people (sections 4 and 5), without the slips of the published code: pictures in
+# [-1, 1] on the VAE's side, windows that end with the clip, and noise to start from.
+PAPER = BaseConfig(
+    name="paper",
+    resolution=(640, 512),
+    poses=PoseSettings(channels="uv", training_fps=30.0),  # the rate of the paper's videos
+    photo=PhotoSettings(adapter="pooled"),
+    sampling=SamplingSettings(),
+    tuning=TuningSettings(gradient_checkpointing=True),
+    people="people",
+    estimator="r50",
+)
+
+
+def build_mini(seed: int, config: BaseConfig = MINI) -> Base:
+    """The mini architecture at random initialisation: every component of the paper at about a hundredth of the size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKL(
+            in_channels=3,
+            out_channels=3,
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(16, 32, 64),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=8,
+            sample_size=config.resolution[0],
+            scaling_factor=1.0,
+        )
+        encoder = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=96,
+                intermediate_size=192,
+                num_hidden_layers=3,
+                num_attention_heads=3,
+                image_size=112,
+                patch_size=16,
+                projection_dim=96,
+            )
+        )
+        processor = CLIPImageProcessorPil(
+            size={"height": 112, "width": 112},
+            do_center_crop=False,
+            resample=3,
+            image_mean=OPENAI_MEAN,
+            image_std=OPENAI_STD,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=(config.resolution[0] // 4, config.resolution[1] // 4),
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(32, 64, 128),
+            layers_per_block=1,
+            cross_attention_dim=96,
+            attention_head_dim=4,  # diffusers reads this as the number of heads
+            norm_num_groups=8,
+        )
+        widen(unet, unet_inputs(config, 4, 4))
+        adapter = make_adapter(config, vae, encoder)
+        # The surface channels need no pretrained prediction to protect: from scratch nothing is gained by zeros.
+        torch.nn.init.kaiming_uniform_(unet.conv_in.weight, a=5**0.5)
+    schedule = {**SCHEDULE, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "set_alpha_to_one": True}
+    return Base(config, unet, adapter, vae, encoder, processor, schedule).to("cpu")
+
+
+def from_stable_diffusion(
+    stable_diffusion: Path, image_encoder: Path, config: BaseConfig = PAPER, dtype: torch.dtype = torch.float32
+) -> Base:
+    """Widen a Stable Diffusion in the diffusers layout (unet/, vae/, scheduler/) into a base, as the paper does.
+
+    `image_encoder` is a folder of a CLIP or of its vision part. The adapter is new; its VAE part starts without effect.
+    Raises BaseError where weights are missing or do not fit.
+    """
+    unet = components.load("unet", stable_diffusion / "unet", dtype)
+    vae = components.load("vae", stable_diffusion / "vae", dtype)
+    encoder = components.load("image_encoder", image_encoder, dtype)
+    components.check_widths(unet, encoder)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    widen(unet, unet_inputs(config, vae.config.latent_channels, factor))
+    adapter = make_adapter(config, vae, encoder).to(dtype)
+    processor = components.image_processor(image_encoder, encoder.config.image_size)
+    scheduler = components.schedule(stable_diffusion / "scheduler")
+    return Base(config, unet, adapter, vae, encoder, processor, scheduler).to("cpu")

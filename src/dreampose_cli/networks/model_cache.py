@@ -1,0 +1,49 @@
+"""The base in memory, from one job to the next, so that many subjects are rendered without loading it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..bases.fingerprint import revision
+from .dreampose.network import Base, load_base
+
+
+class Shelf:
+    """Where `render` takes its base from. With `keep` the base stays, with a copy in the CPU's memory of the weights it
+    came with, to take each subject off again; a job on another base takes its place. With `lean` a CPU computes with the
+    weights as they lie in their files, of which another layout would be a copy.
+    """
+
+    def __init__(self, keep: bool = False, lean: bool = False):
+        self.keep, self.lean = keep, lean
+        self._mark: tuple | None = None
+        self._model: Base | None = None
+        self._weights: dict[str, dict[str, Tensor]] = {}
+
+    def base(self, folder: Path, device: torch.device, dtype: torch.dtype) -> Base:
+        """The base in `folder` on `device` as it came, held in `dtype`. Raises BaseError."""
+        mark = (revision(folder), device, dtype)
+        if self._model is not None and mark == self._mark:
+            for name, module in tuned_modules(self._model).items():
+                module.load_state_dict(self._weights[name])
+            return self._model.to(device)
+        self._mark = self._model = None
+        self._weights = {}
+        model = load_base(folder, dtype=dtype).to(device)
+        for module in () if self.lean and device.type == "cpu" else (model.unet, model.vae):
+            module.to(memory_format=torch.channels_last)  # how CPUs and tensor cores like convolutions best
+        if self.keep:
+            self._mark, self._model = mark, model
+            self._weights = {
+                name: {key: value.to("cpu", copy=True) for key, value in module.state_dict().items()}
+                for name, module in tuned_modules(model).items()
+            }
+        return model
+
+
+def tuned_modules(model: Base) -> dict[str, nn.Module]:
+    """What tuning changes, by the name of the file that a subject keeps it in."""
+    return {"unet": model.unet, "adapter": model.adapter, "decoder": model.vae.decoder}

@@ -1,0 +1,183 @@
+"""What phase 1 starts from: nothing, a base, or a Stable Diffusion that is widened into one; and how that is known again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bases import repositories as hub
+from ..bases.config import CONFIG_FILE, BaseConfig
+from ..bases.fingerprint import revision
+from ..bases.registry import lasting_name, list_bases, resolve_base
+from ..errors import BaseError, UsageError
+from ..networks import pretrained as components
+from ..networks.dreampose.network import Base, load_base
+from ..networks.dreampose.presets import MINI, PAPER, build_mini, from_stable_diffusion
+
+Progress = Callable[[int, int | None, str], None]
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a new base is to be like where it is not to be like its preset: the ablations of the paper, and the estimator.
+
+    window: poses in a window. pose_channels, photo_channels, vae_tokens: `PoseSettings.channels`,
+    `PhotoSettings.unet_channels` and `vae_tokens`. None: as the preset has it.
+    """
+
+    window: int | None = None
+    pose_channels: str | None = None
+    photo_channels: str | None = None
+    vae_tokens: bool | None = None
+
+    def of(self, config: BaseConfig) -> BaseConfig:
+        """`config` with these settings."""
+        poses = _given(count=self.window, channels=self.pose_channels)
+        photo = _given(unet_channels=self.photo_channels, vae_tokens=self.vae_tokens)
+        return dataclasses.replace(
+            config,
+            poses=dataclasses.replace(config.poses, **poses),
+            photo=dataclasses.replace(config.photo, **photo),
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with. model: None for the estimator. config: that of the base it is (or, for the estimator, the
+    one it is made for) before the first step. identity: the preset, what the weights come from, and the settings they depend
+    on, for the checkpoints. taken: what was taken over from elsewhere, for the provenance."""
+
+    model: Base | None
+    config: BaseConfig
+    identity: dict[str, Any]
+    taken: dict[str, Any]
+
+
+def starting_model(
+    preset: str,
+    base: str | None,
+    image_encoder: str | None,
+    vae: str | None,
+    shape: Shape,
+    estimator: str | None,
+    seed: int,
+    progress: Progress | None,
+    note: Note,
+) -> Start:
+    """The model before the first step, and where it is from (see `Start`). Raises BaseError, UsageError."""
+    identity: dict[str, Any] = {"preset": preset, "base": None, "vae": None}
+    if preset == "estimator":
+        return Start(None, MINI, identity, {})
+    taken = {}
+    if base:
+        model = starting_point(base, image_encoder, progress, note, shape)
+        identity["base"] = fingerprint(model)
+    else:
+        model = build_mini(seed, *((shape.of(MINI),) if shape != Shape() else ()))
+        if vae:
+            taken = {"vae": _take_vae(model, vae, progress, note)}
+            identity["vae"] = taken["vae"]["revision"]
+    if estimator:
+        people = model.config.people if base and estimator == model.config.estimator else _people(estimator)
+        model.config = dataclasses.replace(model.config, estimator=estimator, people=people)
+    return Start(model, model.config, identity | _conventions(model.config), taken)
+
+
+def starting_point(
+    base: str,
+    image_encoder: str | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
+    shape: Shape | None = None,
+) -> Base:
+    """What `--base` means to phase 1: a base as it is, or a Stable Diffusion, widened (paper section 4)."""
+    if not _is_stable_diffusion(base):
+        if image_encoder:
+            raise UsageError(f"{base} is a base, which has an image encoder; leave --image-encoder out.")
+        if shape not in (None, Shape()):
+            raise UsageError(
+                f"{base} is a base, whose conditioning is settled; --window, --pose-channels, --photo-channels and "
+                "--no-vae-tokens are for one that begins from nothing or from a Stable Diffusion."
+            )
+        start = resolve_base(base, note, progress)
+        model = load_base(start)
+        which = {"base": lasting_name(start), "revision": revision(start)}
+        model.config = dataclasses.replace(model.config, provenance=model.config.provenance | which)
+        return model
+    folder, name = components.stable_diffusion_folder(base, ("unet", "vae"), progress, note)
+    encoder, encoder_name = components.image_encoder_folder(image_encoder, progress, note)
+    origin = {"stable_diffusion": name, "image_encoder": encoder_name, "licence": components.SD_LICENCE}
+    config = (shape or Shape()).of(dataclasses.replace(PAPER, provenance=origin))
+    return from_stable_diffusion(folder, encoder, config)
+
+
+def _take_vae(model: Base, name: str, progress: Progress | None, note: Note) -> dict[str, str]:
+    """Give a new model the trained autoencoder of the base `name`, with the statistics of its latents; returns which it was,
+    and its licence."""
+    folder = resolve_base(name, note, progress)
+    other = load_base(folder)
+    try:
+        model.vae.load_state_dict(other.vae.state_dict())
+    except RuntimeError as error:
+        raise BaseError(
+            f"the autoencoder of {name} is of another architecture than the preset's, which cannot take it over."
+        ) from error
+    model.config = dataclasses.replace(
+        model.config,
+        latent_shift=other.config.latent_shift,
+        latent_scale=other.config.latent_scale,
+        target_range=other.config.target_range,
+    )
+    if model.adapter.texture is not None:
+        model.adapter.texture.look_as(model.vae)
+    note(f"the autoencoder is that of {name}; the stage vae is left out.")
+    licence = other.config.provenance.get("licence")
+    return {"from": lasting_name(folder), "revision": revision(folder), **_given(licence=licence)}
+
+
+def fingerprint(model: Base, *components: str) -> str:
+    """16 hex digits of the weights of a model or of its `components`: of each tensor its name, its size and some of its
+    values."""
+    digest = hashlib.sha256()
+    for name, module in model.components().items():
+        if components and name not in components:
+            continue
+        for key, value in module.state_dict().items():
+            some = value.detach().flatten()[:: max(1, value.numel() // 64)].cpu().float().contiguous()
+            digest.update(f"{name}.{key}{tuple(value.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _conventions(config: BaseConfig) -> dict[str, Any]:
+    """The settings of a base that its training depends on, flat."""
+    flat = {"resolution": list(config.resolution), "fit": config.fit, "target_range": list(config.target_range)}
+    for part in ("poses", "photo"):
+        flat |= {f"{part}.{key}": value for key, value in asdict(getattr(config, part)).items()}
+    return flat
+
+
+def _is_stable_diffusion(base: str) -> bool:
+    """Whether `base` is the layout of diffusers, here or on the Hub, and no base."""
+    folder = Path(base)
+    if folder.is_dir():
+        return not (folder / CONFIG_FILE).exists() and (folder / "unet" / "config.json").exists()
+    if any(entry.name == base for entry in list_bases()):
+        return False
+    reference = hub.parse(base)
+    if reference is None:
+        return False
+    # The one repository that everybody starts from is known, so that it is not asked for a base first.
+    return reference.repo == components.STABLE_DIFFUSION.repo or not hub.is_base(reference)
+
+
+def _people(estimator: str) -> str:
+    return "mannequins" if estimator == "mini" else "people"
+
+
+def _given(**values) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,159 @@
+"""The demo: a photo of a mannequin that no base was trained on, and a dance of another one, through `tune` and `render`.
+
+Everything is generated from a seed and goes the way a user's files go: a photo as PNG, a driving video as mp4, poses by
+the estimator. Because the studio can draw the photographed mannequin in the dancer's poses, the result has a truth to be
+compared with. The dancer has the subject's build, so that the two outlines agree; another build is a matter of `--align`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .. import media
+from ..mannequins.dance import draw_dance
+from ..mannequins.dataset import plan_clip
+from ..mannequins.studio import perform
+from ..mannequins.subject import draw_subject
+from ..poses.extraction import extract
+from ..poses.files import open_poses
+from ..poses.visualize import colour
+from .render import render
+from .tune import tune
+
+DATASET_SEED = 77_777_777  # of no dataset that was trained on
+FRAMES = 36
+FPS = 12.0
+ENLARGE = 3
+OWN = ("photo.png", "dance.mp4", "dance.poses", "result.mp4", "out.mp4", "strip.png", "metrics.json")
+
+Progress = Callable[[int, int | None, str], None]
+Note = Callable[[str], None]
+
+
+def run(
+    output: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> dict:
+    """Run the demo into the folder `output`, replacing an earlier demo there; returns what metrics.json holds.
+
+    metrics.json: "untuned" and "tuned", each l1, ssim, psnr against the truth (RGB in [0, 1], the base's resolution,
+    means over frames), and "seconds" for tune and render. Raises OutputError for a folder that holds other files.
+    """
+    note = note or (lambda text: None)
+    output = Path(output)
+    media.check_output(f"{output}/", True, owned=OWN.__contains__)
+    with (
+        media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder,
+        tempfile.TemporaryDirectory(prefix="dreampose-demo-") as cache,
+        cache.within(cache),
+    ):
+        photo, truth = _studio(folder, seed)
+        poses = extract(
+            folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=device, progress=progress
+        )
+        note(
+            f"dreampose tune photo.png --memory high    # a mannequin no base has seen; {poses.frames} frames of dance"
+        )
+        started = time.monotonic()
+        subject = tune([photo], base="mini", memory="high", device=device, dtype=dtype, progress=progress)
+        tuned_in = time.monotonic() - started
+        note("dreampose render --poses dance.mp4 -o result.mp4")
+        shots = {}
+        for name, who in (("untuned", {"photo": photo, "base": "mini"}), ("tuned", {"subject": subject.id})):
+            result = render(
+                poses=[folder / "dance.poses"],
+                output=f"{folder / name}/",
+                device=device,
+                dtype=dtype,
+                progress=progress,
+                **who,
+            )
+            shots[name] = (list(media.open_frames(folder / name)), result.seconds)
+            shutil.rmtree(folder / name)
+        media.write_frames(folder / "result.mp4", shots["tuned"][0], fps=FPS, metadata={"notice": "AI-generated"})
+        _pictures(folder, truth, shots["untuned"][0], shots["tuned"][0])
+        figures = {
+            **{name: compare(frames, truth) for name, (frames, _) in shots.items()},
+            "seconds": {"tune": round(tuned_in, 1), "render": round(shots["tuned"][1], 1)},
+            "frames": len(truth),
+            "seed": seed,
+        }
+        (folder / "metrics.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def compare(frames: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, float]:
+    """Means over frames of L1, SSIM and PSNR, pictures uint8 scored in [0, 1]."""
+    from ..evaluation.metrics import l1, psnr, ssim
+
+    a, b = np.stack(frames), np.stack(truth)
+    scores = {"l1": l1(a, b), "ssim": ssim(a, b), "psnr": psnr(a, b)}
+    return {name: round(float(np.mean([v for v in values if v is not None])), 4) for name, values in scores.items()}
+
+
+def _studio(folder: Path, seed: int) -> tuple[Path, list[np.ndarray]]:
+    """Draw the subject's photo, the dancer's video, and the truth: the subject in the dancer's poses."""
+    subject = draw_subject(plan_clip(DATASET_SEED, "test", 2 * seed).subject_seed)
+    plan = plan_clip(DATASET_SEED, "test", 2 * seed + 1)
+    dancer = dataclasses.replace(draw_subject(plan.subject_seed), body=subject.body)
+    dance = draw_dance(plan.dance_seed, FRAMES, FPS)
+    truth = [frame.picture for frame in perform(subject, dance)]
+    standing = draw_dance(plan_clip(DATASET_SEED, "test", 2 * seed).dance_seed, 12, FPS)
+    picture = next(iter(perform(subject, standing))).picture
+    Image.fromarray(picture).save(folder / "photo.png")
+    media.write_frames(folder / "dance.mp4", (frame.picture for frame in perform(dancer, dance)), fps=FPS)
+    return folder / "photo.png", truth
+
+
+def _pictures(folder: Path, truth, untuned, tuned) -> None:
+    """out.mp4: photo | driving video | pose | result; strip.png: six moments of each, with the truth below."""
+    photo = media.read_photo(folder / "photo.png")
+    dance = list(media.open_frames(folder / "dance.mp4"))
+    poses = [colour(frame) for frame in open_poses(folder / "dance.poses")]
+    names = ("photo", "driving video", "pose", "result")
+    frames = (_beside([photo, dance[i], poses[i], tuned[i]], names) for i in range(len(tuned)))
+    media.write_frames(folder / "out.mp4", frames, fps=FPS, metadata={"notice": "AI-generated"})
+    chosen = np.linspace(0, len(tuned) - 1, 7).round().astype(int)
+    rows = {"driving video": dance, "pose": poses, "untuned": untuned, "tuned": tuned, "truth": truth}
+    columns = [
+        _captioned(
+            np.concatenate([photo] + [np.full_like(photo, 255)] * 4), "photo, and right of it the driving video", 2
+        )
+    ]
+    for i in chosen:
+        columns.append(_captioned(np.concatenate([row[i] for row in rows.values()]), f"frame {i}", 2))
+    strip = np.concatenate(columns, axis=1)
+    picture = Image.fromarray(strip)
+    draw = ImageDraw.Draw(picture)
+    height = photo.shape[0] * 2
+    for k, name in enumerate(rows):
+        if k:
+            draw.text((12, 24 + height * k + height // 2), name, fill=(60, 60, 60), font=ImageFont.load_default(24))
+    picture.save(folder / "strip.png")
+
+
+def _beside(pictures: list[np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+    return np.concatenate([_captioned(p, name, ENLARGE) for p, name in zip(pictures, names, strict=True)], axis=1)
+
+
+def _captioned(picture: np.ndarray, text: str, enlarge: int) -> np.ndarray:
+    """The picture enlarged for viewing, under a line that says what it is."""
+    size = (picture.shape[1] * enlarge, picture.shape[0] * enlarge)
+    canvas = Image.new("RGB", (size[0], size[1] + 24), (255, 255, 255))
+    canvas.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), (0, 24))
+    ImageDraw.Draw(canvas).text((8, 3), text, fill=(60, 60, 60), font=ImageFont.load_default(15))
+    return np.asarray(canvas)
