@@ -1,0 +1,259 @@
+"""The interface of a network: what sampling, training, tuning and storage need of a base, whatever its family.
+
+A network is a value: modules, and the conventions that tie them together (`config`). It knows no files but the folder that
+it is loaded from, no screen and no device policy. One step of denoising, as sampling and training both take it:
+
+    reference = network.reference(views)                          # once for a photo
+    condition = network.condition(reference, poses)               # once for a run of frames
+    rows = condition.cat([condition.drop(image=True, pose=True), condition])
+    prediction = network.predict(latents, t, rows, network.at(reference, t))
+
+Rows: a row is one frame of one guidance branch, its latents are (C, h, w), and tensors of rows have them first. A network
+whose `context.size` is n > 1 attends across frames: it gets whole windows, n rows of one window after the other.
+
+A new family is a folder beside `dreampose/`: settings (data, no torch), a `Network` and its `Condition`; one line in
+`bases.families` makes it known. Everything that lists modules (saving, loading, the files on the Hub, fingerprints, moving,
+casting, what a subject keeps) follows from `modules`.
+
+Shapes: H, W of the base's resolution, h, w of its latent grid, f = H / h = W / w, C latent channels, R rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..bases.config import BaseConfig
+
+
+@dataclass(frozen=True)
+class ContextWindow:
+    """How many frames are denoised together. Neighbouring windows share `overlap` frames, whose predictions are averaged;
+    `closed`: the last windows of a clip wrap around to its first frames."""
+
+    size: int = 1
+    overlap: int = 0
+    closed: bool = False
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A term of the guidance formula: the prediction under a condition without its image, its pose, or both, times `weight`.
+
+    The weights of a network's branches sum to one. One whose weight is zero need not be computed.
+    """
+
+    weight: float
+    drop_image: bool = False
+    drop_pose: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of training or tuning: what learns and by which loss.
+
+    modules: names in `Network.modules`, or of parts of them with dots ("vae.decoder"). loss: "denoising" (predict what was
+    added to the latents of a frame), "reconstruction" (decode the latents of a photo), "autoencoder" (encode and decode).
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    loss: str
+
+
+@dataclass(frozen=True)
+class Views:
+    """N photos at the base's resolution, and what `Network.views` prepared of them without weights.
+
+    pictures uint8 (N, H, W, 3); poses (N, 3, H, W) as I in 0..24, U and V in [0, 1], None where nobody looked; clip
+    (N, 3, s, s): the pictures as CLIP sees them, None for a network that does not look with CLIP; latents (N, C, h, w):
+    the photos' latents as conditions, where they were computed ahead.
+    """
+
+    pictures: np.ndarray
+    poses: Tensor | None = None
+    clip: Tensor | None = None
+    latents: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+SHARED: dict[str, Any] = {"shared": True}  # metadata of a condition's field that is not one of rows
+
+
+@dataclass(frozen=True)
+class Condition(ABC):
+    """What R rows are conditioned on: a frozen dataclass of tensors that have rows first.
+
+    A field that belongs to all rows together, such as the null image's tokens, is declared with
+    `field(metadata=SHARED)`. Fields may be None.
+    """
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return next(len(value) for name, value in self._values() if value is not None)
+
+    @abstractmethod
+    def drop(self, image: bool | Tensor, pose: bool | Tensor) -> Self:
+        """The same rows without their image, their pose, or both: for all rows, or for those where a mask (R,) is true.
+
+        The only definition of "null": guidance and the dropout of training both come here.
+        """
+
+    def __getitem__(self, rows: slice) -> Self:
+        """Some of the rows."""
+        return dataclasses.replace(self, **{name: value[rows] for name, value in self._values() if value is not None})
+
+    @classmethod
+    def cat(cls, conditions: Sequence[Self]) -> Self:
+        """The rows of several conditions, one after the other. What is not of rows is taken from the first."""
+        first = conditions[0]
+        joined = {
+            name: torch.cat([getattr(condition, name) for condition in conditions])
+            for name, value in first._values()
+            if value is not None
+        }
+        return dataclasses.replace(first, **joined)
+
+    def _values(self) -> list[tuple[str, Tensor | None]]:
+        return [
+            (each.name, getattr(self, each.name))
+            for each in dataclasses.fields(self)
+            if not each.metadata.get("shared")
+        ]
+
+
+class Network(ABC):
+    """A base as one object. Modules are in eval mode unless they train; after training they are again."""
+
+    context: ClassVar[ContextWindow] | ContextWindow = ContextWindow()
+
+    def __init__(self, config: BaseConfig, modules: dict[str, nn.Module], schedule: dict[str, Any]):
+        """modules: by the names of their folders. schedule: the noise schedule, as diffusers' schedulers take it."""
+        self.config, self.modules, self.schedule = config, modules, schedule
+
+    # What it computes.
+
+    @abstractmethod
+    def views(self, pictures: np.ndarray, poses: np.ndarray | None = None) -> Views:
+        """Photos uint8 (N, H, W, 3) and their poses (N, 3, H, W), made ready without weights: for any thread, on the CPU."""
+
+    @abstractmethod
+    def reference(self, views: Views, null: bool = True) -> Any:
+        """All that depends on the photos alone, once a subject; the encoders are not needed after it.
+
+        null: whether rows without their image will be asked for. Opaque to the caller, who hands it to `at` and `condition`.
+        Gradients flow where they are on.
+        """
+
+    def at(self, reference: Any, t: Tensor) -> Any:
+        """What the photos give at timestep t, a scalar or one of each photo: computed once a step, for all its rows.
+
+        Here the reference itself: only the appearance network of some families looks at the timestep.
+        """
+        return reference
+
+    @abstractmethod
+    def condition(self, reference: Any, poses: Tensor) -> Condition:
+        """The condition of R frames: pose windows (R, n, 3, H, W) of one photo, or of R photos, one for each."""
+
+    @abstractmethod
+    def branches(self, guidance: Mapping[str, float]) -> tuple[Branch, ...]:
+        """The guidance formula, by the names of `config.sampling.guidance`."""
+
+    @abstractmethod
+    def predict(self, latents: Tensor, t: Tensor, condition: Condition, reference: Any = None) -> Tensor:
+        """The prediction (R, C, h, w), float32, in the schedule's prediction type.
+
+        latents (R, C, h, w) noised to t, a scalar or (R,); reference: what `at` gave for t.
+        """
+
+    def start(self, views: Views) -> Tensor | None:
+        """The latents (N, C, h, w) that sampling noises to start from; None where it starts from noise alone."""
+        return None
+
+    @abstractmethod
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in a value range that the VAE takes -> normalised latents (B, C, h, w), no sampling."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], clamped."""
+
+    # What learns, and what is needed when.
+
+    @property
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """Phase 1, in order: what `train` does from pairs of frames."""
+
+    @property
+    def tuning_stages(self) -> tuple[Stage, ...]:
+        """Phase 2, in order: what `tune` does on photos of one subject. A subject keeps the modules named here."""
+        return ()
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The modules, or parts with dots, that nothing needs once `reference` and `start` are there."""
+        return ()
+
+    # What follows from the modules.
+
+    def module(self, name: str) -> nn.Module:
+        """A module by its name, or a part of one with dots: "vae.decoder"."""
+        first, _, rest = name.partition(".")
+        return self.modules[first].get_submodule(rest) if rest else self.modules[first]
+
+    @property
+    def tuned(self) -> dict[str, nn.Module]:
+        """The modules that tuning changes, by the names that a subject keeps them under."""
+        return {name: self.module(name) for stage in self.tuning_stages for name in stage.modules}
+
+    @property
+    @abstractmethod
+    def latent_channels(self) -> int:
+        """C."""
+
+    @property
+    @abstractmethod
+    def vae_scale_factor(self) -> int:
+        """f: pixels per latent along a side."""
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(h, w)."""
+        height, width = self.config.resolution
+        return height // self.vae_scale_factor, width // self.vae_scale_factor
+
+    @property
+    def device(self) -> torch.device:
+        return next(next(iter(self.modules.values())).parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(next(iter(self.modules.values())).parameters()).dtype
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move (and cast) all modules, in place."""
+        for module in self.modules.values():
+            nn.Module.to(module, device=device, dtype=dtype).eval()  # diffusers' own `to` warns for every cast
+        return self
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Whether activations are computed twice instead of kept, in every module and part that can."""
+        for module in self.modules.values():
+            if hasattr(module, "enable_gradient_checkpointing"):
+                module.enable_gradient_checkpointing() if on else module.disable_gradient_checkpointing()
+            else:
+                for part in module.modules():
+                    if hasattr(part, "gradient_checkpointing"):
+                        part.gradient_checkpointing = on
