@@ -18,6 +18,15 @@ def cache(tmp_path_factory, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def hub():
+    """A Hub on loopback without repositories; see hub_server."""
+    from hub_server import HubServer
+
+    with HubServer() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
     """A base of the mini architecture at 32 wide x 48 high, random weights: real classes, milliseconds a step."""

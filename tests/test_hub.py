@@ -1,14 +1,9 @@
 """Bases on the Hub: a small server in its place, and a sentence for each thing that can go wrong."""
 
-import hashlib
 import json
-import os
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -16,8 +11,9 @@ from dreampose_cli.bases import repositories as hub
 from dreampose_cli.bases.registry import MINI_NOTE, bundled, pull, resolve_base
 from dreampose_cli.bases.repositories import Reference
 from dreampose_cli.errors import BaseError
+from hub_server import COMMIT
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NOBODY = "http://127.0.0.1:9"  # the discard port: nobody listens
 
 # Resolves each name given, and prints what came of it: a folder, or the error's sentence.
 SCRIPT = """
@@ -36,102 +32,30 @@ print(json.dumps({"found": found, "notes": notes, "seen": seen, "torch": "torch"
 """
 
 
-class Hub(ThreadingHTTPServer):
-    """As much of the Hub as a download needs. `repositories`: name to files; `requests`: what was asked."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        self.repositories, self.requests, self.broken = {}, [], set()
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *words):
-        pass
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def do_GET(self):
-        path = unquote(urlsplit(self.path).path)
-        self.server.requests.append(f"{self.command} {path}")
-        parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
-            self.about("/".join(parts[2:4]), parts[4:])
-        else:
-            self.file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
-
-    do_HEAD = do_GET
-
-    def about(self, repo, rest):
-        files = self.server.repositories.get(repo)
-        if repo.endswith("/gated"):
-            return self.answer(403, X_Error_Code="GatedRepo", X_Error_Message="restricted")
-        if repo.endswith("/down"):
-            return self.answer(500)
-        if files is None:
-            return self.answer(404, X_Error_Code="RepoNotFound", X_Error_Message="not found")
-        if len(rest) > 1 and rest[1] not in ("main", "v1", COMMIT):
-            return self.answer(404, X_Error_Code="RevisionNotFound", X_Error_Message="no such revision")
-        if rest[:1] == ["tree"]:
-            listing = [
-                {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-                for name, body in files.items()
-            ]
-            return self.answer(200, json.dumps(listing).encode(), Content_Type="application/json")
-        siblings = [{"rfilename": name} for name in files]
-        info = {"id": repo, "sha": COMMIT, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
-        return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
-
-    def file(self, repo, revision, name):
-        body = self.server.repositories.get(repo, {}).get(name)
-        if body is None:
-            return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
-        etag = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
-        if self.command == "GET" and name in self.server.broken:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[: len(body) // 2])
-            return self.connection.close()
-        return self.answer(200, body, **etag)
-
-
 @pytest.fixture
-def server(tiny_base):
-    with Hub() as server:
-        files = {str(p.relative_to(tiny_base)): p.read_bytes() for p in tiny_base.rglob("*") if p.is_file()}
-        config = json.loads(files["base.json"])
-        config["provenance"] = {"licence": "CC BY 4.0"}
-        files["base.json"] = json.dumps(config).encode()
-        files |= {"README.md": b"hello", "evil.py": b"raise SystemExit", "checkpoints/network/state.json": b"{}"}
-        server.repositories = {
-            "owner/base": files,
-            "owner/foreign": {"config.json": b"{}", "unet/config.json": b"{}"},
-            "owner/incomplete": {name: files[name] for name in files if not name.startswith("adapter")},
-            "owner/newer": {**files, "base.json": b'{"format": "dreampose-base", "version": 99}'},
-            "owner/cut": files,
-        }
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def server(tiny_base, hub):
+    files = {path.relative_to(tiny_base).as_posix(): path.read_bytes() for path in tiny_base.rglob("*") if path.is_file()}
+    config = json.loads(files["base.json"])
+    config["provenance"] = {"licence": "CC BY 4.0"}
+    files["base.json"] = json.dumps(config).encode()
+    files |= {"README.md": b"hello", "evil.py": b"raise SystemExit", "checkpoints/network/state.json": b"{}"}
+    hub.add("owner/base", files, refs=("main", "v1"))
+    hub.add("owner/foreign", {"config.json": b"{}", "unet/config.json": b"{}"})
+    hub.add("owner/incomplete", {name: files[name] for name in files if not name.startswith("adapter")})
+    hub.add("owner/newer", {**files, "base.json": b'{"format": "dreampose-base", "version": 99}'})
+    hub.add("owner/cut", files)
+    hub.add("owner/gated", files, gated=True)
+    hub.add("owner/private", files, token="hf_right")
+    hub.add("owner/down", files, status=500)
+    return hub
 
 
-def ask(*words, home, url, offline="0"):
+def ask(server, *words, home, **environment):
     """What SCRIPT prints, and how long it took."""
-    keep = {name: os.environ[name] for name in ("PATH", "DREAMPOSE_CACHE", "SYSTEMROOT", "HOME") if name in os.environ}
-    environment = keep | {"HF_HOME": str(home), "HF_ENDPOINT": url, "HF_HUB_OFFLINE": offline, "NO_PROXY": "*"}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    offline = environment.pop("offline", False)
     began = time.monotonic()
     command = [sys.executable, "-c", SCRIPT, *words]
+    environment = server.environment(home, offline=offline, **environment)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no bars and no warnings of the libraries
@@ -148,7 +72,7 @@ def test_references():
 
 def test_a_base_is_downloaded_once_and_then_used_offline(server, tmp_path):
     home = tmp_path / "hf"
-    answer, _ = ask("resolve:owner/base", home=home, url=server.url)
+    answer, _ = ask(server, "resolve:owner/base", home=home)
     folder = home / "hub" / "models--owner--base" / "snapshots" / COMMIT
     assert answer["found"] == [str(folder)]
     assert not answer["torch"]
@@ -158,27 +82,29 @@ def test_a_base_is_downloaded_once_and_then_used_offline(server, tmp_path):
     assert files == {"base.json", *hub.BASE_FILES}  # no code, no readme, nothing else
     assert hub.origin(folder) == f"owner/base@{COMMIT}"
     asked = len(server.requests)
-    again, _ = ask("resolve:owner/base", f"resolve:owner/base@{COMMIT}", home=home, url=server.url)
+    again, _ = ask(server, "resolve:owner/base", f"resolve:owner/base@{COMMIT}", home=home)
     assert again["found"] == [str(folder)] * 2
     assert len(server.requests) == asked  # without a question
     assert again["notes"] == []
-    offline, _ = ask("resolve:owner/base", "pull:owner/base", home=home, url=server.url, offline="1")
+    offline, _ = ask(server, "resolve:owner/base", "pull:owner/base", home=home, offline=True)
     assert offline["found"] == [str(folder)] * 2
-    unreachable, _ = ask("resolve:owner/base", home=home, url="http://127.0.0.1:9")
+    unreachable, _ = ask(server, "resolve:owner/base", home=home, HF_ENDPOINT=NOBODY)
     assert unreachable["found"] == [str(folder)]
-    pulled, _ = ask("pull:owner/base", "resolve:owner/base@v1", home=home, url=server.url)
+    pulled, _ = ask(server, "pull:owner/base", "resolve:owner/base@v1", home=home)
     assert pulled["found"] == [str(folder)] * 2
     assert len(server.requests) > asked  # asked for what is new
 
 
 def test_each_failure_has_its_own_sentence(server, tmp_path):
     words = ["resolve:owner/gated", "resolve:owner/nothing", "resolve:owner/base@nope", "resolve:owner/foreign"]
-    words += ["resolve:owner/incomplete", "resolve:owner/newer", "pull:mini"]
-    answer, _ = ask(*words, home=tmp_path / "hf", url=server.url)
-    gated, missing, revision, foreign, incomplete, newer, name = answer["found"]
+    words += ["resolve:owner/incomplete", "resolve:owner/newer", "pull:mini", "pull:owner/private", "pull:owner/down"]
+    answer, _ = ask(server, *words, home=tmp_path / "hf")
+    gated, missing, revision, foreign, incomplete, newer, name, private, down = answer["found"]
     assert "owner/gated is gated: accept its terms on https://huggingface.co/owner/gated" in gated
     assert "hf auth login" in gated
     assert "owner/nothing is no folder here and no repository on the Hub, or a private one" in missing
+    assert "owner/private is no folder here and no repository on the Hub, or a private one" in private
+    assert "owner/down" in down
     assert "owner/base has no revision 'nope'" in revision
     assert "owner/foreign on the Hub is not a base of dreampose" in foreign
     assert "incomplete: it has no adapter/adapter.safetensors" in incomplete
@@ -188,9 +114,9 @@ def test_each_failure_has_its_own_sentence(server, tmp_path):
     assert all(found.startswith("BaseError: ") for found in answer["found"])
 
 
-@pytest.mark.parametrize(("offline", "why"), [("1", "HF_HUB_OFFLINE is set"), ("0", "the Hub cannot be reached")])
-def test_without_a_network_an_unknown_base_fails_at_once(tmp_path, offline, why):
-    answer, seconds = ask("resolve:owner/base", home=tmp_path / "hf", url="http://127.0.0.1:9", offline=offline)
+@pytest.mark.parametrize(("offline", "why"), [(True, "HF_HUB_OFFLINE is set"), (False, "the Hub cannot be reached")])
+def test_without_a_network_an_unknown_base_fails_at_once(hub, tmp_path, offline, why):
+    answer, seconds = ask(hub, "resolve:owner/base", home=tmp_path / "hf", offline=offline, HF_ENDPOINT=NOBODY)
     assert f"owner/base is not (or not wholly) on this machine and {why}; connect" in answer["found"][0]
     assert "dreampose base pull" in answer["found"][0]
     assert seconds < 30  # seconds on an idle machine
@@ -198,17 +124,17 @@ def test_without_a_network_an_unknown_base_fails_at_once(tmp_path, offline, why)
 
 def test_an_interrupted_download_goes_on(server, tmp_path, monkeypatch):
     home = tmp_path / "hf"
-    server.broken = {"vae/diffusion_pytorch_model.safetensors"}
-    first, _ = ask("resolve:owner/cut", home=home, url=server.url)
+    server.break_file("vae/diffusion_pytorch_model.safetensors")
+    first, _ = ask(server, "resolve:owner/cut", home=home)
     assert "the download of owner/cut" in first["found"][0] or "owner/cut" in first["found"][0]
     assert "run the same command again" in first["found"][0] or "run the command again" in first["found"][0]
-    second, _ = ask("resolve:owner/cut", home=home, url=server.url, offline="1")
+    second, _ = ask(server, "resolve:owner/cut", home=home, offline=True)
     assert "not (or not wholly) on this machine" in second["found"][0]  # a half is never taken for a base
-    server.broken = set()
-    before = [request for request in server.requests if request.startswith("GET") and "resolve" in request]
-    third, _ = ask("resolve:owner/cut", home=home, url=server.url)
+    server.mend()
+    before = server.downloads()
+    third, _ = ask(server, "resolve:owner/cut", home=home)
     assert third["found"][0].endswith(COMMIT)
-    after = [request for request in server.requests if request.startswith("GET") and "resolve" in request]
+    after = server.downloads()
     assert len(after) - len(before) < len(hub.BASE_FILES)  # what was complete was kept
 
 
