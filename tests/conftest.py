@@ -28,6 +28,21 @@ def hub():
 
 
 @pytest.fixture(scope="session")
+def tiny_repositories(tmp_path_factory):
+    """The folder that `tiny_hub.build` fills: a repository is written once for all tests that ask for it."""
+    return tmp_path_factory.mktemp("repositories")
+
+
+@pytest.fixture
+def tiny_hub(hub, tiny_repositories):
+    """A Hub with Stable Diffusion, MagicAnimate and the others at tiny size and random weights; see tiny_hub.py."""
+    import tiny_hub
+
+    tiny_hub.serve(hub, tiny_repositories)
+    return hub
+
+
+@pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
     """A base of the mini architecture at 32 wide x 48 high, random weights: real classes, milliseconds a step."""
     import dataclasses
