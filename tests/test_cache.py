@@ -320,7 +320,7 @@ def test_a_lock_is_that_of_the_file_others_will_open(tmp_path, monkeypatch):
 
 HOLDER = """
 import sys, time
-from dreampose_cli import store
+from dreampose_cli import cache as store
 with store.lock("subject-abcd"):
     store.partial_folder("abcd")
     print("held", flush=True)
@@ -345,7 +345,7 @@ def test_the_lock_of_a_killed_process_is_free(cache):
 COUNTER = """
 import sys
 from pathlib import Path
-from dreampose_cli import store
+from dreampose_cli import cache as store
 file = Path(sys.argv[1])
 for _ in range(30):
     with store.lock("counter"):

@@ -265,7 +265,7 @@ def test_ctrl_c_ends_with_130():
     script = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells start background jobs without it
-        "from dreampose_cli import diagnosis\n"
+        "from dreampose_cli.workflows import doctor as diagnosis\n"
         "from dreampose_cli.__main__ import main\n"
         "def examine():\n"
         "    print('working', flush=True)\n"
@@ -569,7 +569,7 @@ def test_the_doctor_looks_at_the_network_without_hanging(monkeypatch):
 
 def test_the_machines_own_findings():
     assert diagnosis.memory_bytes() is None or diagnosis.memory_bytes() > 1e8
-    for finding in (diagnosis.python(), diagnosis.memory(), diagnosis.cores(), diagnosis.disk(), *diagnosis.cache()):
+    for finding in (diagnosis.python(), diagnosis.memory(), diagnosis.cores(), diagnosis.disk(), *diagnosis.cache_folder()):
         assert finding.here
         assert finding.state in ("ok", "warning")
     assert diagnosis.ffmpeg()[0].state == "ok"

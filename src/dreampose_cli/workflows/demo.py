@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .. import media
+from .. import cache, media
 from ..mannequins.dance import draw_dance
 from ..mannequins.dataset import plan_clip
 from ..mannequins.studio import perform
@@ -58,8 +58,8 @@ def run(
     media.check_output(f"{output}/", True, owned=OWN.__contains__)
     with (
         media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder,
-        tempfile.TemporaryDirectory(prefix="dreampose-demo-") as cache,
-        cache.within(cache),
+        tempfile.TemporaryDirectory(prefix="dreampose-demo-") as private,
+        cache.within(private),
     ):
         photo, truth = _studio(folder, seed)
         poses = extract(
