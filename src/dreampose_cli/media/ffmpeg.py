@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = resource = None
 
 from imageio_ffmpeg import get_ffmpeg_exe
 
@@ -20,18 +22,29 @@ from ..errors import MediaError
 
 _PIPE_BYTES = 1 << 20  # a picture at once: ffmpeg works ahead while we compute
 _KEPT_LINES = 200  # at each end of what ffmpeg says: the header stands first, the reason of a failure last
+_STALL_SECONDS = 120.0  # without a byte, while somebody waits for one
+
+# Containers and raw streams that hold their pictures themselves. Playlists and scripts (concat, hls, dash, sdp, imf,
+# lavfi) name other files or addresses, which a photo or a dance never should.
+_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,gif,apng,h264,hevc,vvc,m4v,h263,"
+    "mjpeg,ivf,obu,av1,dv,mxf,nut,rm,swf,wtv,yuv4mpegpipe"
+)
 
 
 class Ffmpeg:
     """A running ffmpeg. Use as a context manager: leaving the block kills a process that is still at work.
 
     `arguments` follow `ffmpeg -hide_banner -nostdin -nostats`. With `feed` the process reads `.stdin`; what it
-    writes to standard output is read from `.stdout`. It ignores Ctrl-C, which is for us to handle.
+    writes to standard output is read with `read_line` and `read_into`. It ignores Ctrl-C, which is for us to handle.
+    `seconds` is the processor time it may take (where the system can limit that: not on Windows), which also ends a
+    process whose parent was killed. One that gives no byte for two minutes while it is waited for is killed.
     """
 
-    def __init__(self, *arguments: str, feed: bool = False) -> None:
+    def __init__(self, *arguments: str, feed: bool = False, seconds: float | None = None) -> None:
         silent = [] if feed else ["-nostdin"]
-        command = [_executable(), "-hide_banner", "-nostats", *silent, *arguments]
+        limit = ["-timelimit", str(round(seconds))] if seconds is not None and resource is not None else []
+        command = [_executable(), "-hide_banner", "-nostats", *silent, *limit, *arguments]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -48,14 +61,31 @@ class Ffmpeg:
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+        self._waiting_since: float | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     @property
     def stdin(self) -> BinaryIO:
         return self._process.stdin
 
-    @property
-    def stdout(self) -> BinaryIO:
-        return self._process.stdout
+    def read_line(self) -> bytes:
+        """The next line of its output, b"" at the end."""
+        self._waiting_since = time.monotonic()
+        line = self._process.stdout.readline()
+        self._waiting_since = None
+        return line
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill `buffer` from its output; return how many bytes there were."""
+        self._waiting_since = time.monotonic()
+        count = self._process.stdout.readinto(buffer)
+        self._waiting_since = None
+        return count
+
+    def read_all(self) -> bytes:
+        """All of its output."""
+        return b"".join(iter(self.read_line, b""))
 
     def finish(self) -> int:
         """Close its input, wait for the end, and return the exit status."""
@@ -63,6 +93,7 @@ class Ffmpeg:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         self._process.wait()
+        self._ended.set()
         self._listener.join()
         return self._process.returncode
 
@@ -80,6 +111,14 @@ class Ffmpeg:
         self.finish()
         self._process.stderr.close()
 
+    def _watch(self) -> None:
+        """Kill the process when a read of ours has waited too long: a damaged file can make ffmpeg search forever."""
+        while not self._ended.wait(min(1.0, _STALL_SECONDS / 4)):
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since > _STALL_SECONDS:
+                self._process.kill()
+                return
+
     def _listen(self) -> None:
         for line in self._process.stderr:
             kept = self._first if len(self._first) < _KEPT_LINES else self._last
@@ -91,6 +130,11 @@ def _widen(pipe: BinaryIO) -> None:
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def input_arguments(path: Path) -> list[str]:
+    """`-i` with a file of somebody else: only local files are opened, and only as formats that name no others."""
+    return ["-protocol_whitelist", "file", "-format_whitelist", _DEMUXERS, "-i", file_argument(path)]
 
 
 def file_argument(path: Path) -> str:

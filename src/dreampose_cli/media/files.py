@@ -5,23 +5,32 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 from pathlib import Path
 
 from ..errors import MediaError, UsageError
 
 
 def require_file(path: str | os.PathLike) -> None:
-    """Raise MediaError unless there is a file with something in it that may be read."""
+    """Raise MediaError unless there is a regular file with something in it that may be read.
+
+    Pipes, sockets and devices are refused without being opened: a pipe without a writer would block for ever, and
+    every reader here goes through a file more than once.
+    """
     file = Path(path)
     if file.is_dir():
         raise MediaError(f"{path} is a folder; give a file.")
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            raise MediaError(f"{path} is a pipe or a device, which is read only once; save it as a file first.")
         with open(file, "rb") as stream:
             empty = not stream.read(1)
     except (FileNotFoundError, NotADirectoryError):
         raise MediaError(f"{path} does not exist; check the path.") from None
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+    except ValueError:  # a NUL in the name
+        raise MediaError(f"{path!r} cannot be the name of a file; check the path.") from None
     if empty:
         raise MediaError(f"{path} is empty; copy or download it again.")
 

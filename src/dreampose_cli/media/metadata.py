@@ -10,7 +10,8 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from ..errors import MediaError
-from .ffmpeg import Ffmpeg, file_argument
+from .ffmpeg import Ffmpeg, input_arguments
+from .files import require_file
 from .photos import known_formats
 
 KEY = "dreampose"
@@ -54,8 +55,7 @@ def read_metadata(path: str | os.PathLike) -> dict | None:
     if file.is_dir():
         pictures = sorted(name for name in os.listdir(file) if name.endswith(".png"))
         return read_metadata(file / pictures[0]) if pictures else None
-    if not file.is_file():
-        raise MediaError(f"{path} does not exist; check the path.")
+    require_file(file)
     try:
         with Image.open(file, formats=known_formats()) as picture:
             text = _of_picture(picture)
@@ -76,8 +76,8 @@ def _of_picture(picture: Image.Image) -> str | None:
 
 
 def _of_video(file: Path) -> str | None:
-    with Ffmpeg("-loglevel", "error", "-i", file_argument(file), "-f", "ffmetadata", "-") as ffmpeg:
-        text = ffmpeg.stdout.read().decode("utf-8", "replace")
+    with Ffmpeg("-loglevel", "error", *input_arguments(file), "-f", "ffmetadata", "-", seconds=60) as ffmpeg:
+        text = ffmpeg.read_all().decode("utf-8", "replace")
         if ffmpeg.finish() != 0:
             raise MediaError(f"{file} cannot be read: it is no video or picture, or it is damaged.")
     found = re.search(r"^comment=((?:[^\\\n]|\\.)*)", text, flags=re.MULTILINE | re.DOTALL)

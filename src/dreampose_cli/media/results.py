@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import MediaError, OutputError, OutputExistsError, UsageError
 from . import metadata as embedded
 from .atomic import atomic_folder, atomic_path, disk_full, require_replaceable
-from .ffmpeg import Ffmpeg, file_argument
+from .ffmpeg import Ffmpeg, file_argument, input_arguments
 from .videos import probe_video
 
 KINDS = {".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".png": "png"}
@@ -146,11 +146,12 @@ def _only(path: str | os.PathLike, pictures: Iterator[np.ndarray]) -> list[np.nd
 def _write_mp4(path, part, pictures, fps, metadata, audio_from, audio_start) -> None:
     sound = _sound_arguments(audio_from, audio_start)
     comment = ["-metadata", f"comment={embedded.to_text(metadata)}"] if metadata is not None else []
-    colours = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+    # as properties of the frames: the encoder takes primaries and transfer from there, not from options of its own
+    tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
     encode = [
         *sound, "-map", "0:v:0", *comment,
-        "-vf", f"scale=out_color_matrix=bt709:out_range=tv:{_SCALE_FLAGS},format=yuv420p",
-        "-c:v", "libx264", "-preset", "medium", "-crf", "12", *colours, "-movflags", "+faststart", "-f", "mp4",
+        "-vf", f"scale=out_color_matrix=bt709:out_range=tv:{_SCALE_FLAGS},format=yuv420p,{tags}",
+        "-c:v", "libx264", "-preset", "medium", "-crf", "12", "-movflags", "+faststart", "-f", "mp4",
     ]  # fmt: skip
     _encode(path, part, map(_even, pictures), fps, encode)
 
@@ -166,7 +167,7 @@ def _even(picture: np.ndarray) -> np.ndarray:
 def _sound_arguments(audio_from: str | os.PathLike | None, audio_start: float) -> list[str]:
     if audio_from is None or not probe_video(audio_from).has_audio:
         return []
-    source = ["-ss", f"{audio_start:.6f}", "-i", file_argument(Path(audio_from))]
+    source = ["-ss", f"{audio_start:.6f}", *input_arguments(Path(audio_from))]
     # padded with silence, so that "shortest" is always the video
     return [*source, "-map", "1:a:0", "-af", "apad", "-c:a", "aac", "-b:a", "192k", "-shortest"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import MediaError
 from .files import first_index, list_files, require_frames, require_range, resampled_length
-from .photos import SUFFIXES, open_picture, read_photo, to_rgb
+from .photos import SUFFIXES, is_picture, open_picture, read_photo, to_rgb
 from .videos import decode, length_of, probe_video
 
 DEFAULT_FPS = 30.0  # of pictures, which know no rate
@@ -71,11 +71,7 @@ def _is_picture(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in SUFFIXES or suffix in _VIDEO_SUFFIXES or not path.is_file():
         return suffix in SUFFIXES
-    try:
-        with open_picture(path):
-            return True
-    except MediaError:
-        return False
+    return is_picture(path)
 
 
 def _open_folder(folder: Path, fps: float | None, start: float | None, end: float | None) -> FrameSource:
