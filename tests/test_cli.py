@@ -569,7 +569,13 @@ def test_the_doctor_looks_at_the_network_without_hanging(monkeypatch):
 
 def test_the_machines_own_findings():
     assert diagnosis.memory_bytes() is None or diagnosis.memory_bytes() > 1e8
-    for finding in (diagnosis.python(), diagnosis.memory(), diagnosis.cores(), diagnosis.disk(), *diagnosis.cache_folder()):
+    for finding in (
+        diagnosis.python(),
+        diagnosis.memory(),
+        diagnosis.cores(),
+        diagnosis.disk(),
+        *diagnosis.cache_folder(),
+    ):
         assert finding.here
         assert finding.state in ("ok", "warning")
     assert diagnosis.ffmpeg()[0].state == "ok"

@@ -4,6 +4,7 @@ Its people are rectangles: a colour channel says who it is, and the green values
 """
 
 import json
+import shutil
 import threading
 import time
 import warnings
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from dreampose_cli import cache as store
 from dreampose_cli import media
 from dreampose_cli.bases.hub import fetch_file
-from dreampose_cli.errors import DreamposeError, MediaError, NoPersonError, PoseError, UsageError
+from dreampose_cli.errors import BaseError, DreamposeError, MediaError, NoPersonError, PoseError, UsageError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
@@ -100,6 +101,18 @@ def scripted(tmp_path_factory):
         return path
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch, request):
+    """The files here are our own; the tests of trust itself leave it out."""
+    if "untrusted" not in request.fixturenames:
+        monkeypatch.setattr(densepose, "require_trusted", lambda file: None)
+
+
+@pytest.fixture
+def untrusted():
+    """Files are run only with --trust-code, as outside of tests."""
 
 
 @pytest.fixture
@@ -554,3 +567,48 @@ def test_the_command_reports_gaps_in_its_document(people, tmp_path, capsys):
     assert document["size"] == {"width": 80, "height": 60}
     assert main(["poses", str(source), "-o", str(tmp_path / "m.poses"), "--estimator", "mini", "--person", "2"]) == 2
     assert "--person is for DensePose" in capsys.readouterr().err
+
+
+# ---- TorchScript is code
+
+
+def test_a_torchscript_file_is_run_only_where_its_user_trusts_it(people, untrusted, tmp_path, capsys):
+    from dreampose_cli.__main__ import main
+
+    source = folder_of(tmp_path / "frames", [picture(red(5))])
+    words = ["poses", str(source), "--estimator", str(people), "--device", "cpu", "-q", "-o"]
+    assert main([*words, str(tmp_path / "a.poses")]) == 1
+    assert "TorchScript, which is code that runs with your rights" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "a.poses"), "--trust-code"]) == 0
+    assert main([*words, str(tmp_path / "b.poses")]) == 0  # its checksum is remembered
+    changed = tmp_path / "changed.torchscript"
+    changed.write_bytes(people.read_bytes() + b"\0")
+    with pytest.raises(PoseError, match="--trust-code"):
+        load_densepose(changed)
+    words = ["poses", str(source), "-o", str(tmp_path / "c.poses"), "--trust-code"]
+    for estimator in ([], ["--estimator", "mini"], ["--estimator", "r50"]):
+        assert main([*words, *estimator]) == 2
+        assert "--trust-code is for a TorchScript file" in capsys.readouterr().err
+
+
+def test_a_base_names_no_file_as_its_estimator(people, untrusted, tiny_base, tmp_path, monkeypatch, capsys):
+    from dreampose_cli.__main__ import main
+    from dreampose_cli.bases.config import read_config
+
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    for name in (str(people), people.name, "../x", "mini/", ""):
+        document = json.loads((tiny_base / "base.json").read_text())
+        document["estimator"] = name
+        (base / "base.json").write_text(json.dumps(document))
+        with pytest.raises(BaseError, match=r"base\.json cannot be used: its estimator is .*; a file is given with"):
+            read_config(base)
+        picture_file = tmp_path / "photo.png"
+        media.write_frames(picture_file, [picture(red(5))], fps=1, overwrite=True)
+        assert main(["tune", str(picture_file), "--base", str(base), "--steps", "1"]) == 1
+        assert "a base may name only mini, r50, r101" in capsys.readouterr().err
+    # a file of such a name in the working directory is not meant
+    monkeypatch.chdir(tmp_path)
+    for name in ("dwpose", "doodle"):
+        shutil.copy(people, tmp_path / name)
+        with pytest.raises(UsageError):
+            load_estimator(name)

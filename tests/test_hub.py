@@ -34,11 +34,18 @@ print(json.dumps({"found": found, "notes": notes, "seen": seen, "torch": "torch"
 
 @pytest.fixture
 def server(tiny_base, hub):
-    files = {path.relative_to(tiny_base).as_posix(): path.read_bytes() for path in tiny_base.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(tiny_base).as_posix(): path.read_bytes() for path in tiny_base.rglob("*") if path.is_file()
+    }
     config = json.loads(files["base.json"])
     config["provenance"] = {"licence": "CC BY 4.0"}
     files["base.json"] = json.dumps(config).encode()
-    files |= {"README.md": b"hello", "evil.py": b"raise SystemExit", "checkpoints/network/state.json": b"{}"}
+    files |= {
+        "README.md": b"hello",
+        "evil.py": b"raise SystemExit",
+        "r50.torchscript": b"code",
+        "checkpoints/network/state.json": b"{}",
+    }
     hub.add("owner/base", files, refs=("main", "v1"))
     hub.add("owner/foreign", {"config.json": b"{}", "unet/config.json": b"{}"})
     hub.add("owner/incomplete", {name: files[name] for name in files if not name.startswith("adapter")})

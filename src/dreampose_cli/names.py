@@ -11,6 +11,7 @@ SAMPLERS = ("pndm", "ddim", "dpm++", "dpm++-karras", "dpm++-sde", "unipc")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 PRESETS = ("mini", "estimator", "paper")
 ESTIMATORS = ("mini", "r50", "r101")  # those with a name; others by path
+BASE_ESTIMATORS = (*ESTIMATORS, "dwpose", "doodle")  # what a base may name: never a file, since that could be code
 POSE_FORMATS = ("poses", "iuv", "dreampose")
 STAGES = ("vae", "network", "estimator")
 POSE_CHANNELS = ("uv", "iuv")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BaseError
+from ..names import BASE_ESTIMATORS
 
 FORMAT = "dreampose-base"
 VERSION = 1
@@ -126,7 +127,13 @@ class BaseConfig:
                 f"{where} is of format version {version}; this dreampose reads version {VERSION}. Update it."
             )
         try:
-            return _build(cls, raw)
+            config = _build(cls, raw)
+            if config.estimator not in BASE_ESTIMATORS:
+                raise ValueError(
+                    f"its estimator is {config.estimator!r}, and a base may name only {', '.join(BASE_ESTIMATORS)}; a "
+                    "file is given with --estimator"
+                )
+            return config
         except (TypeError, ValueError) as error:
             raise BaseError(f"{where} cannot be used: {error}.") from error
 

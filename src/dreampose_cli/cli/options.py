@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -74,6 +75,17 @@ def pixels(text: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
+def trust_estimator(estimator: str | None, trust_code: bool) -> None:
+    """Trust the TorchScript file given with --estimator, where --trust-code says so; UsageError where there is none."""
+    if not trust_code:
+        return
+    if estimator is None or not Path(estimator).is_file():
+        raise UsageError("--trust-code is for a TorchScript file given with --estimator.")
+    from ..poses.trusted_code import trust
+
+    trust(estimator)
+
+
 def interval(text: str | None) -> tuple[float, float] | None:
     """LOW:HIGH as two shares of the noise schedule; UsageError where it is none."""
     if text is None:
@@ -126,6 +138,7 @@ Estimator = Annotated[
         "--estimator", metavar="NAME", help="mini, r50, r101 or a file; mini knows mannequins.", show_default=FROM_BASE
     ),
 ]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run a TorchScript --estimator: it is code. Remembered.")]
 LearningRate = Annotated[
     float | None,
     typer.Option(

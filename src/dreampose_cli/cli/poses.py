@@ -32,6 +32,7 @@ def poses(
         ),
     ] = "poses",
     estimator: options.Estimator = None,
+    trust_code: options.TrustCode = False,
     estimator_size: Annotated[
         int | None,
         options.whole("--estimator-size", "N", "Short side DensePose sees.", 64, 4096, default="the picture's own"),
@@ -68,6 +69,7 @@ def poses(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
     pixels = None if size is None else options.pixels(size)
+    options.trust_estimator(estimator, trust_code)
     from ..poses.extraction import extract
 
     with out.progress(None, "finding poses") as progress:

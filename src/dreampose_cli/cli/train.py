@@ -74,6 +74,7 @@ def train(
         typer.Option("--photos", metavar="FOLDER", help="Also folders of photos, one for each person."),
     ] = None,
     estimator: options.Estimator = None,
+    trust_code: options.TrustCode = False,
     window: Annotated[
         int | None,
         typer.Option(
@@ -182,6 +183,7 @@ def train(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: one keeps what is in -o, the other removes it.")
+    options.trust_estimator(estimator, trust_code)
     from ..workflows.train import train as train_base
 
     try:

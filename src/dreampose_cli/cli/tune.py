@@ -22,6 +22,7 @@ def tune(
         typer.Option("--poses", metavar="FILE", help="A photo's pose; once for each, in order."),
     ] = None,
     estimator: options.Estimator = None,
+    trust_code: options.TrustCode = False,
     steps: Annotated[
         int | None,
         options.whole("--steps", "N", "Steps of UNet and adapter.", 0, STEPS_LIMIT, default=options.FROM_BASE),
@@ -69,6 +70,7 @@ def tune(
       dreampose tune photo.jpg --rank 8 --memory low
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
+    options.trust_estimator(estimator, trust_code)
     from ..workflows.tune import tune as tune_subject
 
     with out.progress(None, "tuning") as progress:

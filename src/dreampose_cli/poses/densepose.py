@@ -27,6 +27,7 @@ from ..errors import PoseError
 from .sequence import paste
 from .torchvision_ops import ensure_torchvision_operators
 from .tracking import Follower
+from .trusted_code import require_trusted
 
 REPOSITORY = "LayerNorm/DensePose-TorchScript-with-hint-image"
 REVISION = "main"
@@ -145,7 +146,7 @@ def load_densepose(
     note: Note | None = None,
     progress: Progress | None = None,
 ) -> DensePose:
-    """The estimator "r50" or "r101" (downloaded once), or the one in a local .torchscript file.
+    """The estimator "r50" or "r101" (downloaded once), or the one in a local .torchscript file that the user trusts.
 
     size: short side that the network sees, None for the pictures' own. person: 1 for the largest, 2 for the next.
     dtype: another than "float32" is computed in by autocast, since traced weights stay as they are. An mps device is
@@ -169,6 +170,7 @@ def load_densepose(
         file, name = Path(name_or_path), Path(name_or_path).name
         if not file.is_file():
             raise PoseError(f"{file} does not exist; give r50, r101 or the path of a .torchscript file.")
+        require_trusted(file)
     stat = file.stat()
     digest = _digest(file, stat.st_size, stat.st_mtime_ns)
     return DensePose(name, file, digest, where, size, person, dtype=getattr(torch, dtype))

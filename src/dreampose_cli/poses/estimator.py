@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..device import few_cores
 from ..errors import PoseError, UsageError
 from ..media.fitting import fit_picture
-from ..names import ESTIMATORS
+from ..names import BASE_ESTIMATORS, ESTIMATORS
 from .densepose import FILES, SUFFIX, DensePose, load_densepose
 from .zoom_search import Search
 
@@ -144,10 +144,10 @@ def load_estimator(
     dtype: what it computes in, "float32", "float16" or "bfloat16". size (the short side it sees) and person (which of
     several) are DensePose's, see `load_densepose`; UsageError with the others. Raises PoseError if it cannot be had.
     """
-    if name in FILES or (name != "mini" and (Path(name).suffix.lower() == SUFFIX or Path(name).is_file())):
+    if name in FILES or (name not in BASE_ESTIMATORS and (Path(name).suffix.lower() == SUFFIX or Path(name).is_file())):
         return load_densepose(name, device, size, person, dtype, note=note, progress=progress)
     folder = bundled_estimator() if name == "mini" else Path(name)
-    if not (folder / CONFIG_FILE).is_file():
+    if name in BASE_ESTIMATORS[1:] or not (folder / CONFIG_FILE).is_file():
         if name == "mini":
             raise PoseError("this installation has no mini estimator; reinstall dreampose-cli.")
         raise UsageError(

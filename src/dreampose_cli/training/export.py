@@ -119,7 +119,7 @@ def _about_data(frames: FrameStore, fit: str, estimator: str) -> dict[str, Any]:
         "key": frames.key,
         "splits": splits,
         "fit": fit,
-        "poses": f"the files beside the clips, else the estimator {estimator}",
+        "poses": f"the files beside the clips, else the estimator {Path(estimator).name}",
     }
 
 

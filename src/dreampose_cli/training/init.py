@@ -14,6 +14,7 @@ from ..bases.config import CONFIG_FILE, BaseConfig
 from ..bases.fingerprint import revision
 from ..bases.registry import lasting_name, list_bases, resolve_base
 from ..errors import BaseError, UsageError
+from ..names import BASE_ESTIMATORS
 from ..networks import pretrained as components
 from ..networks.dreampose.network import Base, load_base
 from ..networks.dreampose.presets import MINI, PAPER, build_mini, from_stable_diffusion
@@ -84,7 +85,13 @@ def starting_model(
             identity["vae"] = taken["vae"]["revision"]
     if estimator:
         people = model.config.people if base and estimator == model.config.estimator else _people(estimator)
-        model.config = dataclasses.replace(model.config, estimator=estimator, people=people)
+        named = estimator if estimator in BASE_ESTIMATORS else model.config.estimator
+        if named != estimator:
+            note(
+                f"the base will name the estimator {named}, since it may name no file; give `tune --estimator "
+                f"{estimator}`, and to `render` what `poses --estimator {estimator}` writes."
+            )
+        model.config = dataclasses.replace(model.config, estimator=named, people=people)
     return Start(model, model.config, identity | _conventions(model.config), taken)
 
 
