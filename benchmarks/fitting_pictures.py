@@ -27,6 +27,7 @@ from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.media.fitting import fit_picture
 from dreampose_cli.poses.files import PoseWriter
 from dreampose_cli.subjects.loading import load_photo
+from dreampose_cli.workflows.options import RenderOptions
 from dreampose_cli.workflows.render import render
 
 SEED = 4242  # of no dataset that was trained on
@@ -140,20 +141,23 @@ def row(
             writer.append(pose)
     yield photo, name
     try:
-        sitter = load_photo(place / "photo.png", given, "mini", "cpu", torch.float32)
+        loaded = load_photo(place / "photo.png", given, "mini", "cpu", torch.float32)
     except DreamposeError as error:
         print(f"  {name}: {error}", flush=True)
         yield np.full((40, 160, 3), 255, np.uint8), "refused: nobody is found"
         return
-    seen = sitter.crop.of_picture(photo) if sitter.crop else photo
+    seen = loaded.crop.of_picture(photo) if loaded.crop else photo
     made = render(
-        poses=[frames], output=f"{place / 'out'}/", photo=place / "photo.png", photo_pose=given, base="mini", fps=12.0, align=align,
-        side_by_side=True, device="cpu", note=lambda text: print(f"  {name}: {text}", flush=True),
+        RenderOptions(
+            [frames], f"{place / 'out'}/", photo=place / "photo.png", photo_pose=given, base="mini", fps=12.0,
+            align=align, side_by_side=True, device="cpu",
+        ),
+        note=lambda text: print(f"  {name}: {text}", flush=True),
     )  # fmt: skip
     assert made.frames == len(dance)
     shown = list(media.open_frames(place / "out"))
     third = shown[0].shape[1] // 3
-    yield fit_picture(np.ascontiguousarray(seen), sitter.model.config.resolution, "contain"), "what is used"
+    yield fit_picture(np.ascontiguousarray(seen), loaded.model.config.resolution, "contain"), "what is used"
     for i in SHOWN:
         yield dance[i], caption or "driving video"
         yield shown[i][:, third : 2 * third], "pose"

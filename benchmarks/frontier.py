@@ -167,6 +167,7 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     import torch
 
     from dreampose_cli.device import pick_device
+    from dreampose_cli.inference.clip import pose_windows
     from dreampose_cli.mannequins.dance import draw_dance
     from dreampose_cli.mannequins.dataset import FPS, plan_clip
     from dreampose_cli.mannequins.studio import perform
@@ -175,8 +176,10 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     from dreampose_cli.networks.dreampose.conditioning import prepare_photo
     from dreampose_cli.networks.dreampose.network import load_base
     from dreampose_cli.poses.sequence import PosesInMemory
-    from dreampose_cli.workflows.render import pose_windows
-    from dreampose_cli.workflows.tune import Views, fit_subject, settle
+    from dreampose_cli.subjects.views import Views
+    from dreampose_cli.training.tuning import fit_subject
+    from dreampose_cli.workflows.options import TuneOptions
+    from dreampose_cli.workflows.tune import resolve_settings
 
     device = pick_device(chosen.device)
     base = load_base(folder, device=device)
@@ -192,7 +195,7 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
 
     def tuned(rank: int):
         model = load_base(folder, device=device)
-        preset = settle(config.tuning, rank=rank)
+        preset = resolve_settings(config.tuning, TuneOptions([], lora_rank=rank))
         started = time.process_time()
         found = fit_subject(model, views, preset, 0, None, None)
         seconds = time.process_time() - started

@@ -91,14 +91,15 @@ def examine(chosen: argparse.Namespace, base: Path, preset, sampling: dict, inde
 
     from dreampose_cli import media
     from dreampose_cli.device import pick_device
+    from dreampose_cli.inference.clip import pose_windows
     from dreampose_cli.inference.denoise import RenderSettings
     from dreampose_cli.networks.dreampose.conditioning import decode, encode, pictures_to_tensor, prepare_photo
     from dreampose_cli.networks.dreampose.network import load_base
     from dreampose_cli.poses.estimator import load_estimator
     from dreampose_cli.poses.files import PoseWriter
     from dreampose_cli.poses.sequence import PosesInMemory
-    from dreampose_cli.workflows.render import pose_windows
-    from dreampose_cli.workflows.tune import fit_subject, read_views
+    from dreampose_cli.subjects.views import read_views
+    from dreampose_cli.training.tuning import fit_subject
 
     model = load_base(base, device=pick_device(chosen.device))
     estimator = chosen.estimator or model.config.estimator
@@ -414,13 +415,22 @@ def take(chosen: argparse.Namespace, base: Path, work: Path) -> int:
 
     from dreampose_cli.bases.config import read_config
     from dreampose_cli.bases.fingerprint import revision
-    from dreampose_cli.workflows.tune import settle
+    from dreampose_cli.workflows.options import TuneOptions
+    from dreampose_cli.workflows.tune import resolve_settings
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     config = read_config(base)
-    preset = settle(
-        config.tuning, chosen.tune_steps, chosen.decoder_steps, chosen.tune_rate, chosen.decoder_rate, chosen.tune_batch
+    preset = resolve_settings(
+        config.tuning,
+        TuneOptions(
+            [],
+            steps=chosen.tune_steps,
+            decoder_steps=chosen.decoder_steps,
+            learning_rate=chosen.tune_rate,
+            decoder_learning_rate=chosen.decoder_rate,
+            batch_size=chosen.tune_batch,
+        ),
     )
     if chosen.crop is not None:
         preset = dataclasses.replace(preset, crop=chosen.crop)

@@ -120,7 +120,7 @@ class Published:
         from dreampose_cli.networks.dreampose.conditioning import encode, pictures_to_tensor
         from dreampose_cli.training.autoencoder import reconstruction_loss
         from dreampose_cli.training.loop import Draw, LoopSettings
-        from dreampose_cli.workflows.tune import NetworkTuning
+        from dreampose_cli.training.tuning import NetworkTuning
 
         model = self.model
         preset = dataclasses.replace(model.config.tuning, hide=0.0, crop=0.85)
@@ -226,7 +226,7 @@ def _render(spec: dict) -> dict:
 def _views(spec: dict):
     from dreampose_cli import media
     from dreampose_cli.bases.config import read_config
-    from dreampose_cli.workflows.tune import read_views
+    from dreampose_cli.subjects.views import read_views
 
     config = read_config(Path(spec["base"]))
     photo = Path(spec["photo"])
@@ -251,8 +251,8 @@ def _published_render(spec: dict) -> dict:
     from PIL import Image
 
     from dreampose_cli import media
+    from dreampose_cli.inference.clip import pose_windows
     from dreampose_cli.poses.files import open_poses
-    from dreampose_cli.workflows.render import pose_windows
 
     clock = Clock()
     views, published = _views(spec), Published(Path(spec["base"]), spec["device"])
@@ -293,15 +293,15 @@ def _subjects(spec: dict) -> dict:
 
     from dreampose_cli.device import pick_device, pick_dtype
     from dreampose_cli.networks.model_cache import Shelf
-    from dreampose_cli.subjects.loading import load_subject
+    from dreampose_cli.subjects.loading import find_subject, load_subject
 
     device = pick_device(spec["device"])
     shelf, times = Shelf(keep=True), {}
-    load_subject(spec["subjects"]["full"], None, 1, device, pick_dtype(spec["dtype"], device), shelf)
+    load_subject(*find_subject(spec["subjects"]["full"], None), 1, device, pick_dtype(spec["dtype"], device), shelf)
     for _ in range(3):
         for name, token in spec["subjects"].items():
             started = time.perf_counter()
-            load_subject(token, None, 1, device, pick_dtype(spec["dtype"], device), shelf)
+            load_subject(*find_subject(token, None), 1, device, pick_dtype(spec["dtype"], device), shelf)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.setdefault(name, []).append(time.perf_counter() - started)
@@ -342,7 +342,9 @@ def _scaling(spec: dict) -> dict:
     from dreampose_cli.inference.denoise import RenderSettings, render_frames
     from dreampose_cli.networks.dreampose.conditioning import prepare_photo
     from dreampose_cli.networks.dreampose.network import load_base
-    from dreampose_cli.workflows.tune import fit_subject, settle
+    from dreampose_cli.training.tuning import fit_subject
+    from dreampose_cli.workflows.options import TuneOptions
+    from dreampose_cli.workflows.tune import resolve_settings
 
     device = pick_device(spec["device"])
     dtype = pick_dtype(spec["dtype"], device)
@@ -367,7 +369,7 @@ def _scaling(spec: dict) -> dict:
         return least([render(windows), render(windows)])
 
     def tuning(model, views, **steps) -> dict:
-        preset = settle(model.config.tuning, **{"steps": 0, "decoder_steps": 0, **steps})
+        preset = resolve_settings(model.config.tuning, TuneOptions([], **{"steps": 0, "decoder_steps": 0, **steps}))
         clock = Clock()
         fit_subject(model, views, preset, 0, None, None, None, None, thrift(preset))
         return clock.read()
@@ -610,10 +612,12 @@ class Run:
     def tune(self) -> dict:
         before = {"share": self.chosen.reference_share, "to": str(self.folder / "published")}
         found = {"published": self.measure("published-tune", **before)}
-        found["full"] = self.measure("tune", options=["--rank", "0"])
+        found["full"] = self.measure("tune", options=["--lora-rank", "0"])
         # With another seed: how a subject was made is not what it is, and it would not be made again.
-        found["full, --memory low"] = self.measure("tune", options=["--rank", "0", "--memory", "low", "--seed", "1"])
-        found["rank 8"] = self.measure("tune", options=["--rank", "8"])
+        found["full, --memory low"] = self.measure(
+            "tune", options=["--lora-rank", "0", "--memory", "low", "--seed", "1"]
+        )
+        found["rank 8"] = self.measure("tune", options=["--lora-rank", "8"])
         self.subject = found["full"]["subject"]
         self.found_subjects = {name: found[name]["subject"] for name in ("full", "rank 8")}
         for name in ("full", "full, --memory low", "rank 8"):
@@ -669,7 +673,8 @@ class Run:
             few = ["--steps", "0", "--decoder-steps", "0"]  # loading takes the same time whatever was learned
             ranks = {"full": "0", "rank 8": "8"}
             self.found_subjects = {
-                name: self.measure("tune", options=[*few, "--rank", rank])["subject"] for name, rank in ranks.items()
+                name: self.measure("tune", options=[*few, "--lora-rank", rank])["subject"]
+                for name, rank in ranks.items()
             }
         return self.measure("subjects", subjects=self.found_subjects)
 
@@ -708,7 +713,7 @@ class Run:
         all that a CPU's default takes; in bfloat16 at full size."""
         number = ["--dtype", "bfloat16"] if self.chosen.size == "sd14" and self.chosen.dtype == "auto" else []
         frame = ["--photo-pose", str(self.folder / "photo.poses"), "--steps", "1", "--end", "0.05", *number]
-        step = ["--rank", "8", "--steps", "1", "--decoder-steps", "1", "--batch-size", "1", *number]
+        step = ["--lora-rank", "8", "--steps", "1", "--decoder-steps", "1", "--batch-size", "1", *number]
         found = {}
         for how in ("low", "auto"):
             more = ["--memory", how]

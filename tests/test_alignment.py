@@ -14,16 +14,19 @@ from dreampose_cli import media
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import PoseError, UsageError
 from dreampose_cli.inference.alignment import LOOKED_AT, Alignment, PlacedPoses, align, landmarks, place
+from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.media.fitting import FILLED, SMALL, Crop, Fit, body_box, fit_pose
 from dreampose_cli.networks.dreampose.presets import MINI
 from dreampose_cli.poses.files import PoseWriter, open_poses
+from dreampose_cli.poses.photo import estimate_photo
 from dreampose_cli.poses.sequence import PoseSequence, PosesInMemory, subsequence
-from dreampose_cli.subjects.loading import Sitter, load_photo, load_subject
-from dreampose_cli.workflows import tune as tuning
-from dreampose_cli.workflows.render import pose_windows, render
+from dreampose_cli.subjects import views as reading
+from dreampose_cli.subjects.loading import LoadedSubject, find_subject, load_photo, load_subject
+from dreampose_cli.workflows.options import RenderOptions, TuneOptions
+from dreampose_cli.workflows.render import render
 from dreampose_cli.workflows.tune import tune
 
 
@@ -54,13 +57,13 @@ def on_canvas(picture, size, corner):
     return canvas
 
 
-def sitter_of(pose, size=None, **config):
-    """A sitter whose photo of `size` (else the pose's) shows `pose`, on mini's settings."""
+def subject_of(pose, size=None, **config):
+    """A subject whose photo of `size` (else the pose's) shows `pose`, on mini's settings."""
     config = dataclasses.replace(MINI, **config)
     size = tuple(size or pose.shape[1:])
     fitted = fit_pose(pose, config.resolution, config.fit)
     picture = np.zeros((*config.resolution, 3), np.uint8)
-    return Sitter(SimpleNamespace(config=config), picture, fitted, size, "photo anna.jpg")
+    return LoadedSubject(SimpleNamespace(config=config), picture, fitted, size, "photo anna.jpg")
 
 
 # ---- the transform
@@ -72,7 +75,7 @@ def sitter_of(pose, size=None, **config):
 )
 def test_a_known_scale_and_shift_are_recovered(poses, scale, right, down, size):
     driving = [moved(pose, scale, right, down, size) for pose in poses]
-    found, cut, looked = align(PosesInMemory(driving, 12.0), sitter_of(poses[0]))
+    found, cut, looked = align(PosesInMemory(driving, 12.0), subject_of(poses[0]))
     assert found.scale == pytest.approx(1 / scale, rel=0.02)
     assert (cut, looked) == (0, 8)
     for here, there in zip(poses, driving, strict=True):  # the same body comes to lie on itself
@@ -89,8 +92,8 @@ def test_a_known_scale_and_shift_are_recovered(poses, scale, right, down, size):
 
 def test_the_dancers_own_motion_remains(poses):
     walking = [moved(poses[0], 1.0, 20 * i, 0, (160, 400)) for i in range(8)]
-    found, _, _ = align(PosesInMemory(walking, 12.0), sitter_of(poses[0]))
-    placed = PlacedPoses(PosesInMemory(walking, 12.0), sitter_of(poses[0]), found)
+    found, _, _ = align(PosesInMemory(walking, 12.0), subject_of(poses[0]))
+    placed = PlacedPoses(PosesInMemory(walking, 12.0), subject_of(poses[0]), found)
     centres = [np.nonzero(placed.frame(i)[0].any(0))[0].mean() for i in (3, 4)]
     assert found.scale == pytest.approx(1.0, abs=0.01)
     assert centres[1] - centres[0] == pytest.approx(20, abs=1)
@@ -100,7 +103,7 @@ def test_jumps_and_a_frame_without_anybody_do_not_move_the_ground(poses):
     jumping = [moved(pose, 1.0, 0, 40, (240, 128)) for pose in poses]
     jumping[3] = moved(poses[3], 1.0, 0, 10, (240, 128))
     jumping[5] = np.zeros_like(jumping[5])
-    found, _, looked = align(PosesInMemory(jumping, 12.0), sitter_of(poses[0]))
+    found, _, looked = align(PosesInMemory(jumping, 12.0), subject_of(poses[0]))
     assert looked == 7
     assert found.scale == pytest.approx(1.0, rel=0.02) and found.down == pytest.approx(-40, abs=1.5)
 
@@ -111,21 +114,21 @@ def test_half_figures_are_compared_by_what_both_show(poses, rows):
     known = 1.0 / 1.6
     tolerance = 0.12 if rows == slice(0, 60) else 0.04  # of a bust only the head is whole: a handful of pixels
     driving = PosesInMemory([moved(pose, 1.6, 40, 20, (320, 300)) for pose in poses], 12.0)
-    found, cut, looked = align(driving, sitter_of(half[0]))
+    found, cut, looked = align(driving, subject_of(half[0]))
     assert found.scale == pytest.approx(known, rel=tolerance)
     assert found.down == pytest.approx(-20 * known - (rows.start or 0), abs=4)
     assert cut == looked  # legs or head lie outside such a photo
-    found, _, _ = align(PosesInMemory(half, 12.0), sitter_of(moved(poses[0], 1.6, 0, 0, (256, 205)), (256, 205)))
+    found, _, _ = align(PosesInMemory(half, 12.0), subject_of(moved(poses[0], 1.6, 0, 0, (256, 205)), (256, 205)))
     assert found.scale == pytest.approx(1.6, rel=tolerance)
 
 
 def test_poses_without_parts_are_compared_as_outlines(poses):
     driving = [np.concatenate([0 * pose[:1], pose[1:]]) for pose in poses]
     driving = PosesInMemory([moved(pose, 2.0, 10, 30, (400, 300)) for pose in driving], 12.0, has_parts=False)
-    found, _, _ = align(driving, sitter_of(poses[0]))
+    found, _, _ = align(driving, subject_of(poses[0]))
     assert found.scale == pytest.approx(0.5, rel=0.03) and found.down == pytest.approx(-15, abs=2)
     with pytest.raises(PoseError, match="in common"):  # an outline cut by the edge measures nothing
-        align(driving, sitter_of(poses[0][:, :100]))
+        align(driving, subject_of(poses[0][:, :100]))
 
 
 def test_landmarks_follow_one_another_and_stray_pixels_do_not_count(poses):
@@ -146,23 +149,23 @@ def test_landmarks_follow_one_another_and_stray_pixels_do_not_count(poses):
 
 def test_labels_stay_labels(poses):
     driving = PosesInMemory([moved(pose, 1.7, 33, 21, (300, 280)) for pose in poses], 12.0)
-    placed, alignment = place(driving, sitter_of(poses[0]))
+    placed, alignment = place(driving, subject_of(poses[0]))
     assert alignment and placed.size == (160, 128) and len(placed) == 8 and placed.fps == 12.0
     for frame, source in zip(placed, driving, strict=True):
         assert frame.dtype == np.float32 and frame.shape == (3, 160, 128)
         assert set(np.unique(frame[0])) <= set(np.unique(source[0]))
         assert set(np.unique(frame[1])) <= set(np.unique(source[1]))
         assert not frame[1:, frame[0] == 0].any()
-    exact = PlacedPoses(driving, sitter_of(poses[0]), Alignment(1 / 1.7, -33 / 1.7, -21 / 1.7))
+    exact = PlacedPoses(driving, subject_of(poses[0]), Alignment(1 / 1.7, -33 / 1.7, -21 / 1.7))
     agree = [(a[0] == b[0])[(a[0] > 0) | (b[0] > 0)].mean() for a, b in zip(exact, poses, strict=True)]
     assert np.mean(agree) > 0.9
 
 
 def test_the_padding_of_the_photo_stays_empty(poses):
-    sitter = sitter_of(poses[0][:, 5:, 30:100], (155, 70))  # taller than the base: bars at both sides
+    subject = subject_of(poses[0][:, 5:, 30:100], (155, 70))  # taller than the base: bars at both sides
     driving = PosesInMemory([moved(pose, 1.0, 0, 0, (160, 300)) for pose in poses], 12.0)
-    placed, _ = place(driving, sitter)
-    rows, columns = sitter.fit.box
+    placed, _ = place(driving, subject)
+    rows, columns = subject.fit.box
     outside = np.ones((160, 128), bool)
     outside[rows, columns] = False
     assert outside.any() and not any(frame[:, outside].any() for frame in placed)
@@ -192,24 +195,24 @@ class Tracked(np.ndarray):
 @pytest.mark.parametrize("length", [30, 300])
 def test_memory_does_not_grow_with_the_clip(poses, length):
     sequence = Counted(moved(poses[0], 1.5, 10, 10, (260, 220)), length)
-    sitter = sitter_of(poses[0])
-    placed, alignment = place(sequence, sitter)
+    subject = subject_of(poses[0])
+    placed, alignment = place(sequence, subject)
     assert alignment and sequence.reads == min(length, LOOKED_AT) and sequence.most <= 3
-    for _ in pose_windows(sitter.model, placed):
+    for _ in pose_windows(subject.model, placed):
         pass
     assert sequence.most <= 3 and sequence.reads <= min(length, LOOKED_AT) + length
 
 
 def test_windows_beyond_a_cut_are_placed_alike(poses):
     still = PosesInMemory([moved(poses[0], 1.5, 4 * i, 10, (260, 300)) for i in range(40)], 24.0)
-    placed, alignment = place(subsequence(still, None, 0.5, 1.0), sitter_of(poses[0]))
+    placed, alignment = place(subsequence(still, None, 0.5, 1.0), subject_of(poses[0]))
     whole, shown = placed.origin()
     assert len(whole) == 40 and list(shown) == list(range(12, 24))
     assert np.array_equal(whole.frame(12), placed.frame(0))
     windows = list(pose_windows(SimpleNamespace(config=MINI), placed))
     assert len(windows) == 12  # the poses are those of 12 frames a second: 8, 10, 12, 14, 16
     for window, i in zip(windows[0], (8, 10, 12, 14, 16), strict=True):
-        assert np.array_equal(window.numpy(), PlacedPoses(still, sitter_of(poses[0]), alignment).frame(i))
+        assert np.array_equal(window.numpy(), PlacedPoses(still, subject_of(poses[0]), alignment).frame(i))
 
 
 # ---- when
@@ -218,22 +221,22 @@ def test_windows_beyond_a_cut_are_placed_alike(poses):
 def test_auto_leaves_alone_what_has_one_size_or_one_convention(poses):
     small = PosesInMemory([moved(pose, 0.7, 10, 10, (160, 128)) for pose in poses], 12.0)
     other = PosesInMemory([moved(pose, 0.7, 10, 10, (150, 128)) for pose in poses], 12.0)
-    sitter = sitter_of(poses[0])
-    assert place(small, sitter) == (small, None)
-    assert place(other, sitter, "off") == (other, None)
+    subject = subject_of(poses[0])
+    assert place(small, subject) == (small, None)
+    assert place(other, subject, "off") == (other, None)
     for config in ({"fit": "stretch"}, {"provenance": {"imported_from": "official DreamPose checkpoints"}}):
-        assert place(other, sitter_of(poses[0], **config)) == (other, None)
+        assert place(other, subject_of(poses[0], **config)) == (other, None)
     notes = []
-    placed, alignment = place(other, sitter, note=notes.append)
+    placed, alignment = place(other, subject, note=notes.append)
     assert alignment.scale == pytest.approx(1 / 0.7, rel=0.02)
     assert "scale 1.4" in notes[0] and "--align off" in notes[0] and len(notes) == 1
-    forced, alignment = place(small, sitter_of(poses[0], fit="stretch"), "on")
+    forced, alignment = place(small, subject_of(poses[0], fit="stretch"), "on")
     assert alignment.scale == pytest.approx(1 / 0.7, rel=0.02) and forced.size == (160, 128)
 
 
 def test_what_cannot_be_compared_is_left_or_refused(poses):
     legs = PosesInMemory([pose[:, 100:140] for pose in poses], 12.0)
-    bust = sitter_of(poses[0][:, :60])
+    bust = subject_of(poses[0][:, :60])
     notes = []
     assert place(legs, bust, note=notes.append) == (legs, None)
     assert "not aligned" in notes[0] and "in common" in notes[0]
@@ -248,7 +251,7 @@ def test_the_photos_pose_is_estimated_only_when_it_is_needed(poses, monkeypatch)
 
     asked = []
     monkeypatch.setattr(module, "estimate_photo", lambda picture, *rest: asked.append(picture.shape) or poses[0])
-    unknown = sitter_of(np.zeros((3, 160, 128), np.float32))
+    unknown = subject_of(np.zeros((3, 160, 128), np.float32))
     same = PosesInMemory(poses, 12.0)
     assert place(same, unknown) == (same, None) and not asked
     _, found = place(PosesInMemory([moved(p, 2.0, 0, 0, (320, 300)) for p in poses], 12.0), unknown)
@@ -314,15 +317,15 @@ def test_a_crop_stays_inside_and_keeps_the_person_whole(poses):
 def test_one_frame_for_photo_and_poses_is_cut_alike(poses):
     wide = [moved(pose, 1.0, 300, 20, (200, 800)) for pose in poses]
     crop = Crop.around(wide[0], (200, 800), (160, 128), "contain")
-    sitter = dataclasses.replace(sitter_of(crop.of_pose(wide[0], (200, 800)), (200, 800)), crop=crop)
-    placed, alignment = place(PosesInMemory(wide, 12.0), sitter)
+    subject = dataclasses.replace(subject_of(crop.of_pose(wide[0], (200, 800)), (200, 800)), crop=crop)
+    placed, alignment = place(PosesInMemory(wide, 12.0), subject)
     assert alignment is None
-    assert np.array_equal(placed.frame(0), sitter.pose)
+    assert np.array_equal(placed.frame(0), subject.pose)
     double = PosesInMemory([moved(pose, 2.0, 0, 0, (400, 1600)) for pose in wide], 12.0)
-    again, alignment = place(double, sitter, "off")
-    assert alignment is None and np.mean(again.frame(0)[0] != sitter.pose[0]) < 0.01
+    again, alignment = place(double, subject, "off")
+    assert alignment is None and np.mean(again.frame(0)[0] != subject.pose[0]) < 0.01
     tall = PosesInMemory([pose[:, :, 300:420] for pose in wide], 12.0)
-    assert place(tall, sitter, "off") == (tall, None)
+    assert place(tall, subject, "off") == (tall, None)
 
 
 # ---- from files to files
@@ -350,12 +353,12 @@ def driving(poses, tmp_path):
 def test_a_wide_photo_is_tuned_and_rendered_by_its_region(tiny_base, wide, driving, tmp_path):
     notes = []
     options = {"base": str(tiny_base), "poses": [wide[1]], "steps": 1, "decoder_steps": 1}
-    subject = tune([wide[0]], note=notes.append, **options)
+    subject = tune(TuneOptions([wide[0]], **options), note=notes.append)
     assert any("around the person" in note for note in notes)
-    assert tune([wide[0]], **options).cached
+    assert tune(TuneOptions([wide[0]], **options)).cached
     crop = store.read_json(subject.path / "subject.json")["photos"][0]["crop"]
     assert 250 < crop["left"] < crop["left"] + crop["width"] < 380
-    result = render(poses=[driving], output=f"{tmp_path / 'out'}/", steps=1, note=notes.append)
+    result = render(RenderOptions(poses=[driving], output=f"{tmp_path / 'out'}/", steps=1), note=notes.append)
     assert any("dance.poses" in note or "aligned: scale" in note for note in notes)
     about = media.read_metadata(tmp_path / "out")
     assert about["crop"] == crop and about["align"] == "auto"
@@ -373,9 +376,17 @@ def test_photos_of_any_size_render_at_their_own_aspect(tiny_base, dance, driving
         writer.append(fit_pose(dance[0].pose, size, "stretch"))
     shown = load_photo(tmp_path / "photo.png", pose, str(tiny_base), "cpu", None)
     render(
-        poses=[driving], output=tmp_path / "out.mp4", photo=tmp_path / "photo.png", photo_pose=pose,
-        base=str(tiny_base), steps=1, end=0.1, side_by_side=True,
-    )  # fmt: skip
+        RenderOptions(
+            poses=[driving],
+            output=tmp_path / "out.mp4",
+            photo=tmp_path / "photo.png",
+            photo_pose=pose,
+            base=str(tiny_base),
+            steps=1,
+            end=0.1,
+            side_by_side=True,
+        )
+    )
     info = media.probe_video(tmp_path / "out.mp4")
     assert 0 <= info.height - shown.fit.height <= 1 and 0 <= info.width - 3 * shown.fit.width <= 1
     assert max(shown.fit.height / 48, shown.fit.width / 32) == 1
@@ -384,8 +395,8 @@ def test_photos_of_any_size_render_at_their_own_aspect(tiny_base, dance, driving
 
 
 def test_a_subject_remembers_its_region(tiny_base, wide):
-    tune([wide[0]], base=str(tiny_base), poses=[wide[1]], steps=0, decoder_steps=0)
-    again = load_subject(None, None, 1, "cpu", None)
+    tune(TuneOptions([wide[0]], base=str(tiny_base), poses=[wide[1]], steps=0, decoder_steps=0))
+    again = load_subject(*find_subject(None, None), 1, "cpu", None)
     assert again.crop == load_photo(*wide, str(tiny_base), "cpu", None).crop
     assert again.fit.height == 48 and again.size == (180, 480)
 
@@ -396,8 +407,8 @@ def test_a_base_without_surface_uses_the_whole_photo_where_nobody_is_found(tiny_
     shelf = SimpleNamespace(base=lambda folder, device, dtype: plain)
     Image.new("RGB", (90, 40), "white").save(tmp_path / "empty.png")
     notes = []
-    sitter = load_photo(tmp_path / "empty.png", None, str(tiny_base), "cpu", None, notes.append, shelf=shelf)
-    assert sitter.model is plain and sitter.crop is None and not sitter.pose.any() and "used whole" in notes[0]
+    subject = load_photo(tmp_path / "empty.png", None, str(tiny_base), "cpu", None, notes.append, shelf=shelf)
+    assert subject.model is plain and subject.crop is None and not subject.pose.any() and "used whole" in notes[0]
 
 
 def test_a_region_that_cuts_the_person_is_widened(poses, monkeypatch):
@@ -412,16 +423,16 @@ def test_a_region_that_cuts_the_person_is_widened(poses, monkeypatch):
         found = np.repeat(picture[None, ..., 0] / 10, 3, 0).astype(np.float32)
         return legs if len(seen) == 1 else found
 
-    monkeypatch.setattr(tuning, "estimate_photo", estimate)
-    views = tuning.read_views(MINI, ["photo.jpg"], [photo], None, "mini", "cpu")
+    monkeypatch.setattr(reading, "estimate_photo", estimate)
+    views = reading.read_views(MINI, ["photo.jpg"], [photo], None, "mini", "cpu")
     crop, ((top, bottom), (left, right)) = views.crops[0], body_box(wide)
     assert crop.top <= top and bottom <= crop.top + crop.height < 190
     assert crop.left <= left and right <= crop.left + crop.width < 500
     assert 3 <= len(seen) <= 5 and crop.size == seen[-1][:2]
     assert np.array_equal(np.unique(views.poses[0][0]), np.unique(wide[0]))
     seen.clear()
-    monkeypatch.setattr(tuning, "WIDENINGS", 1)
-    assert tuning.read_views(MINI, ["photo.jpg"], [photo], None, "mini", "cpu").crops == [None]
+    monkeypatch.setattr(reading, "WIDENINGS", 1)
+    assert reading.read_views(MINI, ["photo.jpg"], [photo], None, "mini", "cpu").crops == [None]
 
 
 def test_a_large_photo_is_shown_to_densepose_at_its_own_measure(monkeypatch):
@@ -435,9 +446,9 @@ def test_a_large_photo_is_shown_to_densepose_at_its_own_measure(monkeypatch):
 
     shapes = []
     monkeypatch.setattr(estimator, "load_estimator", lambda *a, **k: Seen("r50", None, "", "cpu"))
-    pose = tuning.estimate_photo(np.zeros((2400, 1600, 3), np.uint8), "photo.jpg", "r50", "cpu")
+    pose = estimate_photo(np.zeros((2400, 1600, 3), np.uint8), "photo.jpg", "r50", "cpu")
     assert shapes == [(1200, 800, 3)] and pose.shape == (3, 1200, 800)
-    tuning.estimate_photo(np.zeros((640, 512, 3), np.uint8), "photo.jpg", "r50", "cpu")
+    estimate_photo(np.zeros((640, 512, 3), np.uint8), "photo.jpg", "r50", "cpu")
     assert shapes[1] == (640, 512, 3)
 
 
@@ -456,7 +467,7 @@ def test_align_on_the_command_line(tiny_base, clip, driving, tmp_path, capsys):
     assert main([*words, "-o", f"{tmp_path / 'bad'}/", "--align", "maybe"]) == 2
     assert "maybe" in capsys.readouterr().err and not (tmp_path / "bad").exists()
     with pytest.raises(UsageError, match="alignment"):
-        render(poses=[driving], output=tmp_path / "x.mp4", align="maybe")
+        render(RenderOptions(poses=[driving], output=tmp_path / "x.mp4", align="maybe"))
 
 
 def test_side_by_side_shows_the_aligned_pose(tiny_base, clip, driving, tmp_path):
@@ -464,9 +475,17 @@ def test_side_by_side_shows_the_aligned_pose(tiny_base, clip, driving, tmp_path)
     heights = {}
     for mode in ("off", "on"):
         render(
-            poses=[driving], output=f"{tmp_path / mode}/", photo=photo, photo_pose=pose, base=str(tiny_base), steps=1,
-            side_by_side=True, align=mode,
-        )  # fmt: skip
+            RenderOptions(
+                poses=[driving],
+                output=f"{tmp_path / mode}/",
+                photo=photo,
+                photo_pose=pose,
+                base=str(tiny_base),
+                steps=1,
+                side_by_side=True,
+                align=mode,
+            )
+        )
         shown = media.read_photo(tmp_path / mode / "00000.png")[:, 32:64].astype(int)
         drawn = (np.abs(shown - shown[0, 0]).sum(-1) > 60).any(1)
         heights[mode] = np.flatnonzero(drawn).max() - np.flatnonzero(drawn).min() + 1

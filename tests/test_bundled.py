@@ -84,11 +84,11 @@ def test_the_untuned_base_beats_the_copied_photo(tmp_path):
     import torch
 
     from dreampose_cli.evaluation.metrics import ssim
+    from dreampose_cli.inference.clip import pose_windows
     from dreampose_cli.inference.denoise import RenderSettings, render_batch
     from dreampose_cli.networks.dreampose.conditioning import prepare_photo
     from dreampose_cli.networks.dreampose.network import load_base
     from dreampose_cli.poses.sequence import PosesInMemory
-    from dreampose_cli.workflows.render import pose_windows
 
     base = load_base(bundled())
     copied, rendered = [], []

@@ -163,7 +163,7 @@ def test_version(capsys):
         ("render --poses p -o o --dtype int8", "there is no dtype 'int8'"),
         ("render --poses p -o o --device cuda:x", "'cuda:x' is no device"),
         ("render --poses p -o o --batch-size 0", "--batch-size is 0"),
-        ("render --poses p -o o --condition 0", "--condition is 0"),
+        ("render --poses p -o o --photo-index 0", "--photo-index is 0"),
         ("render --poses p -o o --fps 0", "--fps is 0, but must be more than 0"),
         ("render --poses p -o o --fps inf", "--fps is inf"),
         ("render --poses p -o o --start -1", "--start is -1, but must be 0 or more"),
@@ -176,7 +176,7 @@ def test_version(capsys):
         ("render --poses p", "Missing option '--output'"),
         ("render --jobs f --poses p", "--jobs and --poses exclude each other"),
         ("render --jobs f --subject a", "--jobs and --subject exclude each other"),
-        ("tune a.jpg --rank -1", "--rank is -1"),
+        ("tune a.jpg --lora-rank -1", "--lora-rank is -1"),
         ("render --poses p -o o -q -v", "exclude each other"),
         ("poses v -o p --start 3 --end 3", "--end (3 s) must be after"),
         ("tune a.jpg --name ../x", "'../x' cannot be a name"),
@@ -344,6 +344,8 @@ def library(monkeypatch):
 
     def recorder(name):
         def call(*positional, progress=None, note=None, **named):
+            if positional and dataclasses.is_dataclass(positional[0]):  # the options, as one
+                positional, named = (), {**vars(positional[0]), **named}
             calls[name] = (positional, named)
             if note:
                 note(f"note of {name}")
@@ -376,7 +378,9 @@ def test_the_result_alone_is_on_stdout(name, library, capsys):
 
 
 def test_options_reach_the_library(library, capsys):
-    words = "--poses a.mp4 --poses b.mp4 -o out/ --subject anna --condition 2 --s1 3 --s2 4.5 --steps 9 --sampler ddim"
+    words = (
+        "--poses a.mp4 --poses b.mp4 -o out/ --subject anna --photo-index 2 --s1 3 --s2 4.5 --steps 9 --sampler ddim"
+    )
     words += " --seed 7 --batch-size 2 --fps 12 --start 0 --end 2 --side-by-side --audio --device cpu --overwrite"
     words += " --guidance-interval .2:.9 --memory low --compile"
     assert run("render", *words.split(), capsys=capsys)[0] == 0
@@ -385,7 +389,7 @@ def test_options_reach_the_library(library, capsys):
         "poses": [Path("a.mp4"), Path("b.mp4")],
         "subject": "anna",
         "photo": None,
-        "condition": 2,
+        "photo_index": 2,
         "image_guidance": 3.0,
         "pose_guidance": 4.5,
         "steps": 9,
@@ -406,8 +410,8 @@ def test_options_reach_the_library(library, capsys):
     }
     assert {key: named[key] for key in expected} == expected
     assert str(named["output"]) == "out/"  # the slash says that it is a folder
-    run("tune", "a.jpg", "--rank", "8", "--memory", "low", capsys=capsys)
-    assert {key: library["tune"][1][key] for key in ("rank", "memory")} == {"rank": 8, "memory": "low"}
+    run("tune", "a.jpg", "--lora-rank", "8", "--memory", "low", capsys=capsys)
+    assert {key: library["tune"][1][key] for key in ("lora_rank", "memory")} == {"lora_rank": 8, "memory": "low"}
     run("synth", "clips", "--size", "96x64", "--png", capsys=capsys)
     assert library["synth"][1]["size"] == (64, 96)
     run("train", "v", "-o", "b", "--stage", "vae", "--8bit-adam", capsys=capsys)

@@ -112,7 +112,7 @@ def test_rows_are_those_of_the_paper():
         "pose-guidance-1", "pose-guidance-2", "pose-guidance-4", "pose-guidance-8",
     ]  # fmt: skip
     assert (rows["uv"].rival, rows["uv-untuned"].rival, rows["no-decoder"].rival) == ("full", "untuned", "full")
-    assert rows["no-decoder"].sitter == rows["full"].sitter  # tuned once
+    assert rows["no-decoder"].source == rows["full"].source  # tuned once
     plain = variants_of(tuned=False, ablations=False, against=["uv"], sampling=sampling)
     assert [row.key for row in plain] == ["copied", "untuned", "uv-untuned"]
 

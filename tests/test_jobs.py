@@ -12,6 +12,7 @@ from dreampose_cli import media
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import OutputError, UsageError
 from dreampose_cli.networks import model_cache as shelf
+from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.render import render
 from dreampose_cli.workflows.render_jobs import Job, jobs_of, read_jobs, render_jobs
 from dreampose_cli.workflows.tune import tune
@@ -26,8 +27,8 @@ def poses(clip):
 def subjects(tiny_base, clip, poses):
     """One full and one low-rank subject of two photos."""
     options = {"base": str(tiny_base), "poses": [poses], "steps": 1, "decoder_steps": 1}
-    tune([clip / "frames" / "00000.png"], name="anna", **options)
-    tune([clip / "frames" / "00005.png"], name="ben", rank=2, **options)
+    tune(TuneOptions([clip / "frames" / "00000.png"], name="anna", **options))
+    tune(TuneOptions([clip / "frames" / "00005.png"], name="ben", lora_rank=2, **options))
     return ["anna", "ben"]
 
 
@@ -102,7 +103,7 @@ def test_the_base_is_loaded_once_and_each_subject_is_itself(subjects, poses, tmp
         return np.stack(list(media.open_frames(tmp_path / name)))
 
     for who in subjects:
-        render(poses=[poses], output=f"{tmp_path / who}/", subject=who, steps=2)
+        render(RenderOptions(poses=[poses], output=f"{tmp_path / who}/", subject=who, steps=2))
     for i, who in enumerate(order):
         assert np.array_equal(frames(f"many-{i}"), frames(who)), (i, who)
     assert not np.array_equal(frames("anna"), frames("ben"))

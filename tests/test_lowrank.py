@@ -13,8 +13,11 @@ from torch import nn
 from dreampose_cli import media
 from dreampose_cli.networks import lora as lowrank
 from dreampose_cli.networks.dreampose.network import load_base
+from dreampose_cli.subjects.views import read_views
+from dreampose_cli.training.tuning import fit_subject
+from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.render import render
-from dreampose_cli.workflows.tune import fit_subject, read_views, settle, tune
+from dreampose_cli.workflows.tune import resolve_settings, tune
 
 
 class Small(nn.Module):
@@ -120,21 +123,21 @@ def test_at_stable_diffusions_size_a_subject_of_rank_8_is_under_25_mb():
 
 def test_learning_rates_follow_the_method(tiny_base):
     preset = load_base(tiny_base).config.tuning
-    assert settle(preset).learning_rate == preset.learning_rate
-    low = settle(preset, rank=4)
+    assert resolve_settings(preset, TuneOptions([])).learning_rate == preset.learning_rate
+    low = resolve_settings(preset, TuneOptions([], lora_rank=4))
     assert low.rank == 4 and low.learning_rate > preset.learning_rate
     assert low.decoder_learning_rate > preset.decoder_learning_rate
-    assert settle(preset, rate=0.25, rank=4).learning_rate == 0.25
-    assert settle(dataclasses.replace(preset, rank=4), rank=0) == preset
+    assert resolve_settings(preset, TuneOptions([], learning_rate=0.25, lora_rank=4)).learning_rate == 0.25
+    assert resolve_settings(dataclasses.replace(preset, rank=4), TuneOptions([], lora_rank=0)) == preset
 
 
 def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
     photo, poses = clip / "frames" / "00000.png", clip / "video.poses"
     options = {"base": str(tiny_base), "poses": [poses], "steps": 2, "decoder_steps": 2}
-    full = tune([photo], **options)
-    low = tune([photo], rank=2, **options)
+    full = tune(TuneOptions([photo], **options))
+    low = tune(TuneOptions([photo], lora_rank=2, **options))
     assert low.id != full.id and not low.cached
-    assert tune([photo], rank=2, **options).cached
+    assert tune(TuneOptions([photo], lora_rank=2, **options)).cached
 
     def weights(subject):
         return sum(p.stat().st_size for p in subject.path.glob("*.safetensors"))
@@ -147,7 +150,7 @@ def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
     assert json.loads((low.path / "subject.json").read_text())["settings"]["rank"] == 2
 
     def frames(name, **who):
-        render(poses=[poses], output=f"{tmp_path / name}/", steps=2, **who)
+        render(RenderOptions(poses=[poses], output=f"{tmp_path / name}/", steps=2, **who))
         return np.stack(list(media.open_frames(tmp_path / name))).astype(int)
 
     untuned = frames("untuned", photo=photo, base=str(tiny_base), photo_pose=poses)
@@ -157,11 +160,11 @@ def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
 
 def test_an_interrupted_low_rank_tune_resumes_to_the_same_subject(tiny_base, clip, monkeypatch):
     from dreampose_cli import cache as store
-    from dreampose_cli.workflows import tune as tuning
+    from dreampose_cli.training import tuning
 
     photo = clip / "frames" / "00000.png"
-    options = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 2, "decoder_steps": 2, "rank": 2}
-    subject = tune([photo], **options)
+    options = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 2, "decoder_steps": 2, "lora_rank": 2}
+    subject = tune(TuneOptions([photo], **options))
     whole = {p.name: p.read_bytes() for p in subject.path.glob("*.safetensors")}
     store.remove(store.find_subject(subject.id))
     monkeypatch.setattr(tuning, "max", lambda a, b: 1, raising=False)  # a checkpoint after every step
@@ -174,9 +177,9 @@ def test_an_interrupted_low_rank_tune_resumes_to_the_same_subject(tiny_base, cli
             raise Killed
 
     with pytest.raises(Killed):
-        tune([photo], progress=kill, **options)
+        tune(TuneOptions([photo], **options), progress=kill)
     notes = []
-    again = tune([photo], note=notes.append, **options)
+    again = tune(TuneOptions([photo], **options), note=notes.append)
     assert any("went on from step" in note for note in notes)
     assert {p.name: p.read_bytes() for p in again.path.glob("*.safetensors")} == whole
 
@@ -190,7 +193,10 @@ def test_a_subject_keeps_a_share_of_what_was_learned(tiny_base, clip, rank):
         base = load_base(tiny_base)
         before = copy.deepcopy(base.unet).state_dict()
         views = read_views(base.config, [photo], [picture], [clip / "video.poses"], "mini", "cpu")
-        preset = settle(base.config.tuning, steps=2, decoder_steps=1, rate=1e-3, batch_size=1, rank=rank)
+        preset = resolve_settings(
+            base.config.tuning,
+            TuneOptions([], steps=2, decoder_steps=1, learning_rate=1e-3, batch_size=1, lora_rank=rank),
+        )
         fit_subject(base, views, dataclasses.replace(preset, blend=blend), 0, None, None)
         learned[blend] = {name: weight - before[name] for name, weight in base.unet.state_dict().items()}
     assert sum(delta.abs().sum() for delta in learned[1.0].values()) > 0

@@ -13,17 +13,20 @@ from dreampose_cli.device import free_bytes, is_out_of_memory
 from dreampose_cli.errors import OutOfMemoryError, UsageError
 from dreampose_cli.inference import batch_plan as memory
 from dreampose_cli.inference.batch_plan import SMALLEST, Portions, plan
+from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.inference.denoise import RenderSettings, render_frames
 from dreampose_cli.inference.prefetch import ahead
 from dreampose_cli.networks.dreampose.conditioning import prepare_photo
 from dreampose_cli.networks.dreampose.network import load_base
 from dreampose_cli.networks.footprint import Peak
 from dreampose_cli.poses.files import open_poses
+from dreampose_cli.subjects.views import read_views
 from dreampose_cli.training import memory as thrift_module
 from dreampose_cli.training.memory import Thrift
+from dreampose_cli.training.tuning import fit_subject
 from dreampose_cli.workflows import render as rendering
-from dreampose_cli.workflows.render import pose_windows
-from dreampose_cli.workflows.tune import fit_subject, read_views, settle, tune
+from dreampose_cli.workflows.options import RenderOptions, TuneOptions
+from dreampose_cli.workflows.tune import resolve_settings, tune
 
 GIGABYTE = 10**9
 
@@ -188,7 +191,8 @@ def test_render_with_little_memory_and_with_the_compiler_left_out(tiny_base, cli
 
     def frames(name, **more):
         rendering.render(
-            poses=[clip / "video.poses"], output=f"{tmp_path / name}/", note=notes.append, **options, **more
+            RenderOptions(poses=[clip / "video.poses"], output=f"{tmp_path / name}/", **options, **more),
+            note=notes.append,
         )
         return np.stack(list(media.open_frames(tmp_path / name))).astype(int)
 
@@ -199,15 +203,23 @@ def test_render_with_little_memory_and_with_the_compiler_left_out(tiny_base, cli
 
 
 def test_compiling_is_left_out_where_it_does_not_pay(tiny_base, clip, photo, tmp_path, monkeypatch):
-    from dreampose_cli.workflows import render as job
+    from dreampose_cli.inference import compilation as job
 
     monkeypatch.setattr(job, "require_compiler", lambda device: None)
     monkeypatch.setattr(job, "compile_blocks", None)
     notes = []
     rendering.render(
-        poses=[clip / "video.poses"], output=tmp_path / "a.gif", photo=photo, photo_pose=clip / "video.poses",
-        base=str(tiny_base), steps=2, compile=True, note=notes.append,
-    )  # fmt: skip
+        RenderOptions(
+            poses=[clip / "video.poses"],
+            output=tmp_path / "a.gif",
+            photo=photo,
+            photo_pose=clip / "video.poses",
+            base=str(tiny_base),
+            steps=2,
+            compile=True,
+        ),
+        note=notes.append,
+    )
     assert any("--compile is left out" in note for note in notes)
 
 
@@ -295,7 +307,9 @@ def test_whoever_leaves_ends_the_work():
 
 def subject_of(base, clip, photo, thrift, batch=4):
     config = base.config
-    preset = dataclasses.replace(settle(config.tuning, steps=2, decoder_steps=1, batch_size=batch), decay=0.0)
+    preset = dataclasses.replace(
+        resolve_settings(config.tuning, TuneOptions([], steps=2, decoder_steps=1, batch_size=batch)), decay=0.0
+    )
     views = read_views(config, [photo], [media.read_photo(photo)], [clip / "video.poses"], config.estimator, "cpu")
     notes = []
     tuned = fit_subject(base, views, preset, 0, None, None, None, notes.append, thrift)
@@ -318,7 +332,7 @@ def test_thrift_changes_nothing_but_rounding(tiny_base, clip, photo):
 
 
 def test_few_cores_compute_one_sample_at_a_time(tiny_base, monkeypatch):
-    preset = dataclasses.replace(settle(load_base(tiny_base).config.tuning), batch_size=4)
+    preset = dataclasses.replace(resolve_settings(load_base(tiny_base).config.tuning, TuneOptions([])), batch_size=4)
 
     def with_threads(count, device="cpu", memory="auto"):
         monkeypatch.setattr(torch, "get_num_threads", lambda: count)
@@ -332,7 +346,9 @@ def test_blended_weights_are_the_same_whether_the_old_ones_are_in_memory_or_in_f
     results = []
     for folder in (None, tmp_path):
         base = load_base(tiny_base)
-        preset = dataclasses.replace(settle(base.config.tuning, steps=2, decoder_steps=0), blend=0.25)
+        preset = dataclasses.replace(
+            resolve_settings(base.config.tuning, TuneOptions([], steps=2, decoder_steps=0)), blend=0.25
+        )
         views = read_views(
             base.config, [photo], [media.read_photo(photo)], [clip / "video.poses"], base.config.estimator, "cpu"
         )
@@ -384,9 +400,11 @@ def test_what_will_not_fit_is_spared_from_the_beginning(tiny_base, clip, photo, 
 
 
 def test_a_tune_of_a_low_rank_subject_with_little_memory(tiny_base, clip, photo):
-    subject = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], rank=2, memory="low", steps=2)
+    subject = tune(
+        TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], lora_rank=2, memory="low", steps=2)
+    )
     assert not subject.cached
-    again = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], rank=2, steps=2)
+    again = tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], lora_rank=2, steps=2))
     assert again.cached and again.id == subject.id  # how it was made is not what it is
 
 
@@ -443,8 +461,9 @@ def test_tuning_stays_within_its_budget(stage, rank, optimizer_bytes, limit):
 
     from dreampose_cli.networks import lora as lowrank
     from dreampose_cli.networks.fullsize import build_full_size
+    from dreampose_cli.subjects.views import Views
     from dreampose_cli.training.loop import Draw, LoopSettings
-    from dreampose_cli.workflows.tune import DecoderTuning, NetworkTuning, Views
+    from dreampose_cli.training.tuning import DecoderTuning, NetworkTuning
 
     views = Views(np.zeros((1, 640, 512, 3), np.uint8), np.zeros((1, 3, 640, 512), np.float32), [None])
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -258,10 +258,10 @@ def imported(world, capsys):
 
 
 def test_each_stage_is_the_official_one(world, imported, tmp_path):
+    from dreampose_cli.inference.clip import pose_windows
     from dreampose_cli.inference.denoise import RenderSettings, render_latents
     from dreampose_cli.media.fitting import fit_picture
     from dreampose_cli.poses.files import open_poses
-    from dreampose_cli.workflows.render import pose_windows
 
     rng = np.random.default_rng(0)
     picture = smooth_picture(rng, 512, 640)
@@ -517,7 +517,7 @@ def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch,
     import dataclasses
 
     from dreampose_cli.training import init as starting
-    from dreampose_cli.training import validation
+    from dreampose_cli.workflows import validation
 
     monkeypatch.setattr(starting, "PAPER", dataclasses.replace(starting.PAPER, resolution=(48, 32)))
     words = f"train {clips} -o {tmp_path}/people --base {world.stable_diffusion} --image-encoder {world.clip_folder}"

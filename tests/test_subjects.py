@@ -17,14 +17,17 @@ from dreampose_cli import cache as store
 from dreampose_cli import media
 from dreampose_cli.errors import MediaError, OutputExistsError, SubjectError, UsageError
 from dreampose_cli.inference.batch_plan import SMALLEST, Portions
+from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.inference.denoise import RenderSettings, render_frames
 from dreampose_cli.networks.dreampose.conditioning import prepare_photo
 from dreampose_cli.networks.dreampose.network import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.sequence import PosesInMemory, subsequence
-from dreampose_cli.workflows import tune as tuning
-from dreampose_cli.workflows.render import pose_windows, render
-from dreampose_cli.workflows.tune import random_crop, tune
+from dreampose_cli.training import tuning
+from dreampose_cli.training.tuning import random_crop
+from dreampose_cli.workflows.options import RenderOptions, TuneOptions
+from dreampose_cli.workflows.render import render
+from dreampose_cli.workflows.tune import tune
 
 
 @pytest.fixture
@@ -34,14 +37,14 @@ def photo(clip):
 
 @pytest.fixture
 def subject(tiny_base, clip, photo):
-    return tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2)
+    return tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2))
 
 
 def test_tune_once(tiny_base, clip, photo, subject):
     assert not subject.cached and (subject.path / "subject.json").exists()
-    again = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2)
+    again = tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2))
     assert again.cached and again.id == subject.id
-    other = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=3, decoder_steps=2)
+    other = tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=3, decoder_steps=2))
     assert other.id != subject.id
     assert store.last_subject() == other.id
 
@@ -73,9 +76,9 @@ def test_an_interrupted_tune_resumes_to_the_same_subject(tiny_base, clip, photo,
 
     options = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 2, "decoder_steps": 2}
     with pytest.raises(Killed):
-        tune([photo], progress=kill, **options)
+        tune(TuneOptions([photo], **options), progress=kill)
     notes = []
-    again = tune([photo], note=notes.append, **options)
+    again = tune(TuneOptions([photo], **options), note=notes.append)
     assert again.id == subject.id and not again.cached
     assert any("went on from step" in note for note in notes)
     assert {p.name: p.read_bytes() for p in again.path.glob("*.safetensors")} == whole
@@ -89,7 +92,7 @@ def test_a_tune_killed_before_it_was_published_is_not_tuned_again(tiny_base, pho
     (partial / "checkpoints" / "network" / "step-00000002" / "state.json").write_text("{}")
     monkeypatch.setattr(tuning, "fit_subject", None)
     options = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 2, "decoder_steps": 2}
-    again = tune([photo], name="anna", **options)
+    again = tune(TuneOptions([photo], name="anna", **options))
     assert (again.id, again.name) == (subject.id, "anna")
     assert not (again.path / "checkpoints").exists() and not partial.exists()
     assert store.find_subject("anna").id == subject.id
@@ -187,23 +190,23 @@ def test_windows_of_an_official_base_are_the_neighbours_that_are_rendered(tiny_b
 
 
 def test_render_writes_a_folder_a_video_and_metadata(clip, subject, tmp_path):
-    result = render(poses=[clip / "video.poses"], output=f"{tmp_path / 'frames'}/", steps=2, seed=3)
+    result = render(RenderOptions(poses=[clip / "video.poses"], output=f"{tmp_path / 'frames'}/", steps=2, seed=3))
     names = sorted(p.name for p in (tmp_path / "frames").iterdir())
     assert names == [f"{i:05d}.png" for i in range(8)] and result.frames == 8
     with Image.open(tmp_path / "frames" / "00000.png") as frame:
         assert frame.size == (32, 48)
-    render(poses=[clip / "video.poses"], output=tmp_path / "out.mp4", steps=2, seed=3, side_by_side=True)
+    render(RenderOptions(poses=[clip / "video.poses"], output=tmp_path / "out.mp4", steps=2, seed=3, side_by_side=True))
     info = media.probe_video(tmp_path / "out.mp4")
     assert (info.width, info.height) == (96, 48) and round(info.fps) == 12
     about = media.read_metadata(tmp_path / "out.mp4")
     assert about["notice"] == "AI-generated" and about["seed"] == 3 and about["steps"] == 2
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        render(poses=[clip / "video.poses"], output=tmp_path / "out.mp4", steps=2)
+        render(RenderOptions(poses=[clip / "video.poses"], output=tmp_path / "out.mp4", steps=2))
 
 
 def test_one_seed_is_one_result(clip, subject, tmp_path):
     def frames(name, **options):
-        render(poses=[clip / "video.poses"], output=f"{tmp_path / name}/", steps=2, **options)
+        render(RenderOptions(poses=[clip / "video.poses"], output=f"{tmp_path / name}/", steps=2, **options))
         return np.stack(list(media.open_frames(tmp_path / name)))
 
     first = frames("a", seed=1)
@@ -217,17 +220,19 @@ def test_several_dances_need_a_folder(clip, subject, tmp_path):
 
     shutil.copy(clip / "video.poses", tmp_path / "b.poses")
     with pytest.raises(UsageError, match="folder"):
-        render(poses=[clip / "video.poses", tmp_path / "b.poses"], output=tmp_path / "out.mp4", steps=1)
-    result = render(poses=[clip / "video.poses", tmp_path / "b.poses"], output=f"{tmp_path / 'out'}/", steps=1)
+        render(RenderOptions(poses=[clip / "video.poses", tmp_path / "b.poses"], output=tmp_path / "out.mp4", steps=1))
+    result = render(
+        RenderOptions(poses=[clip / "video.poses", tmp_path / "b.poses"], output=f"{tmp_path / 'out'}/", steps=1)
+    )
     assert [p.name for p in result.paths] == ["video.mp4", "b.mp4"]
     shutil.copy(clip / "video.poses", tmp_path / "c.poses")
     two = [clip / "video.poses", tmp_path / "c.poses"]
     with pytest.raises(OutputExistsError, match="video.mp4"):
-        render(poses=two, output=f"{tmp_path / 'out'}/", steps=1)
-    render(poses=two, output=f"{tmp_path / 'out'}/", steps=1, overwrite=True)  # what else is there stays
+        render(RenderOptions(poses=two, output=f"{tmp_path / 'out'}/", steps=1))
+    render(RenderOptions(poses=two, output=f"{tmp_path / 'out'}/", steps=1, overwrite=True))  # what else is there stays
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b.mp4", "c.mp4", "video.mp4"]
     with pytest.raises(MediaError):
-        render(poses=[two[0], tmp_path / "missing.poses"], output=f"{tmp_path / 'other'}/", steps=1)
+        render(RenderOptions(poses=[two[0], tmp_path / "missing.poses"], output=f"{tmp_path / 'other'}/", steps=1))
     assert not (tmp_path / "other").exists()
 
 
@@ -235,17 +240,17 @@ def test_impossible_results_are_refused_before_any_work(clip, subject, photo, tm
     from dreampose_cli.poses.extraction import extract
     from dreampose_cli.workflows import render as job
 
-    monkeypatch.setattr(job, "render_frames", None)
+    monkeypatch.setattr(job, "_load", None)
     poses = clip / "video.poses"
     with pytest.raises(UsageError, match="no format"):
-        render(poses=[tmp_path / "missing.mp4"], output=tmp_path / "out.avi")
+        render(RenderOptions(poses=[tmp_path / "missing.mp4"], output=tmp_path / "out.avi"))
     with pytest.raises(UsageError, match="holds one frame"):
-        render(poses=[poses], output=tmp_path / "out.png")
-    with pytest.raises(UsageError, match="--condition"):
-        render(poses=[poses], output=tmp_path / "out.mp4", photo=photo, condition=2)
+        render(RenderOptions(poses=[poses], output=tmp_path / "out.png"))
+    with pytest.raises(UsageError, match="--photo-index"):
+        render(RenderOptions(poses=[poses], output=tmp_path / "out.mp4", photo=photo, photo_index=2))
     monkeypatch.setattr(job, "_has_sound", lambda source: True)
     with pytest.raises(UsageError, match="carry sound"):
-        render(poses=[poses], output=tmp_path / "out.gif", audio=True)
+        render(RenderOptions(poses=[poses], output=tmp_path / "out.gif", audio=True))
     for preview, words in (("look.avi", "no format"), ("look.png", "holds one pose")):
         with pytest.raises(UsageError, match=words):
             extract(poses, tmp_path / "out.poses", preview=tmp_path / preview)
@@ -259,51 +264,53 @@ def test_a_picture_has_no_sound(photo):
 
 
 def test_a_subject_finds_its_base_from_any_folder(clip, photo, tiny_base, tmp_path, monkeypatch):
-    from dreampose_cli.subjects.loading import load_subject
+    from dreampose_cli.subjects.loading import find_subject, load_subject
 
     monkeypatch.chdir(tiny_base.parent.parent)
     base = f"{tiny_base.parent.name}/{tiny_base.name}"  # elsewhere this could be the name of a repository on the Hub
-    tune([photo], base=base, poses=[clip / "video.poses"], steps=0, decoder_steps=0)
+    tune(TuneOptions([photo], base=base, poses=[clip / "video.poses"], steps=0, decoder_steps=0))
     monkeypatch.chdir(tmp_path)
-    assert load_subject(None, None, 1, torch.device("cpu"), torch.float32).model.config.name == "tiny"
+    assert load_subject(*find_subject(None, None), 1, torch.device("cpu"), torch.float32).model.config.name == "tiny"
 
 
 def test_what_is_tuned_already_loads_no_network(tiny_base, clip, photo, subject, monkeypatch):
-    monkeypatch.setattr(tuning, "load_base", None)
-    assert tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2).cached
+    monkeypatch.setattr(tuning, "fit_subject", None)
+    assert tune(
+        TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2)
+    ).cached
 
 
 def test_a_subject_carries_its_base(clip, subject, tiny_base, tmp_path):
     options = {"poses": [clip / "video.poses"], "output": tmp_path / "o.mp4", "steps": 1}
     with pytest.raises(UsageError, match="tuned on the base tiny"):
-        render(base="mini", **options)
-    render(base=str(tiny_base), **options)
+        render(RenderOptions(base="mini", **options))
+    render(RenderOptions(base=str(tiny_base), **options))
     config = dataclasses.replace(load_base(tiny_base).config, name="changed")
     before = (tiny_base / "base.json").read_text()
     try:
         (tiny_base / "base.json").write_text(config.to_json())
         with pytest.raises(SubjectError, match="tune the photo again"):
-            render(**options, overwrite=True)
+            render(RenderOptions(**options, overwrite=True))
     finally:
         (tiny_base / "base.json").write_text(before)
 
 
 def test_a_photo_tuned_on_two_bases_is_the_one_of_the_base_asked_for(tiny_base, clip, photo, tmp_path):
-    from dreampose_cli.subjects.loading import load_subject
+    from dreampose_cli.subjects.loading import find_subject, load_subject
 
     other = tmp_path / "other"
     shutil.copytree(tiny_base, other)
     config = dataclasses.replace(load_base(tiny_base).config, name="other")
     (other / "base.json").write_text(config.to_json())
     tuned = {
-        str(base): tune([photo], base=str(base), poses=[clip / "video.poses"], steps=0, decoder_steps=0).id
+        str(base): tune(TuneOptions([photo], base=str(base), poses=[clip / "video.poses"], steps=0, decoder_steps=0)).id
         for base in (tiny_base, other)  # "other" is the newest
     }
     for base, id in tuned.items():
-        sitter = load_subject(str(photo), base, 1, torch.device("cpu"), torch.float32)
-        assert sitter.label == f"subject {id}" and sitter.model.config.name == Path(base).name
+        loaded = load_subject(*find_subject(str(photo), base), 1, torch.device("cpu"), torch.float32)
+        assert loaded.label == f"subject {id}" and loaded.model.config.name == Path(base).name
     with pytest.raises(UsageError, match="tuned on the base other"):
-        load_subject(str(photo), "mini", 1, torch.device("cpu"), torch.float32)
+        load_subject(*find_subject(str(photo), "mini"), 1, torch.device("cpu"), torch.float32)
 
 
 def test_damaged_subjects_are_one_sentence(clip, subject, tmp_path):
@@ -311,11 +318,11 @@ def test_damaged_subjects_are_one_sentence(clip, subject, tmp_path):
     weights = subject.path / "unet.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(SubjectError, match="cache rm"):
-        render(**options)
+        render(RenderOptions(**options))
     about = json.loads((subject.path / "subject.json").read_text())
     (subject.path / "subject.json").write_text(json.dumps({**about, "version": 99}))
     with pytest.raises(SubjectError, match="another version"):
-        render(**options)
+        render(RenderOptions(**options))
 
 
 def dreampose(*words, cache):
@@ -351,24 +358,26 @@ def test_the_road_on_the_command_line(tiny_base, clip, photo, cache, tmp_path):
 
 
 def test_a_damaged_subject_is_tuned_anew(tiny_base, clip, photo, cache):
-    first = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1)
+    first = tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1))
     for file in ("unet.safetensors", "subject.json"):
         whole = (first.path / file).read_bytes()
         (first.path / file).write_bytes(whole[: len(whole) // 2])
-        again = tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1)
+        again = tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1))
         assert not again.cached and again.id == first.id
         assert (first.path / "unet.safetensors").stat().st_size > 1000
         json.loads((first.path / "subject.json").read_text())
-    assert tune([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1).cached
+    assert tune(
+        TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=1, decoder_steps=1)
+    ).cached
 
 
 def test_a_name_is_that_of_whoever_was_tuned_last_under_it(tiny_base, clip, photo, cache, tmp_path):
     other = tmp_path / "other.png"
     Image.fromarray(media.read_photo(photo)[:, ::-1]).save(other)
     words = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 1, "decoder_steps": 1, "name": "anna"}
-    first = tune([photo], **words)
-    second = tune([other], **words)
+    first = tune(TuneOptions([photo], **words))
+    second = tune(TuneOptions([other], **words))
     assert store.find_subject("anna").id == second.id
     time.sleep(0.02)
-    assert tune([photo], **words).cached
+    assert tune(TuneOptions([photo], **words)).cached
     assert store.find_subject("anna").id == first.id

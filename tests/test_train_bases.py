@@ -19,6 +19,7 @@ from dreampose_cli.training import recipes
 from dreampose_cli.training.loop import LoopSettings
 from dreampose_cli.training.model_card import MARK
 from dreampose_cli.workflows import train as phase1
+from dreampose_cli.workflows.options import RenderOptions
 
 QUICK = {"max_steps": 2, "batch_size": 2, "device": "cpu"}
 
@@ -174,7 +175,9 @@ def test_ablations_are_options_and_share_an_autoencoder(name, clips, clip, tiny_
         from dreampose_cli.workflows.render import render
 
         photo, video = clip / "frames" / "00000.png", tmp_path / "out.mp4"
-        render(photo=photo, poses=[clip / "video.poses"], output=video, base=str(out), steps=1, align="off")
+        render(
+            RenderOptions(photo=photo, poses=[clip / "video.poses"], output=video, base=str(out), steps=1, align="off")
+        )
         assert video.exists()
 
 

@@ -1,3 +1,5 @@
 """dreampose-cli: a fashion photo and a dance become a video, with the method of DreamPose (arXiv 2304.06025)."""
 
-__version__ = "0.1.0"
+from .version import __version__
+
+__all__ = ["__version__"]

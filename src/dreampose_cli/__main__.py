@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import traceback
 import warnings
 
-from .errors import DreamposeError, UsageError
-
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+from .errors import DreamposeError, UsageError, sentence
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,30 +47,6 @@ def _run(words: list[str], debug: bool) -> int:
                 traceback.print_exc()
         _say(f"error: {sentence(problem)}")
         return problem.exit_code if isinstance(problem, DreamposeError) else 1
-
-
-def sentence(problem: BaseException) -> str:
-    """One sentence about `problem` for the user, with the way out where there is one."""
-    if isinstance(problem, DreamposeError):
-        return str(problem)
-    text = " ".join(str(problem).split())
-    name = type(problem).__name__
-    # safetensors and torch report a full disk as exceptions of their own: by the system's words, or by a write cut short
-    full = "No space left on device" in text or ("inline_container" in text and "unexpected pos" in text)
-    if getattr(problem, "errno", None) in FULL_DISK or full:
-        where = getattr(problem, "filename", None)
-        return f"the disk is full{f' (while writing {where})' if where else ''}; make room and run the command again."
-    if name == "OutOfMemoryError" or isinstance(problem, MemoryError):
-        return "out of memory; try --batch-size 1, a smaller photo, or another --device."
-    if isinstance(problem, ModuleNotFoundError) and problem.name and not problem.name.startswith("dreampose_cli"):
-        return f"the Python package {problem.name!r} is missing; install dreampose-cli again."
-    if isinstance(problem, OSError) and problem.strerror:
-        where = f"{problem.filename}: " if problem.filename else ""
-        return f"{where}{problem.strerror}."
-    return (
-        f"something unexpected happened ({name}: {text[:300]}). This is a fault of dreampose: please report it with "
-        "what `-v` prints for the same command and what `dreampose doctor` says."
-    )
 
 
 def _prepare_streams() -> None:

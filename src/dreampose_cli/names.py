@@ -17,7 +17,7 @@ STAGES = ("vae", "network", "estimator")
 POSE_CHANNELS = ("uv", "iuv")
 PHOTO_CHANNELS = ("none", "latents", "surface")
 TRACKERS = ("tensorboard",)
-NOISES = ("clip", "frame")
+NOISES = ("shared", "per-frame")
 MEMORIES = ("auto", "low", "high")
 ALIGNMENTS = ("auto", "on", "off")
 

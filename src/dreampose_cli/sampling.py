@@ -36,16 +36,6 @@ def make_sampler(name: str, schedule: dict):
     return kind(**config | changes)
 
 
-def check_steps(steps: int, schedule: dict) -> None:
-    """Raise UsageError for more steps than the noise schedule has timesteps to offer."""
-    offset = 0 if schedule.get("timestep_spacing") == "trailing" else schedule.get("steps_offset", 0)
-    most = schedule.get("num_train_timesteps", 1000) - offset
-    if steps > most:
-        raise UsageError(
-            f"the base's noise schedule has room for {most} steps, not {steps}; give --steps {most} or fewer."
-        )
-
-
 def clip_noise(shape: tuple[int, int, int], seed: int) -> Tensor:
     """The noise of a whole clip (1, C, h, w), drawn on the CPU: one seed means one result on every device."""
     return torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(seed))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from . import base, cache, demo, doctor, poses, render, synth, train, tune
 from . import eval as evaluation
 from .options import described

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import JobsError, UsageError
 from ..names import ALIGNMENTS, NOISES
+from ..workflows.options import RenderOptions
 from . import options
 from .output import Output, duration
 
@@ -42,8 +43,8 @@ def render(
         Path | None, typer.Option("--photo-pose", metavar="FILE", help="The pose in --photo.")
     ] = None,
     base: options.Base = None,
-    condition: Annotated[
-        int, options.whole("--condition", "I", "Which of the subject's photos to follow, from 1.", 1)
+    photo_index: Annotated[
+        int, options.whole("--photo-index", "I", "Which of the subject's photos to follow, from 1.", 1)
     ] = 1,
     image_guidance: options.ImageGuidance = None,
     pose_guidance: options.PoseGuidance = None,
@@ -64,11 +65,11 @@ def render(
         typer.Option(
             "--noise",
             metavar="NOISE",
-            help="One draw for the clip, or one for each frame.",
+            help="One draw for the clip (shared), or per-frame.",
             callback=options.one_of("noise", NOISES),
             autocompletion=lambda: list(NOISES),
         ),
-    ] = "clip",
+    ] = "shared",
     align: Annotated[
         str,
         typer.Option(
@@ -110,52 +111,48 @@ def render(
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
-    asked = _asked(poses, output, subject, photo, photo_pose, jobs)
-    settings = {
-        "base": base,
-        "condition": condition,
-        "image_guidance": image_guidance,
-        "pose_guidance": pose_guidance,
-        "guidance_interval": options.interval(guidance_interval),
-        "steps": steps,
-        "sampler": sampler,
-        "seed": seed,
-        "noise": noise,
-        "batch_size": batch_size,
-        "memory": memory,
-        "compile": compile,
-        "fps": fps,
-        "start": start,
-        "end": end,
-        "align": align,
-        "side_by_side": side_by_side,
-        "audio": audio,
-        "device": device,
-        "dtype": dtype,
-        "overwrite": overwrite,
-    }
-    if asked == "many":
-        _render_many(out, jobs, subject, poses, output, settings)
+    many = _is_many(poses, output, subject, photo, photo_pose, jobs)
+    asked = RenderOptions(
+        poses or [],
+        output or "",  # as typed: a Path would lose the slash that means a folder
+        subject=subject[0] if subject else None,
+        photo=photo,
+        photo_pose=photo_pose,
+        base=base,
+        photo_index=photo_index,
+        image_guidance=image_guidance,
+        pose_guidance=pose_guidance,
+        guidance_interval=options.interval(guidance_interval),
+        steps=steps,
+        sampler=sampler,
+        seed=seed,
+        noise=noise,
+        align=align,
+        fps=fps,
+        start=start,
+        end=end,
+        side_by_side=side_by_side,
+        audio=audio,
+        batch_size=batch_size,
+        memory=memory,
+        compile=compile,
+        device=device,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+    if many:
+        _render_many(out, jobs, subject, asked)
         return
     from ..workflows.render import render as render_poses
 
     with out.progress(None, "rendering") as progress:
-        rendered = render_poses(
-            poses=poses,
-            output=output,  # as typed: a Path would lose the slash that means a folder
-            subject=subject[0] if subject else None,
-            photo=photo,
-            photo_pose=photo_pose,
-            **settings,
-            progress=progress,
-            note=out.note,
-        )
+        rendered = render_poses(asked, progress=progress, note=out.note)
     out.note(f"{options.counted(rendered.frames, 'frame')} in {duration(rendered.seconds)}")
     out.result(rendered.paths, rendered)
 
 
-def _asked(poses, output, subject, photo, photo_pose, jobs) -> str:
-    """ "one" render or "many"; UsageError for what does not go together."""
+def _is_many(poses, output, subject, photo, photo_pose, jobs) -> bool:
+    """Whether several renders are meant; UsageError for what does not go together."""
     if jobs is not None:
         for option, value in (("--poses", poses), ("--output", output), ("--subject", subject), ("--photo", photo)):
             if value:
@@ -168,18 +165,16 @@ def _asked(poses, output, subject, photo, photo_pose, jobs) -> str:
         raise UsageError("--subject and --photo exclude each other: a subject has photos of its own.")
     if photo_pose is not None and photo is None:
         raise UsageError("--photo-pose needs --photo.")
-    return "many" if jobs is not None or len(subject or []) > 1 else "one"
+    return jobs is not None or len(subject or []) > 1
 
 
-def _render_many(
-    out: Output, file: Path | None, subjects: list[str] | None, poses: list[Path] | None, output: str | None, settings
-) -> None:
+def _render_many(out: Output, file: Path | None, subjects: list[str] | None, asked: RenderOptions) -> None:
     """Every render of the file, or of each subject in each dance; JobsError at the end where some failed."""
     from ..workflows.render_jobs import jobs_of, read_jobs, render_jobs
 
-    jobs = read_jobs(file) if file is not None else jobs_of(subjects, poses, output)
+    jobs = read_jobs(file) if file is not None else jobs_of(subjects, asked.poses, asked.output)
     with out.progress(None, "rendering") as progress:
-        results = render_jobs(jobs, progress=progress, note=out.note, warn=out.warn, **settings)
+        results = render_jobs(jobs, asked, progress=progress, note=out.note, warn=out.warn)
     done = [result for result in results if result.result is not None]
     frames = sum(result.result.frames for result in done)
     seconds = sum(result.result.seconds for result in done)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..workflows.options import TuneOptions
 from . import options
 from .output import Output
 
@@ -44,10 +45,10 @@ def tune(
             show_default=options.FROM_BASE,
         ),
     ] = None,
-    rank: Annotated[
+    lora_rank: Annotated[
         int | None,
         options.whole(
-            "--rank", "R", "Rank of a small, low-rank subject; 0 tunes all weights.", 0, 1024, default=options.FROM_BASE
+            "--lora-rank", "R", "Rank of a small LoRA subject; 0 tunes all weights.", 0, 1024, default=options.FROM_BASE
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -67,30 +68,29 @@ def tune(
     Examples:
       dreampose tune photo.jpg
       dreampose tune front.jpg back.jpg --name anna
-      dreampose tune photo.jpg --rank 8 --memory low
+      dreampose tune photo.jpg --lora-rank 8 --memory low
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.trust_estimator(estimator, trust_code)
+    asked = TuneOptions(
+        photos,
+        base=base,
+        name=name,
+        poses=poses,
+        estimator=estimator,
+        steps=steps,
+        decoder_steps=decoder_steps,
+        learning_rate=learning_rate,
+        decoder_learning_rate=decoder_learning_rate,
+        lora_rank=lora_rank,
+        batch_size=batch_size,
+        seed=seed,
+        memory=memory,
+        device=device,
+        dtype=dtype,
+    )
     from ..workflows.tune import tune as tune_subject
 
     with out.progress(None, "tuning") as progress:
-        subject = tune_subject(
-            photos,
-            base=base,
-            name=name,
-            poses=poses,
-            steps=steps,
-            decoder_steps=decoder_steps,
-            learning_rate=learning_rate,
-            decoder_learning_rate=decoder_learning_rate,
-            batch_size=batch_size,
-            rank=rank,
-            memory=memory,
-            seed=seed,
-            estimator=estimator,
-            device=device,
-            dtype=dtype,
-            progress=progress,
-            note=out.note,
-        )
+        subject = tune_subject(asked, progress=progress, note=out.note)
     out.result(subject.id, subject)

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__
 from ..device import pick_device
 from ..errors import EvaluationError, PoseError
 from ..media.fitting import fit_pose
 from ..poses.files import open_poses
 from ..poses.sequence import PoseSequence
+from ..version import __version__
 from . import feature_extractors as networks
 from . import metrics as pixels
 from .frame_pairs import AlignedFrames

@@ -26,7 +26,7 @@ class Variant:
     rival: str | None = None  # the variant it is compared with
 
     @property
-    def sitter(self) -> tuple[str, str, int]:
+    def source(self) -> tuple[str, str, int]:
         """Variants that share this share what was tuned, but for the decoder."""
         return self.kind, self.base, self.photos
 

@@ -7,7 +7,7 @@ ankles, soles), so a half figure is compared by its upper half.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,10 @@ import numpy as np
 from ..bases.config import BaseConfig
 from ..errors import DreamposeError, PoseError
 from ..media.fitting import body_box, span
+from ..poses.photo import estimate_photo
 from ..poses.sequence import PoseSequence
-from ..subjects.loading import Sitter
-from ..workflows.tune import estimate_photo
+from ..reporting import Note
+from ..subjects.loading import LoadedSubject
 
 LANDMARKS = ("crown", "neck", "hips", "knees", "ankles", "soles")
 HEAD, TORSO, THIGHS, SHINS, FEET = (23, 24), (1, 2), (7, 8, 9, 10), (11, 12, 13, 14), (5, 6)
@@ -29,8 +30,6 @@ EDGE = 0.01  # of the frame's height: a body that ends nearer to the edge goes o
 SHORTEST = 2.0  # pixels: what is shorter measures nothing
 BEYOND = 0.02  # of the photo's side: a body that reaches further past the edge is said to be cut
 SAME_ASPECT = 0.03  # as tune allows between a photo and its pose
-
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,16 @@ class Alignment:
 
 
 class PlacedPoses(PoseSequence):
-    """A pose sequence as the sitter's photo would show it, at the base's resolution; read one by one as the original.
+    """A pose sequence as the subject's photo would show it, at the base's resolution; read one by one as the original.
 
     Labels are taken from the nearest pixel. Outside the original's frame, and in the photo's padding, is background.
     """
 
-    def __init__(self, whole: PoseSequence, sitter: Sitter, alignment: Alignment) -> None:
-        resolution = sitter.model.config.resolution
+    def __init__(self, whole: PoseSequence, subject: LoadedSubject, alignment: Alignment) -> None:
+        resolution = subject.model.config.resolution
         super().__init__(len(whole), resolution, whole.fps, has_parts=whole.has_parts, source=whole.source)
-        self._whole, self._sitter, self._alignment = whole, sitter, alignment
-        (top, left), (height, width), fit = *_region(sitter), sitter.fit
+        self._whole, self._subject, self._alignment = whole, subject, alignment
+        (top, left), (height, width), fit = *_region(subject), subject.fit
         y = top + (np.arange(resolution[0]) - fit.top + 0.5) * height / fit.height  # in pixels of the photo
         x = left + (np.arange(resolution[1]) - fit.left + 0.5) * width / fit.width
         self._rows = np.floor((y - alignment.down) / alignment.scale).astype(int)
@@ -72,23 +71,23 @@ class PlacedPoses(PoseSequence):
 
     def origin(self) -> tuple[PoseSequence, Sequence[int]]:
         whole, shown = self._whole.origin()
-        return PlacedPoses(whole, self._sitter, self._alignment), shown
+        return PlacedPoses(whole, self._subject, self._alignment), shown
 
 
 def place(
-    sequence: PoseSequence, sitter: Sitter, mode: str = "auto", device: str = "auto", note: Note | None = None
+    sequence: PoseSequence, subject: LoadedSubject, mode: str = "auto", device: str = "auto", note: Note | None = None
 ) -> tuple[PoseSequence, Alignment | None]:
-    """The poses as the sitter is to take them, and how they were aligned with the photo, None where they were not.
+    """The poses as the subject is to take them, and how they were aligned with the photo, None where they were not.
 
     mode: "on", "off", or "auto", which is off where photo and poses have the same frame size or the base is an imported
     official one, and goes on without where photo and poses cannot be compared; "on" raises PoseError then. Reads up to
     `LOOKED_AT` frames, one at a time.
     """
     source = sequence.source or "the poses"
-    as_it_is = tuple(sequence.size) == tuple(sitter.size) or _takes_as_is(sitter.model.config)
+    as_it_is = tuple(sequence.size) == tuple(subject.size) or _takes_as_is(subject.model.config)
     if mode == "on" or (mode == "auto" and not as_it_is):
         try:
-            alignment, cut, looked = align(sequence, sitter, device, note)
+            alignment, cut, looked = align(sequence, subject, device, note)
         except DreamposeError as error:
             if mode == "on":
                 raise
@@ -102,25 +101,25 @@ def place(
                 )
                 if cut:
                     note(f"In {cut} of {looked} frames looked at, the figure reaches past the photo's edge and is cut.")
-            return PlacedPoses(sequence, sitter, alignment), alignment
-    heights, widths = sitter.size[0] / sequence.size[0], sitter.size[1] / sequence.size[1]
-    if sitter.crop and abs(heights / widths - 1) <= SAME_ASPECT:  # one frame for both: cut them alike
-        return PlacedPoses(sequence, sitter, Alignment(heights, 0.0, 0.0)), None
+            return PlacedPoses(sequence, subject, alignment), alignment
+    heights, widths = subject.size[0] / sequence.size[0], subject.size[1] / sequence.size[1]
+    if subject.crop and abs(heights / widths - 1) <= SAME_ASPECT:  # one frame for both: cut them alike
+        return PlacedPoses(sequence, subject, Alignment(heights, 0.0, 0.0)), None
     return sequence, None
 
 
 def align(
-    sequence: PoseSequence, sitter: Sitter, device: str = "auto", note: Note | None = None
+    sequence: PoseSequence, subject: LoadedSubject, device: str = "auto", note: Note | None = None
 ) -> tuple[Alignment, int, int]:
-    """How to align `sequence` with the sitter's photo; in how many frames the figure then reaches past the photo's edge,
+    """How to align `sequence` with the subject's photo; in how many frames the figure then reaches past the photo's edge,
     and of how many. Raises PoseError where photo and poses show nothing that can be compared."""
-    config, fit = sitter.model.config, sitter.fit
-    pose = sitter.pose[(slice(None), *fit.box)]
+    config, fit = subject.model.config, subject.fit
+    pose = subject.pose[(slice(None), *fit.box)]
     if not pose.any():
-        picture = np.ascontiguousarray(sitter.picture[fit.box])
-        pose = estimate_photo(picture, sitter.label, config.estimator, device, note)
+        picture = np.ascontiguousarray(subject.picture[fit.box])
+        pose = estimate_photo(picture, subject.label, config.estimator, device, note)
     has_parts = sequence.has_parts and bool((pose[0] > 0).any())
-    (top, left), (height, width) = _region(sitter)
+    (top, left), (height, width) = _region(subject)
     ys, xs = landmarks(pose, has_parts)
     ys, xs = top + ys * height / pose.shape[1], left + xs * width / pose.shape[2]
     count = min(LOOKED_AT, len(sequence))
@@ -136,7 +135,7 @@ def align(
     found = match(ys, xs, np.stack([m[0] for m in measured]), np.stack([m[1] for m in measured]))
     if found is None:
         raise PoseError(
-            f"{sitter.label} and {sequence.source or 'the poses'} have no stretch of the body in common, such as head and "
+            f"{subject.label} and {sequence.source or 'the poses'} have no stretch of the body in common, such as head and "
             "hips or knees and feet; take a photo that shows more, or --align off."
         )
     cut = 0
@@ -229,10 +228,10 @@ def _takes_as_is(config: BaseConfig) -> bool:
     return config.fit == "stretch" or "imported_from" in config.provenance
 
 
-def _region(sitter: Sitter) -> tuple[tuple[int, int], tuple[int, int]]:
+def _region(subject: LoadedSubject) -> tuple[tuple[int, int], tuple[int, int]]:
     """Corner (top, left) and size of what is used of the photo, in pixels of the photo."""
-    crop = sitter.crop
-    return ((crop.top, crop.left), crop.size) if crop else ((0, 0), tuple(sitter.size))
+    crop = subject.crop
+    return ((crop.top, crop.left), crop.size) if crop else ((0, 0), tuple(subject.size))
 
 
 def _middle(counts: np.ndarray) -> float:

@@ -27,7 +27,7 @@ ALL_LEVELS = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """How to sample. `noise`: "clip", one draw for all frames, or "frame", one draw for each.
+    """How to sample. `noise`: "shared", one draw for all frames, or "per-frame".
 
     guidance_interval: the noise levels at which guidance is on, as shares of the schedule: 1 is pure noise, 0 the
     picture. At the others the full row alone is computed (Kynkaanniemi et al., 2024).
@@ -38,7 +38,7 @@ class RenderSettings:
     image_guidance: float
     pose_guidance: float
     seed: int = 0
-    noise: str = "clip"
+    noise: str = "shared"
     guidance_interval: tuple[float, float] = ALL_LEVELS
 
     @classmethod
@@ -80,7 +80,7 @@ def draw_noise(base: Base, settings: RenderSettings, first: int, count: int, ste
     def seed_of(seed: int) -> int:
         return seed if step is None else derived_seed(seed, step, 1)
 
-    if settings.noise == "frame":
+    if settings.noise == "per-frame":
         frames = range(first, first + count)
         noise = torch.cat([clip_noise(shape, seed_of(frame_seed(settings.seed, frame))) for frame in frames])
     else:

@@ -1,8 +1,9 @@
 """Photos and videos, in and out. Pictures are numpy uint8 (H, W, 3) RGB everywhere."""
 
 from .atomic import atomic_folder, atomic_path
+from .files import require_file
 from .metadata import read_metadata
-from .photos import read_photo, resize
+from .photos import open_picture, read_photo, resize
 from .results import check_output, output_kind, write_frames
 from .sources import FrameSource, open_frames
 from .videos import VideoInfo, probe_video, read_video
@@ -14,11 +15,13 @@ __all__ = [
     "atomic_path",
     "check_output",
     "open_frames",
+    "open_picture",
     "output_kind",
     "probe_video",
     "read_metadata",
     "read_photo",
     "read_video",
+    "require_file",
     "resize",
     "write_frames",
 ]

@@ -21,17 +21,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import cache
 from ..bases.hub import fetch_file
 from ..errors import PoseError
+from .fingerprint import FILES, REPOSITORY, REVISION, file_fingerprint
 from .sequence import paste
 from .torchvision_ops import ensure_torchvision_operators
 from .tracking import Follower
 from .trusted_code import require_trusted
 
-REPOSITORY = "LayerNorm/DensePose-TorchScript-with-hint-image"
-REVISION = "main"
-FILES = {"r50": "densepose_r50_fpn_dl.torchscript", "r101": "densepose_r101_fpn_dl.torchscript"}
 SUFFIX = ".torchscript"
 ATTRIBUTION = (
     f"DensePose weights from huggingface.co/{REPOSITORY}: made by Facebook AI Research (DensePose, Güler et al. 2018; "
@@ -171,9 +168,7 @@ def load_densepose(
         if not file.is_file():
             raise PoseError(f"{file} does not exist; give r50, r101 or the path of a .torchscript file.")
         require_trusted(file)
-    stat = file.stat()
-    digest = _digest(file, stat.st_size, stat.st_mtime_ns)
-    return DensePose(name, file, digest, where, size, person, dtype=getattr(torch, dtype))
+    return DensePose(name, file, file_fingerprint(file), where, size, person, dtype=getattr(torch, dtype))
 
 
 def resize_for(picture: np.ndarray, size: int | None) -> np.ndarray:
@@ -242,11 +237,6 @@ def _refuse_bomb(file: Path) -> None:
         ) from error
     if unpacked > 4 * file.stat().st_size + (64 << 20):
         raise PoseError(f"{file} would unpack to {unpacked / 1e9:.1f} GB, which no weights do; it is refused.")
-
-
-@lru_cache(maxsize=8)
-def _digest(file: Path, _size: int, _modified: int) -> str:
-    return cache.file_digest(file)[:16]
 
 
 def _body_sizes(boxes: np.ndarray, coarse: Tensor) -> np.ndarray:

@@ -9,11 +9,9 @@ trained by `dreampose train --preset estimator` on the project's own mannequins 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +24,13 @@ from ..device import few_cores
 from ..errors import PoseError, UsageError
 from ..media.fitting import fit_picture
 from ..names import BASE_ESTIMATORS, ESTIMATORS
-from .densepose import FILES, SUFFIX, DensePose, load_densepose
+from .densepose import SUFFIX, DensePose, load_densepose
+from .fingerprint import CONFIG_FILE, ESTIMATOR_FILE, FILES, bundled_estimator, folder_fingerprint
 from .zoom_search import Search
 
 PARTS = 24
 MIN_PERSON = 0.004  # a person covers at least this share of what is looked at
-LOOKING = 2  # the version of how it looks at pictures
 AT_ONCE = 2  # pictures that a CPU of few cores computes together: more are no faster
-ESTIMATOR_FILE = "estimator.safetensors"
-CONFIG_FILE = "estimator.json"
 
 
 class Block(nn.Module):
@@ -162,11 +158,6 @@ def load_estimator(
     return _load(folder, name, str(device), getattr(torch, dtype))
 
 
-def bundled_estimator() -> Path:
-    """The folder of the estimator that ships with the package."""
-    return Path(str(resources.files("dreampose_cli") / "data" / "estimator"))
-
-
 @functools.lru_cache(maxsize=2)
 def _load(folder: Path, name: str, device: str, dtype: torch.dtype) -> Estimator:
     try:
@@ -176,5 +167,6 @@ def _load(folder: Path, name: str, device: str, dtype: torch.dtype) -> Estimator
         resolution = tuple(config["resolution"])
     except Exception as error:  # a damaged file raises whatever its library likes
         raise PoseError(f"the estimator in {folder} cannot be loaded ({error}); make or install it again.") from error
-    digest = hashlib.sha256((folder / ESTIMATOR_FILE).read_bytes()).hexdigest()[:14] + f"-{LOOKING}"
-    return Estimator(name, digest, network.to(device, dtype).eval(), resolution, torch.device(device), dtype)
+    return Estimator(
+        name, folder_fingerprint(folder), network.to(device, dtype).eval(), resolution, torch.device(device), dtype
+    )

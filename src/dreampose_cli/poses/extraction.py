@@ -198,7 +198,7 @@ def poses_of(
             settings["dtype"] = number
         settings = {"version": EXTRACTION_VERSION, **settings}
         whole, part = ({"fps": f, "start": s, "end": e} for f, s, e in ((None, 0.0, None), (rate, first, last)))
-        digest = _digest(source)
+        digest = source_digest(source)
         key = cache.key("poses", {**settings, **whole}, digest)
         path = cache.path_of("poses", key)
         if knows_rate and part != whole and _is_whole(path) and not _gaps(path):
@@ -338,7 +338,7 @@ def _gaps(path: Path) -> Ranges:
         return [(first, last) for first, last in json.loads(archive.read("gaps.json"))]
 
 
-def _digest(source: Path) -> str:
+def source_digest(source: Path) -> str:
     if source.is_file():
         return cache.file_digest(source)
     total = hashlib.sha256()

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import Image
-from safetensors.torch import load_file
 
 from .. import cache, media
+from ..bases.config import read_config
 from ..bases.fingerprint import revision
 from ..bases.registry import resolve_base
 from ..errors import BaseError, DreamposeError, SubjectError, UsageError
 from ..media.fitting import Crop, Fit, fit_picture
-from ..networks.dreampose.network import Base
-from ..networks.lora import put_on
-from ..networks.model_cache import Shelf, tuned_modules
-from ..workflows.tune import SUBJECT_FILE, SUBJECT_VERSION, Views, read_views
+from ..reporting import Note
+from .format import SubjectRecord, damaged, read_subject
+from .views import Views, read_views
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..networks.dreampose.network import Base
+    from ..networks.model_cache import Shelf
 
 
 @dataclass
-class Sitter:
+class LoadedSubject:
     """Who is rendered: the base, tuned if a subject was asked for, and the photo that conditions.
 
     picture uint8 (H, W, 3) and pose (3, H, W) at the base's resolution, the pose all zero where nothing has needed it
@@ -44,78 +47,72 @@ class Sitter:
         return Fit.of(self.crop.size if self.crop else self.size, self.model.config.resolution, self.model.config.fit)
 
 
+def find_subject(token: str | None, base: str | None, photo_index: int = 1) -> tuple[SubjectRecord, Path]:
+    """The subject `token` (id, name or photo; None: the one tuned last) and the folder of its base; needs no torch.
+
+    Of several with one name or photo the newest on `base` is taken, and where there is none on it, that is a UsageError.
+    Raises SubjectError, BaseError, and UsageError where it has no photo number `photo_index`.
+    """
+    asked = None if base is None else revision(resolve_base(base))
+    record = read_subject(cache.find_subject(token, asked).path)
+    home = _base_of(record)
+    if asked is not None and asked != record.base["revision"]:
+        raise UsageError(
+            f"subject {record.id} was tuned on the base {record.base['name']}; leave --base out, or tune the photo on "
+            f"{base}."
+        )
+    count = len(record.sizes)
+    if not 1 <= photo_index <= count:
+        raise UsageError(f"subject {record.id} has {count} photo(s); --photo-index {photo_index} is not one of them.")
+    return record, home
+
+
 def load_subject(
-    token: str | None,
-    base: str | None,
-    condition: int,
+    record: SubjectRecord,
+    home: Path,
+    photo_index: int,
     device: torch.device,
     dtype: torch.dtype,
     shelf: Shelf | None = None,
-) -> Sitter:
-    """The subject `token` (id, name or photo; None: the one tuned last), conditioned by its photo number `condition`.
+) -> LoadedSubject:
+    """The subject on its base, whose folder is `home` and which comes from the `shelf`, conditioned by one of its photos.
 
-    A subject carries its base, which comes from the `shelf`; of several with one name or photo the newest on `base` is
-    taken, and where there is none on it, that is a UsageError. Full and low-rank subjects end up the same, as weights of
-    the network. Raises SubjectError, BaseError.
+    Full and low-rank subjects end up the same, as weights of the network. Raises SubjectError, BaseError.
     """
-    asked = None if base is None else revision(resolve_base(base))
-    entry = cache.find_subject(token, asked)
-    folder = entry.path
-    try:
-        about = json.loads((folder / SUBJECT_FILE).read_text(encoding="utf-8"))
-        version, origin = about["version"], {key: about["base"][key] for key in ("name", "path", "revision")}
-        photos = [tuple(int(side) for side in photo["size"]) for photo in about["photos"]]
-        crops = [Crop(**photo["crop"]) if "crop" in photo else None for photo in about["photos"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SubjectError(
-            f"the subject in {folder} is damaged ({error}); `dreampose cache rm {entry.id}` removes it."
-        ) from error
-    if version != SUBJECT_VERSION:
-        raise SubjectError(
-            f"subject {entry.id} was made by another version of dreampose (format {version}, this one reads "
-            f"{SUBJECT_VERSION}); tune it again."
-        )
-    home = _base_of(origin, entry.id)
-    if asked is not None and asked != origin["revision"]:
-        raise UsageError(
-            f"subject {entry.id} was tuned on the base {origin['name']}; leave --base out, or tune the photo on {base}."
-        )
-    if not 1 <= condition <= len(photos):
-        raise UsageError(f"subject {entry.id} has {len(photos)} photo(s); --condition {condition} is not one of them.")
+    from safetensors.torch import load_file
+
+    from ..networks.lora import put_on
+    from ..networks.model_cache import Shelf, tuned_modules
+
     model = (shelf or Shelf()).base(home, device, dtype)
     try:
         for name, module in tuned_modules(model).items():
-            put_on(module, load_file(folder / f"{name}.safetensors"))
-        with Image.open(folder / f"photo-{condition}.png") as photo:
-            picture = np.asarray(photo.convert("RGB"))
-        pose = np.load(folder / f"pose-{condition}.npy", allow_pickle=False)
+            put_on(module, load_file(record.weight_file(name)))
+        picture, pose = record.view(photo_index)
     except Exception as error:  # whatever a damaged file makes its library raise
-        raise SubjectError(
-            f"the subject in {folder} is damaged ({str(error).splitlines()[0]}); "
-            f"`dreampose cache rm {entry.id}` removes it, then tune it again."
-        ) from error
-    cache.touch("subject", entry.id)
-    return Sitter(model, picture, pose, photos[condition - 1], f"subject {entry.id}", crops[condition - 1])
+        raise damaged(record.folder, error) from error
+    cache.touch("subject", record.id)
+    at = photo_index - 1
+    return LoadedSubject(model, picture, pose, record.sizes[at], f"subject {record.id}", record.crops[at])
 
 
 def load_photo(
     photo: Path,
     pose: Path | None,
-    base: str | None,
+    home: Path,
     device: torch.device,
     dtype: torch.dtype,
-    note=None,
-    progress=None,
+    note: Note | None = None,
     shelf: Shelf | None = None,
-) -> Sitter:
-    """An untuned photo on a base. Its pose comes from `pose`, else from the base's estimator where it is needed.
+) -> LoadedSubject:
+    """An untuned photo on the base in `home`. Its pose comes from `pose`, else from the base's estimator where needed.
 
     A base that knows no surface needs it only to find a small person in a photo of another aspect than the base's;
     where that fails, the whole photo is used.
     """
-    picture = media.read_photo(photo)
-    model = (shelf or Shelf()).base(resolve_base(base, note, progress), device, dtype)
-    config = model.config
+    from ..networks.model_cache import Shelf
+
+    picture, config = media.read_photo(photo), read_config(home)
     size = picture.shape[:2]
     views = None
     must = pose is not None or config.photo.unet_channels == "surface"
@@ -135,12 +132,14 @@ def load_photo(
             np.zeros((1, 3, *config.resolution), np.float32),
             [None],
         )
+    model = (shelf or Shelf()).base(home, device, dtype)
     label = f"photo {Path(photo).name}"
-    return Sitter(model, views.pictures[0], views.poses[0], size, label, views.crops[0])
+    return LoadedSubject(model, views.pictures[0], views.poses[0], size, label, views.crops[0])
 
 
-def _base_of(origin: dict, subject: str) -> Path:
+def _base_of(record: SubjectRecord) -> Path:
     """The folder of the base a subject was tuned on, unchanged since."""
+    origin = record.base
     for candidate in (origin["path"], origin["name"]):
         try:
             folder = resolve_base(candidate)
@@ -149,6 +148,6 @@ def _base_of(origin: dict, subject: str) -> Path:
         if revision(folder) == origin["revision"]:
             return folder
     raise SubjectError(
-        f"subject {subject} was tuned on the base {origin['name']} (revision {origin['revision']}), which has changed or "
+        f"subject {record.id} was tuned on the base {origin['name']} (revision {origin['revision']}), which has changed or "
         "gone since; tune the photo again."
     )

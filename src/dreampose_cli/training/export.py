@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..bases.config import CONFIG_FILE, read_config
 from ..errors import BaseError
 from ..media import atomic_path
 from ..networks.dreampose.network import Base, save_base, save_module
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE, PoseNet
+from ..version import __version__
 from .frames import FrameStore
 from .init import Start
 from .launcher_env import process_count

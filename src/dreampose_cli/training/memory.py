@@ -106,7 +106,7 @@ def run_within_memory(
         more = thrift.more(settings.batch_size)
         if more is None or (done and latest_checkpoint(checkpoints) is None):
             raise OutOfMemoryError(
-                f"{device} has too little memory to tune this base; close what else uses it, give --rank 8 (a low-rank "
+                f"{device} has too little memory to tune this base; close what else uses it, give --lora-rank 8 (a low-rank "
                 "subject needs a third of it) with --memory low, or --device cpu."
             )
         thrift = more

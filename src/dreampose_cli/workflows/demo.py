@@ -26,6 +26,7 @@ from ..mannequins.subject import draw_subject
 from ..poses.extraction import extract
 from ..poses.files import open_poses
 from ..poses.visualize import colour
+from .options import RenderOptions, TuneOptions
 from .render import render
 from .tune import tune
 
@@ -69,19 +70,14 @@ def run(
             f"dreampose tune photo.png --memory high    # a mannequin no base has seen; {poses.frames} frames of dance"
         )
         started = time.monotonic()
-        subject = tune([photo], base="mini", memory="high", device=device, dtype=dtype, progress=progress)
+        options = TuneOptions([photo], base="mini", memory="high", device=device, dtype=dtype)
+        subject = tune(options, progress=progress)
         tuned_in = time.monotonic() - started
         note("dreampose render --poses dance.mp4 -o result.mp4")
         shots = {}
         for name, who in (("untuned", {"photo": photo, "base": "mini"}), ("tuned", {"subject": subject.id})):
-            result = render(
-                poses=[folder / "dance.poses"],
-                output=f"{folder / name}/",
-                device=device,
-                dtype=dtype,
-                progress=progress,
-                **who,
-            )
+            options = RenderOptions([folder / "dance.poses"], f"{folder / name}/", device=device, dtype=dtype, **who)
+            result = render(options, progress=progress)
             shots[name] = (list(media.open_frames(folder / name)), result.seconds)
             shutil.rmtree(folder / name)
         media.write_frames(folder / "result.mp4", shots["tuned"][0], fps=FPS, metadata={"notice": "AI-generated"})

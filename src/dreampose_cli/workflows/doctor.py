@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .. import __version__, cache
+from .. import cache
 from ..errors import DreamposeError
+from ..version import __version__
 
 NETWORK_SECONDS = 2.0
 GB = 1e9

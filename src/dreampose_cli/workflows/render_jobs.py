@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import media
-from ..errors import UsageError
-from ..networks.model_cache import Shelf
+from ..errors import UsageError, sentence
+from ..reporting import Note, Progress
+from .options import RenderOptions
 from .render import RenderResult, render
 
-Progress = Callable[[int, int | None, str], None]
 FIELDS = ("subject", "poses", "output")
 
 
@@ -79,7 +79,7 @@ def _job(file: Path, number: int, row: dict) -> Job:
     return Job(values.get("subject"), Path(values["poses"]), values["output"])
 
 
-def jobs_of(subjects: list[str], poses: list[Path], output: str) -> list[Job]:
+def jobs_of(subjects: Sequence[str], poses: Sequence[Path], output: Path | str) -> list[Job]:
     """A job for each subject in each pose source: videos SUBJECT-SOURCE.mp4 in the folder `output`, which is made.
 
     Raises UsageError, OutputError.
@@ -102,13 +102,13 @@ def jobs_of(subjects: list[str], poses: list[Path], output: str) -> list[Job]:
 
 def render_jobs(
     jobs: list[Job],
+    options: RenderOptions,
     *,
     progress: Progress | None = None,
-    note: Callable[[str], None] | None = None,
-    warn: Callable[[str], None] | None = None,
-    **options,
+    note: Note | None = None,
+    warn: Note | None = None,
 ) -> list[JobResult]:
-    """Every job in turn, with `options` as `render` takes them; what fails is said by `warn` and stands in its result.
+    """Every job in turn, with what else `options` say; what fails is said by `warn` and stands in its result.
 
     Raises UsageError where two jobs have the same output.
     """
@@ -116,6 +116,8 @@ def render_jobs(
     if len(set(outputs)) < len(outputs):
         twice = next(job.output for job, output in zip(jobs, outputs, strict=True) if outputs.count(output) > 1)
         raise UsageError(f"two jobs write to {twice}; give each an output of its own.")
+    from ..networks.model_cache import Shelf
+
     shelf = Shelf(keep=True)
     results = []
     for number, job in enumerate(jobs, 1):
@@ -126,14 +128,10 @@ def render_jobs(
                 progress(done, total, f"job {number} of {len(jobs)}: {text}")
 
         try:
-            made = render(
-                subject=job.subject, poses=[job.poses], output=job.output, shelf=shelf,
-                progress=report, note=note, **options,
-            )  # fmt: skip
+            one = replace(options, subject=job.subject, poses=[job.poses], output=job.output)
+            made = render(one, shelf=shelf, progress=report, note=note)
             results.append(JobResult(job, made))
         except Exception as error:  # whatever it is, the other jobs go on
-            from ..__main__ import sentence
-
             results.append(JobResult(job, None, sentence(error)))
             if warn:
                 warn(f"job {number} of {len(jobs)} ({who}) failed: {sentence(error)}")

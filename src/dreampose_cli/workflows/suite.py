@@ -5,7 +5,7 @@ and in the end results.json and results.csv. A folder of frames appears whole or
 goes on with what is missing; the figures are what `evaluate` says of frames/VARIANT against reference. Clips are done one
 after the other, all variants of each, so that a run that was stopped has whole clips to score (`--clips`).
 
-Subjects are tuned by `training.tuning.tune` and rendered by `rendering.render`, as the commands do, in a cache of the
+Subjects are tuned and rendered by the workflows `tune` and `render`, as the commands do, in a cache of the
 run's own.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import __version__, cache, media
+from .. import cache, media
 from ..bases.config import PoseSettings, read_config
 from ..bases.fingerprint import revision
 from ..bases.registry import resolve_base
@@ -44,6 +44,8 @@ from ..poses.extraction import poses_of
 from ..poses.files import PoseWriter, open_poses
 from ..poses.sequence import PoseSequence
 from ..training.data import find_test_clips
+from ..version import __version__
+from .options import RenderOptions, TuneOptions
 from .render import render
 from .tune import TunedSubject, tune
 
@@ -187,7 +189,7 @@ class _ClipJob:
         self._prepare()
         groups: dict[tuple[str, str, int], list[Variant]] = {}
         for row in missing:
-            groups.setdefault(row.sitter, []).append(row)
+            groups.setdefault(row.source, []).append(row)
         self.progress, self.done = progress, len(rows) - len(missing)
         for (kind, base, photos), members in groups.items():
             if kind == "copied":
@@ -258,14 +260,16 @@ class _ClipJob:
         folder = self.bases[base]
         self._say(f"tuning for {members[0].title}")
         subject = tune(
-            [self.photo(row) for row in chosen],
-            base=str(folder),
-            steps=self.settings.tune_steps,
-            decoder_steps=self.settings.decoder_steps if any(row.decoder for row in members) else 0,
-            seed=self.settings.seed,
-            device=self.device,
-            dtype=self.settings.dtype,
-            memory="high",
+            TuneOptions(
+                [self.photo(row) for row in chosen],
+                base=str(folder),
+                steps=self.settings.tune_steps,
+                decoder_steps=self.settings.decoder_steps if any(row.decoder for row in members) else 0,
+                seed=self.settings.seed,
+                device=self.device,
+                dtype=self.settings.dtype,
+                memory="high",
+            )
         )
         kept = [subject.path]
         for row in members:
@@ -282,9 +286,9 @@ class _ClipJob:
         self._say(row.title)
         source, span, every = self._driving(row, read_config(self.bases[row.base]).poses)
         with tempfile.TemporaryDirectory(prefix=".rendering-", dir=self.output) as work:
-            render(
-                poses=[source],
-                output=f"{work}/frames/",
+            options = RenderOptions(
+                [source],
+                f"{work}/frames/",
                 **who,
                 **span,
                 image_guidance=row.image_guidance,
@@ -295,8 +299,8 @@ class _ClipJob:
                 align="off",
                 device=self.device,
                 dtype=self.settings.dtype,
-                shelf=self.shelf,
             )
+            render(options, shelf=self.shelf)
             with media.open_frames(f"{work}/frames") as made:
                 self._write(row.key, (frame for i, frame in enumerate(made) if i % every == every // 2))
 

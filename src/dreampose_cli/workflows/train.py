@@ -38,7 +38,7 @@ from ..training.loop import LoopResult, LoopSettings, require_eight_bit_adam, ru
 from ..training.pose_estimator_task import PosingTask
 from ..training.recipes import EPOCHS, STAGES, in_epochs, precision_of, preset_of, settle
 from ..training.run_dir import Place
-from ..training.validation import Watch
+from .validation import Watch
 
 Progress = Callable[[int, int | None, str], None]
 Note = Callable[[str], None]

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ... import __version__, cache
+from ... import cache
 from ...bases.config import CONFIG_FILE, BaseConfig, PhotoSettings, PoseSettings, SamplingSettings, TuningSettings
 from ...bases.registry import MINI, OFFICIAL_HOME
 from ...errors import BaseError, OutputExistsError
 from ...names import check_name
+from ...version import __version__
 from .. import pretrained as components
 from ..weight_files import misfits, read_weights, write_weights
 from .network import ADAPTER_FILE, SCHEDULER_FILE, make_adapter, unet_inputs

@@ -20,9 +20,9 @@ from ..media import atomic_path
 from ..networks.dreampose.conditioning import prepare_photo
 from ..networks.dreampose.network import Base
 from ..poses.visualize import colour
-from .csv_log import Log
-from .distributed import Crew
-from .frames import Clip, FrameStore
+from ..training.csv_log import Log
+from ..training.distributed import Crew
+from ..training.frames import Clip, FrameStore
 
 CLIPS = 16  # are scored
 SHOWN = 6  # of these are in the strip

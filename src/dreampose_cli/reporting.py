@@ -1,0 +1,22 @@
+"""What the library calls while it works, so that whoever asked can see how far it is; imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+Note = Callable[[str], None]  # told one sentence
+
+
+class Progress(Protocol):
+    """Called with how much is done, of how much (None where nobody knows), and what it is."""
+
+    def __call__(self, done: int, total: int | None = None, note: str = "", /) -> None: ...
+
+
+def no_note(text: str, /) -> None:
+    """A `Note` for those who want to hear nothing."""
+
+
+def no_progress(done: int, total: int | None = None, note: str = "", /) -> None:
+    """A `Progress` for those who want to see nothing."""

@@ -1,0 +1,127 @@
+"""The format of a tuned subject, a folder of the cache.
+
+::
+
+    ID/
+    ├── subject.json               what it is, written last: base, photos, settings, seed, the names of its weights
+    ├── photo-1.png, pose-1.npy    each photo and its pose (I, U, V) at the base's resolution
+    └── NAME.safetensors           what tuning changed of a module: all its weights in float16, or low-rank updates
+
+Reading imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from .. import cache
+from ..errors import StoreError, SubjectError
+from ..media.fitting import Crop
+from .views import Views
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUBJECT_FILE = "subject.json"
+SUBJECT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class SubjectRecord:
+    """What `subject.json` says. base: its name, path and revision; sizes: each photo's own (height, width); crops: of each
+    photo the region that is used, None for the whole; weights: the names of the weight files."""
+
+    id: str
+    name: str | None
+    folder: Path
+    base: dict[str, str]
+    sizes: list[tuple[int, int]]
+    crops: list[Crop | None]
+    weights: list[str]
+
+    def view(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Photo `index` (from 1), uint8 (H, W, 3), and its pose, float32 (3, H, W), at the base's resolution."""
+        with Image.open(self.folder / f"photo-{index}.png") as photo:
+            picture = np.asarray(photo.convert("RGB"))
+        return picture, np.load(self.folder / f"pose-{index}.npy", allow_pickle=False)
+
+    def weight_file(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
+def read_subject(folder: Path) -> SubjectRecord:
+    """The subject in `folder`. Raises SubjectError where it is damaged or of another version."""
+    id = folder.name
+    try:
+        raw = json.loads((folder / SUBJECT_FILE).read_text(encoding="utf-8"))
+        version = raw["version"]
+        if version == SUBJECT_VERSION:
+            return SubjectRecord(
+                id,
+                raw.get("name"),
+                folder,
+                {key: raw["base"][key] for key in ("name", "path", "revision")},
+                [tuple(int(side) for side in photo["size"]) for photo in raw["photos"]],
+                [Crop(**photo["crop"]) if "crop" in photo else None for photo in raw["photos"]],
+                [str(name) for name in raw["weights"]],
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder, error) from error
+    raise SubjectError(
+        f"subject {id} was made by another version of dreampose (format {version}, this one reads {SUBJECT_VERSION}); "
+        "tune it again."
+    )
+
+
+def damaged(folder: Path, error: BaseException) -> SubjectError:
+    """The error for a subject whose files cannot be used."""
+    words = str(error).strip().splitlines()
+    return SubjectError(
+        f"the subject in {folder} is damaged ({words[0] if words else type(error).__name__}); "
+        f"`dreampose cache rm {folder.name}` removes it, then tune it again."
+    )
+
+
+def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description: dict[str, Any], folder: Path) -> None:
+    """What was tuned, by the names of the modules, with the photos and their poses; `subject.json` last."""
+    import torch
+
+    from ..networks.dreampose.network import save_tensors
+
+    for name, tensors in tuned.items():
+        save_tensors(tensors, folder / f"{name}.safetensors", torch.float16)
+    for i, (picture, pose) in enumerate(zip(views.pictures, views.poses, strict=True)):
+        Image.fromarray(picture).save(folder / f"photo-{i + 1}.png")
+        np.save(folder / f"pose-{i + 1}.npy", pose.astype(np.float32))
+    cache.write_json(folder / SUBJECT_FILE, {"version": SUBJECT_VERSION, **description, "weights": list(tuned)})
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the subject is there with weights that can be opened; a damaged one is tuned anew."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        record = read_subject(folder)
+        for name in record.weights:
+            with safe_open(record.weight_file(name), "numpy"):
+                pass
+    except (OSError, SafetensorError, SubjectError):
+        return False
+    return True
+
+
+def rename(folder: Path, name: str) -> None:
+    """Give the subject a name. Raises StoreError where its description cannot be written."""
+    file = folder / SUBJECT_FILE
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        # Written even if it has the name already: of several with one name the newest is meant, and that is now this one.
+        cache.write_json(file, {**description, "name": name})
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} cannot be updated ({error}).") from error
