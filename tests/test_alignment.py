@@ -401,13 +401,14 @@ def test_a_subject_remembers_its_region(tiny_base, wide):
     assert again.fit.height == 48 and again.size == (180, 480)
 
 
-def test_a_base_without_surface_uses_the_whole_photo_where_nobody_is_found(tiny_base, tmp_path):
+def test_a_base_without_surface_uses_the_whole_photo_where_nobody_is_found(tmp_path):
     photo = dataclasses.replace(MINI.photo, unet_channels="none")
     plain = SimpleNamespace(config=dataclasses.replace(MINI, resolution=(48, 32), photo=photo))
     shelf = SimpleNamespace(base=lambda folder, device, dtype: plain)
     Image.new("RGB", (90, 40), "white").save(tmp_path / "empty.png")
+    (tmp_path / "base.json").write_text(plain.config.to_json())
     notes = []
-    subject = load_photo(tmp_path / "empty.png", None, str(tiny_base), "cpu", None, notes.append, shelf=shelf)
+    subject = load_photo(tmp_path / "empty.png", None, tmp_path, "cpu", None, notes.append, shelf=shelf)
     assert subject.model is plain and subject.crop is None and not subject.pose.any() and "used whole" in notes[0]
 
 

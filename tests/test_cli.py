@@ -344,8 +344,6 @@ def library(monkeypatch):
 
     def recorder(name):
         def call(*positional, progress=None, note=None, **named):
-            if positional and dataclasses.is_dataclass(positional[0]):  # the options, as one
-                positional, named = (), {**vars(positional[0]), **named}
             calls[name] = (positional, named)
             if note:
                 note(f"note of {name}")
@@ -384,7 +382,7 @@ def test_options_reach_the_library(library, capsys):
     words += " --seed 7 --batch-size 2 --fps 12 --start 0 --end 2 --side-by-side --audio --device cpu --overwrite"
     words += " --guidance-interval .2:.9 --memory low --compile"
     assert run("render", *words.split(), capsys=capsys)[0] == 0
-    named = library["render"][1]
+    named = vars(library["render"][0][0])
     expected = {
         "poses": [Path("a.mp4"), Path("b.mp4")],
         "subject": "anna",
@@ -411,7 +409,7 @@ def test_options_reach_the_library(library, capsys):
     assert {key: named[key] for key in expected} == expected
     assert str(named["output"]) == "out/"  # the slash says that it is a folder
     run("tune", "a.jpg", "--lora-rank", "8", "--memory", "low", capsys=capsys)
-    assert {key: library["tune"][1][key] for key in ("lora_rank", "memory")} == {"lora_rank": 8, "memory": "low"}
+    assert (library["tune"][0][0].lora_rank, library["tune"][0][0].memory) == (8, "low")
     run("synth", "clips", "--size", "96x64", "--png", capsys=capsys)
     assert library["synth"][1]["size"] == (64, 96)
     run("train", "v", "-o", "b", "--stage", "vae", "--8bit-adam", capsys=capsys)

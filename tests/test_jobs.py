@@ -95,7 +95,7 @@ def test_the_base_is_loaded_once_and_each_subject_is_itself(subjects, poses, tmp
     monkeypatch.setattr(shelf, "load_base", lambda *args, **options: loads.append(args) or real(*args, **options))
     order = ["anna", "ben", "anna"]
     jobs = [Job(who, poses, f"{tmp_path / f'many-{i}'}/") for i, who in enumerate(order)]
-    results = render_jobs(jobs, steps=2)
+    results = render_jobs(jobs, RenderOptions([], "", steps=2))
     assert len(loads) == 1
     assert [result.result.frames for result in results] == [8, 8, 8]
 
@@ -116,7 +116,7 @@ def test_a_job_that_fails_does_not_stop_the_others(subjects, poses, tmp_path):
         Job("ben", poses, str(tmp_path / "c.gif")),
     ]
     warnings = []
-    results = render_jobs(jobs, steps=1, warn=warnings.append)
+    results = render_jobs(jobs, RenderOptions([], "", steps=1), warn=warnings.append)
     assert [result.error is None for result in results] == [False, False, True]
     assert "nobody" in warnings[0] and "job 2 of 3 (anna in missing.mp4) failed" in warnings[1]
     assert [p.name for p in tmp_path.glob("*.gif")] == ["c.gif"]
@@ -125,7 +125,7 @@ def test_a_job_that_fails_does_not_stop_the_others(subjects, poses, tmp_path):
 def test_two_jobs_may_not_write_to_one_place(tmp_path):
     jobs = [Job("a", tmp_path / "p", str(tmp_path / "o.mp4")), Job("b", tmp_path / "p", f"{tmp_path}/x/../o.mp4")]
     with pytest.raises(UsageError, match="two jobs write to"):
-        render_jobs(jobs)
+        render_jobs(jobs, RenderOptions([], ""))
 
 
 def test_many_renders_on_the_command_line(subjects, poses, tmp_path, capsys):
