@@ -407,7 +407,7 @@ def swaying(document: dict[str, Any], dataset: Path) -> Iterator[str]:
     if not dataset.exists():
         return
     clips = {
-        clip["name"]: clip["outfit"] for clip in json.loads(dataset.read_text())["clips"] if clip["split"] == "test"
+        clip["name"]: clip["outfit"] for clip in json.loads(dataset.read_text(encoding="utf-8"))["clips"] if clip["split"] == "test"
     }
     variants, rows = document["summary"]["variants"], []
     for key in ("one-pose", "one-pose-untuned", "repeated-pose"):

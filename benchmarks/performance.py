@@ -179,7 +179,6 @@ def work(spec: dict) -> dict:
 
 def libraries() -> None:
     """Import what any measured process may need, in each of them: a process's resident memory is mostly that."""
-    import dreampose_cli.workflows.render
     import dreampose_cli.workflows.tune  # noqa: F401
 
     command("cache", "dir")  # the command line's own

@@ -222,7 +222,7 @@ def run_command(words: list[str], environment: dict[str, str]) -> None:
     from dreampose_cli.__main__ import main
 
     os.environ.update(environment)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 1)
     sys.exit(main(words))
 

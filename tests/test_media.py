@@ -666,8 +666,8 @@ def test_a_full_disk_in_the_middle_of_a_folder(tmp_path):
 
 def test_other_errors_of_the_system_stay_what_they_are(tmp_path):
     with pytest.raises(FileNotFoundError), media.atomic_path(tmp_path / "out.bin"):
-        open(tmp_path / "somebody elses file").close()
-        open(tmp_path / "missing" / "file").close()
+        open(tmp_path / "somebody elses file", encoding="utf-8").close()
+        open(tmp_path / "missing" / "file", encoding="utf-8").close()
     with pytest.raises(OutputError, match=r"out\.bin"), media.atomic_path(tmp_path / "out.bin") as part:
         part.mkdir()
         part.write_bytes(b"x")

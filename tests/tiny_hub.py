@@ -69,7 +69,7 @@ def write_weights(path: Path, state: State, *, half: bool = False) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2))
+    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
 
 
 def unwanted(folder: Path, *names: str) -> None:

@@ -27,6 +27,7 @@ SEED_RANGE = (0, 2**63 - 1)
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file there may have this name
 
 
 def check_device(device: str) -> str:
@@ -43,6 +44,8 @@ def check_name(name: str) -> str:
             f"{name!r} cannot be a name; use up to 64 letters, digits, dots, underscores and hyphens, "
             "beginning with a letter or a digit."
         )
+    if _WINDOWS_DEVICE.fullmatch(name) or name.endswith("."):
+        raise UsageError(f"{name!r} cannot be a name: Windows has no such folder, so it could not be moved there; use another.")
     return name
 
 

@@ -13,6 +13,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from ..errors import OutputError, OutputExistsError
 _FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _STALE_SECONDS = 86400.0  # without a write, where the writer cannot be asked for
+_WINDOWS = sys.platform == "win32"
+_WINDOWS_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds until whoever looks at a new file has closed it again
 _REUSED_SECONDS = 60.0  # a process that began so long after the last write is another one with the same number
 
 
@@ -42,7 +45,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     part = _sibling(target)
     try:
         yield part
-        os.replace(part, target)
+        _replace(part, target)
     except BaseException as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -105,7 +108,8 @@ def output_error(path: str | os.PathLike, error: OSError) -> OutputError:
     if error.errno in _FULL:
         return disk_full(path)
     if error.errno in _FORBIDDEN:
-        return OutputError(f"{path} cannot be written: no permission; choose another -o.")
+        why = "another program has it open, or there is no permission" if _WINDOWS else "no permission"
+        return OutputError(f"{path} cannot be written: {why}; choose another -o.")
     return OutputError(f"{path} cannot be written: {error.strerror or error}; choose another -o.")
 
 
@@ -123,7 +127,7 @@ def _here() -> str:
     """Eight digits for where a process number means this process: machine, start of it, and container."""
     parts = [platform.node()]
     with suppress(OSError):  # Linux
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text("ascii"), os.readlink("/proc/self/ns/pid")]
     return f"{zlib.crc32(' '.join(parts).encode()):08x}"
 
 
@@ -167,15 +171,27 @@ def _is_about(error: OSError, part: Path) -> bool:
     return isinstance(name, str | os.PathLike) and (Path(name) == part or part in Path(name).parents)
 
 
+def _replace(source: Path, target: Path) -> None:
+    """os.replace. Windows does not rename what a virus scanner or a player has open: there it is tried again for a while."""
+    for seconds in _WINDOWS_WAITS if _WINDOWS else ():
+        try:
+            os.replace(source, target)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    os.replace(source, target)
+
+
 def _replace_folder(part: Path, target: Path) -> None:
     if not target.exists():
-        os.rename(part, target)
+        _replace(part, target)
         return
     old = _sibling(target, "old")
-    os.rename(target, old)
+    _replace(target, old)
     try:
-        os.rename(part, target)
+        _replace(part, target)
     except BaseException:
-        os.rename(old, target)
+        _replace(old, target)
         raise
     shutil.rmtree(old, ignore_errors=True)
