@@ -85,8 +85,9 @@ def test_every_subject_dances_every_dance(tmp_path, clip, poses):
     ]
     with pytest.raises(UsageError, match="2 subjects need a folder"):
         jobs_of(["a", "b"], [poses], str(tmp_path / "out.mp4"))
-    with pytest.raises(OutputError, match="does not exist"):
-        jobs_of(["a", "b"], [poses], str(tmp_path / "no" / "out/"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        jobs_of(["a", "b"], [poses], f"{tmp_path / 'file' / 'out'}/")
 
 
 def test_the_base_is_loaded_once_and_each_subject_is_itself(subjects, poses, tmp_path, monkeypatch):
@@ -145,3 +146,27 @@ def test_many_renders_on_the_command_line(subjects, poses, tmp_path, capsys):
     found = json.loads(done.stdout)["jobs"]
     assert found[0]["result"]["paths"] == [str(tmp_path / "a.gif")] and found[0]["error"] is None
     assert found[1]["result"] is None and "nobody" in found[1]["error"]
+
+
+def test_an_input_is_never_the_output(tiny_base, clip, poses, tmp_path, capsys):
+    dance = tmp_path / "dance.mp4"
+    shutil.copy(clip / "video.mp4", dance)
+    frames = shutil.copytree(clip / "frames", tmp_path / "frames")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    photo = str(frames / "00000.png")
+    jobs = write(tmp_path.parent / "jobs.csv", f"poses,output\n{dance},{dance}\n")
+    for words in (
+        ["render", "--poses", str(dance), "-o", str(dance), "--photo", photo],
+        ["render", "--poses", str(dance), "-o", photo, "--photo", photo],
+        ["render", "--poses", str(frames), "-o", f"{frames}/out.mp4", "--photo", photo],
+        ["render", "--poses", str(dance), "-o", f"{frames}/", "--photo", photo],
+        ["render", "--jobs", str(jobs)],
+        ["poses", str(frames), "-o", f"{frames}/dance.poses"],
+        ["poses", str(dance), "-o", f"{tmp_path}/new.poses", "--preview", str(dance)],
+        ["train", str(tmp_path), "-o", f"{tmp_path}/base"],
+        ["train", str(tmp_path / "frames"), "-o", f"{tmp_path}/base", "--photos", str(tmp_path)],
+    ):
+        assert main([*words, "--overwrite", "-q"]) == 1, words
+        error = capsys.readouterr().err
+        assert "is an input" in error or "which would be replaced" in error, error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

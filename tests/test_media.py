@@ -625,10 +625,37 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert left_in(media.write_frames(tmp_path / "frames", clip(1), fps=30)) == ["00000.png"]
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.png", "frames/"])
+def test_folders_above_a_result_are_made_when_it_is_written(tmp_path, name):
+    place = f"{tmp_path}/a/b c/{name}"
+    media.check_output(place, False)
+    assert left_in(tmp_path) == []
+    media.write_frames(place, clip(1), fps=30)
+    assert Path(place).exists()
+
+
+def test_an_output_is_no_input(tmp_path, counting):
+    video = tmp_path / "dance.mp4"
+    video.write_bytes(counting.read_bytes())
+    frames = media.write_frames(tmp_path / "frames/", clip(2), fps=30)
+    (tmp_path / "link.mp4").symlink_to(video)
+    os.link(video, tmp_path / "hard.mp4")
+    for place in (video, tmp_path / "link.mp4", tmp_path / "hard.mp4", f"{tmp_path}/frames/../dance.mp4"):
+        with pytest.raises(OutputError, match="is an input of this command too"):
+            media.require_apart(place, [None, video])
+    for place in (frames / "out.mp4", frames / "a" / "out/"):
+        with pytest.raises(OutputError, match="which is an input folder"):
+            media.require_apart(place, [frames])
+    with pytest.raises(OutputError, match="which would be replaced"):
+        media.require_apart(f"{tmp_path}/", [video])
+    media.require_apart(f"{tmp_path}/", [video], replaced=False)
+    media.require_apart(tmp_path / "other.mp4", [video, frames, tmp_path / "missing.mp4"])
+
+
 def test_impossible_places_are_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder.mp4").mkdir()
-    for path in (tmp_path / "missing" / "out.mp4", tmp_path / "file" / "out.mp4", f"{tmp_path / 'file'}/"):
+    for path in (tmp_path / "file" / "out.mp4", tmp_path / "file" / "a" / "out.mp4", f"{tmp_path / 'file'}/"):
         with pytest.raises(OutputError, match="cannot be written|is a file"):
             media.check_output(path, True)
         with pytest.raises(OutputError):

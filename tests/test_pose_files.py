@@ -233,8 +233,10 @@ def test_an_old_file_stays_until_the_new_one_is_whole(tmp_path):
 
 
 def test_impossible_places_and_full_disks_are_said_in_words(tmp_path, monkeypatch):
-    with pytest.raises(OutputError, match="does not exist"):
-        write(tmp_path / "missing" / "dance.poses", [pose()])
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        write(tmp_path / "file" / "dance.poses", [pose()])
+    (tmp_path / "file").unlink()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,9 @@ def demo(
         shown = run(output, seed=seed, device=device, dtype=dtype, progress=progress, note=out.note)
     for line in _figures(shown):
         out.note(line)
+    out.note("now the same by yourself, with its photo and dance:")
+    out.note(f"  dreampose tune {shlex.quote(str(output / 'photo.png'))}")
+    out.note(f"  dreampose render --poses {shlex.quote(str(output / 'dance.mp4'))} -o mine.mp4")
     out.result(output, {"path": output, **shown})
 
 

@@ -139,9 +139,12 @@ def eval(
     elif output is not None or tune or ablations or against or base is not None or dtype != "auto":
         raise UsageError("-o, --base, --tune, --ablations, --against and --dtype go with --suite DATASET.")
     rivals = _rivals(against or [])
+    from .. import media
     from ..evaluation.results import check_file, write_per_frame
 
     for file in (per_frame, report):
+        if file is not None:
+            media.require_apart(file, [predicted, reference, suite], replaced=False)
         if file is not None and not (file.parent == output and not output.exists()):  # -o makes its folder first
             check_file(file, overwrite)
     if suite is not None:

@@ -93,6 +93,10 @@ def render(
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network, where that pays.")] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    c2pa_key: Annotated[
+        Path | None,
+        typer.Option("--c2pa-key", metavar="FILE", help="Sign Content Credentials with this PEM key."),
+    ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -139,6 +143,7 @@ def render(
         device=device,
         dtype=dtype,
         overwrite=overwrite,
+        c2pa_key=c2pa_key,
     )
     if many:
         _render_many(out, jobs, subject, asked)

@@ -4,7 +4,7 @@ from .atomic import atomic_folder, atomic_path
 from .files import require_file
 from .metadata import read_metadata
 from .photos import open_picture, read_photo, resize
-from .results import check_output, output_kind, write_frames
+from .results import check_output, output_kind, require_apart, write_frames
 from .sources import FrameSource, open_frames
 from .videos import VideoInfo, probe_video, read_video
 
@@ -21,6 +21,7 @@ __all__ = [
     "read_metadata",
     "read_photo",
     "read_video",
+    "require_apart",
     "require_file",
     "resize",
     "write_frames",

@@ -36,11 +36,11 @@ _REUSED_SECONDS = 60.0  # a process that began so long after the last write is a
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary sibling (same suffix) to write to; it becomes `path` on success and vanishes on any failure.
 
-    Replaces an existing file; whether that is wanted is asked by `check_output`. Raises OutputError when the folder
-    is missing or the temporary file cannot be written (full disk, no permission).
+    Makes the folders above it. Replaces an existing file; whether that is wanted is asked by `check_output`. Raises
+    OutputError when folder or file cannot be written (full disk, no permission).
     """
     target = Path(os.path.realpath(path))  # through a symbolic link, so that the link survives
-    _require_parent(path, target)
+    _make_parent(path, target)
     _sweep(target, "tmp")
     part = _sibling(target)
     try:
@@ -65,7 +65,7 @@ def atomic_folder(
     answers for its contents. Raises OutputExistsError and OutputError, before and after the work.
     """
     target = Path(os.path.realpath(path))
-    _require_parent(path, target)
+    _make_parent(path, target)
     require_replaceable(path, overwrite, owned)
     _sweep(target, "tmp")
     part = _sibling(target)
@@ -158,9 +158,23 @@ def _is_gone(pid: int, written: float) -> bool:
         return False
 
 
-def _require_parent(path: str | os.PathLike, target: Path) -> None:
-    if not target.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: the folder {target.parent} does not exist; create it first.")
+def require_place(path: str | os.PathLike) -> None:
+    """Raise OutputError unless `path` could be written: the nearest folder above it that exists lets us write."""
+    above = Path(os.path.realpath(path)).parent
+    while not os.path.lexists(above) and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        raise OutputError(f"{path} cannot be written: {above} is a file, not a folder; choose another -o.")
+    if not os.access(above, os.W_OK):
+        raise OutputError(f"{path} cannot be written: no permission in {above}; choose another -o.")
+
+
+def _make_parent(path: str | os.PathLike, target: Path) -> None:
+    require_place(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _is_about(error: OSError, part: Path) -> bool:

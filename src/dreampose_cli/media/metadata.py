@@ -1,4 +1,8 @@
-"""What made a result, as JSON inside the result itself: written by `write_frames`, read back by `read_metadata`."""
+"""What made a result, as JSON inside the result itself: written by `write_frames`, read back by `read_metadata`.
+
+Where the metadata's "notice" says that an AI made it, the result also carries the IPTC digital source type in XMP, which
+platforms and search engines read (https://iptc.org/std/photometadata, "Digital Source Type").
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,16 @@ from .files import require_file
 from .photos import known_formats
 
 KEY = "dreampose"
+NOTICE = "AI-generated"
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
+    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    f'Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+_XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # the UUID of XMP in an .mp4 (XMP specification, part 3)
+_XMP_TRAILER = b"\x01" + bytes(range(255, -1, -1)) + b"\x00"  # of XMP in a .gif: readers that skip blocks end here
 _IMAGE_DESCRIPTION = 0x010E  # the EXIF tag
 
 
@@ -23,12 +37,27 @@ def to_text(metadata: dict) -> str:
     return json.dumps({KEY: metadata}, ensure_ascii=True, separators=(",", ":"))
 
 
-def png_chunk(metadata: dict | None) -> PngImagePlugin.PngInfo | None:
+def xmp(metadata: dict | None) -> bytes | None:
+    """The XMP packet of a result that an AI made, None for others."""
+    return _XMP.encode() if metadata is not None and metadata.get("notice") == NOTICE else None
+
+
+def png_chunk(metadata: dict | None, *, first: bool = True) -> PngImagePlugin.PngInfo | None:
+    """The chunks of a picture: all of the metadata in the first of a folder, the mark of an AI in every one."""
     if metadata is None:
         return None
     info = PngImagePlugin.PngInfo()
-    info.add_text(KEY, to_text(metadata))
+    if first:
+        info.add_text(KEY, to_text(metadata))
+    if packet := xmp(metadata):
+        info.add_itxt("XML:com.adobe.xmp", packet.decode())
     return info
+
+
+def mp4_box(metadata: dict | None) -> bytes:
+    """A box to append to an .mp4, b"" where an AI did not make it."""
+    packet = xmp(metadata)
+    return b"" if packet is None else (24 + len(packet)).to_bytes(4, "big") + b"uuid" + _XMP_BOX + packet
 
 
 def exif(metadata: dict) -> bytes:
@@ -38,12 +67,14 @@ def exif(metadata: dict) -> bytes:
 
 
 def with_gif_comment(gif: bytes, metadata: dict) -> bytes:
-    """A GIF file with a comment extension before its first picture."""
+    """A GIF file with a comment extension, and XMP where an AI made it, before its first picture."""
     text = to_text(metadata).encode("ascii")
     blocks = b"".join(bytes([len(text[i : i + 255])]) + text[i : i + 255] for i in range(0, len(text), 255))
     flags = gif[10]
     start = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)  # after the header and the global palette
-    return gif[:start] + b"\x21\xfe" + blocks + b"\x00" + gif[start:]
+    packet = xmp(metadata)
+    mark = b"" if packet is None else b"\x21\xff\x0bXMP DataXMP" + packet + _XMP_TRAILER
+    return gif[:start] + b"\x21\xfe" + blocks + b"\x00" + mark + gif[start:]
 
 
 def read_metadata(path: str | os.PathLike) -> dict | None:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..errors import MediaError, OutputError, OutputExistsError, UsageError
 from . import metadata as embedded
-from .atomic import atomic_folder, atomic_path, disk_full, require_replaceable
+from .atomic import atomic_folder, atomic_path, disk_full, require_place, require_replaceable
+from .credentials import SigningKey, sign
 from .ffmpeg import Ffmpeg, file_argument, input_arguments
 from .videos import probe_video
 
@@ -50,18 +51,35 @@ def check_output(
 ) -> None:
     """Refuse a place where a result cannot go, before any long work.
 
-    Raises OutputExistsError if it exists and `overwrite` is not set; OutputError if the folder above is missing or
-    may not be written to, or if an existing folder holds files whose names are not `owned`.
+    The folders above it are made when it is written. Raises OutputExistsError if it exists and `overwrite` is not set;
+    OutputError if it could not be written, or if an existing folder holds files whose names are not `owned`.
     """
+    require_place(path)
     target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: the folder {target.parent} does not exist; create it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"{path} cannot be written: no permission in {target.parent}; choose another -o.")
     if _names_folder(path):
         require_replaceable(path, overwrite, owned)
     elif target.exists() and not overwrite:
         raise OutputExistsError.at(path)
+
+
+def require_apart(
+    path: str | os.PathLike, inputs: Iterable[str | os.PathLike | None], *, replaced: bool = True
+) -> None:
+    """Raise OutputError where a result would replace one of the `inputs` or lie in an input folder, --overwrite or not.
+
+    replaced: whether an existing folder at `path` is replaced as a whole, rather than added to.
+    """
+    target = Path(os.path.realpath(path))
+    for given in inputs:
+        if given is None or not os.path.exists(given):
+            continue
+        source = Path(os.path.realpath(given))
+        if target == source or (target.is_file() and source.is_file() and target.samefile(source)):
+            raise OutputError(f"{path} is an input of this command too, and would be lost; choose another -o.")
+        if source.is_dir() and source in target.parents:
+            raise OutputError(f"{path} lies in {given}, which is an input folder; choose a place outside for -o.")
+        if replaced and target in source.parents:
+            raise OutputError(f"{given} lies in {path}, which would be replaced; choose another -o.")
 
 
 def write_frames(
@@ -73,13 +91,15 @@ def write_frames(
     audio_from: str | os.PathLike | None = None,
     audio_start: float = 0.0,
     overwrite: bool = False,
+    signing_key: SigningKey | None = None,
 ) -> Path:
     """Write pictures (uint8 (H, W, 3) RGB, all of one size) at `fps` frames a second; return the path.
 
     The format follows from the name (`output_kind`). Nothing is left behind if anything fails, be it the iterator of
     frames. Memory stays flat, except for .webp. `metadata` is embedded as JSON. `audio_from` takes the sound of
     another video from `audio_start` seconds on (only for .mp4; a video without sound gives none), cut or padded with
-    silence to the length of the frames.
+    silence to the length of the frames. `signing_key` signs a manifest of Content Credentials into the file, or into
+    every picture of a folder.
 
     An .mp4 is H.264 at crf 12, yuv420p in BT.709; odd sizes gain one column or row, a copy of the edge.
     Raises UsageError (unknown suffix, several frames for a .png, sound for a format without), OutputError and
@@ -95,8 +115,10 @@ def write_frames(
     if kind == "folder":
         with atomic_folder(path, overwrite, owned=is_frame_name) as part:
             for index, picture in enumerate(pictures):
-                info = embedded.png_chunk(metadata) if index == 0 else None
+                info = embedded.png_chunk(metadata, first=index == 0)
                 Image.fromarray(picture).save(part / f"{index:05d}.png", pnginfo=info)
+                if signing_key is not None:
+                    sign(part / f"{index:05d}.png", signing_key, f"{index:05d}.png")
         return Path(path)
     if kind == "png":
         pictures = iter(_only(path, pictures))
@@ -109,6 +131,8 @@ def write_frames(
             _write_webp(part, pictures, fps, metadata)
         else:
             Image.fromarray(next(pictures)).save(part, pnginfo=embedded.png_chunk(metadata))
+        if signing_key is not None:
+            sign(part, signing_key, Path(path).name)
         if not overwrite and Path(path).exists():  # somebody else was faster
             raise OutputExistsError.at(path)
     return Path(path)
@@ -154,6 +178,8 @@ def _write_mp4(path, part, pictures, fps, metadata, audio_from, audio_start) -> 
         "-c:v", "libx264", "-preset", "medium", "-crf", "12", "-movflags", "+faststart", "-f", "mp4",
     ]  # fmt: skip
     _encode(path, part, map(_even, pictures), fps, encode)
+    with part.open("ab") as file:
+        file.write(embedded.mp4_box(metadata))
 
 
 def _even(picture: np.ndarray) -> np.ndarray:
@@ -194,6 +220,8 @@ def _write_webp(part, pictures, fps, metadata) -> None:
     durations = [max(1, after - before) for before, after in itertools.pairwise(ticks)]
     animation = {"save_all": True, "append_images": others, "duration": durations, "loop": 0} if others else {}
     tags = {"exif": embedded.exif(metadata)} if metadata is not None else {}
+    if packet := embedded.xmp(metadata):
+        tags["xmp"] = packet
     first.save(part, quality=95, method=4, **animation, **tags)
 
 

@@ -82,9 +82,11 @@ def extract(
     check_choice("format", format, POSE_FORMATS)
     output = Path(output)
     _check_place(output, format, overwrite)
+    media.require_apart(output, [source])
     shown = None if preview is None else media.output_kind(preview)
     if preview is not None:
         media.check_output(preview, overwrite)
+        media.require_apart(preview, [source, output])
     sequence, used, gaps = poses_of(
         source,
         estimator=estimator,

@@ -23,6 +23,7 @@ from ..mannequins.dance import draw_dance
 from ..mannequins.dataset import plan_clip
 from ..mannequins.studio import perform
 from ..mannequins.subject import draw_subject
+from ..media.metadata import NOTICE
 from ..poses.extraction import extract
 from ..poses.files import open_poses
 from ..poses.visualize import colour
@@ -80,7 +81,7 @@ def run(
             result = render(options, progress=progress)
             shots[name] = (list(media.open_frames(folder / name)), result.seconds)
             shutil.rmtree(folder / name)
-        media.write_frames(folder / "result.mp4", shots["tuned"][0], fps=FPS, metadata={"notice": "AI-generated"})
+        media.write_frames(folder / "result.mp4", shots["tuned"][0], fps=FPS, metadata={"notice": NOTICE})
         _pictures(folder, truth, shots["untuned"][0], shots["tuned"][0])
         figures = {
             **{name: compare(frames, truth) for name, (frames, _) in shots.items()},
@@ -122,7 +123,7 @@ def _pictures(folder: Path, truth, untuned, tuned) -> None:
     poses = [colour(frame) for frame in open_poses(folder / "dance.poses")]
     names = ("photo", "driving video", "pose", "result")
     frames = (_beside([photo, dance[i], poses[i], tuned[i]], names) for i in range(len(tuned)))
-    media.write_frames(folder / "out.mp4", frames, fps=FPS, metadata={"notice": "AI-generated"})
+    media.write_frames(folder / "out.mp4", frames, fps=FPS, metadata={"notice": NOTICE})
     chosen = np.linspace(0, len(tuned) - 1, 7).round().astype(int)
     rows = {"driving video": dance, "pose": poses, "untuned": untuned, "tuned": tuned, "truth": truth}
     columns = [

@@ -45,7 +45,7 @@ class RenderOptions:
     end means a folder. subject: id, name or a photo it was tuned from; None: the one tuned last. photo_index: which of
     the subject's photos conditions, from 1. guidance_interval: the noise levels (1 is pure noise) with guidance. noise:
     "shared", one draw for the clip, or "per-frame". align: "auto", "on" or "off", see `inference.alignment`. fps, start
-    and end (seconds) choose among the driving video's frames.
+    and end (seconds) choose among the driving video's frames. c2pa_key: a PEM file, see `media.credentials`.
     """
 
     poses: Sequence[Path]
@@ -74,3 +74,4 @@ class RenderOptions:
     device: str = "auto"
     dtype: str = "auto"
     overwrite: bool = False
+    c2pa_key: Path | None = None

@@ -17,6 +17,8 @@ from ..bases.config import BaseConfig, read_config
 from ..bases.registry import resolve_base
 from ..bases.schedule import check_steps, read_schedule
 from ..errors import MediaError, UsageError
+from ..media.credentials import SigningKey, read_signing_key
+from ..media.metadata import NOTICE
 from ..names import ALIGNMENTS, DTYPES, MEMORIES, NOISES, SAMPLERS, check_choice, check_device
 from ..poses.extraction import poses_of
 from ..poses.files import is_pose_source
@@ -43,14 +45,15 @@ class RenderResult:
 
 @dataclass(frozen=True)
 class _Request:
-    """A render that was checked: where each result goes, which sources are heard, who is rendered on which base, and the
-    pose sequences that are there without an estimator."""
+    """A render that was checked: where each result goes, which sources are heard, who is rendered on which base, what
+    signs the results, and the pose sequences that are there without an estimator."""
 
     targets: list[Path | str]
     heard: set[Path]
     record: SubjectRecord | None
     home: Path
     config: BaseConfig
+    signing_key: SigningKey | None
     sequences: dict[Path, PoseSequence] = field(default_factory=dict)
 
 
@@ -110,13 +113,13 @@ def render(
     crop = subject.crop and asdict(subject.crop)
     metadata = {
         "software": f"dreampose-cli {__version__}",
-        "notice": "AI-generated",
+        "notice": NOTICE,
         "who": subject.label,
         "base": config.name,
         **asdict(settings),
     }
     if len(options.poses) > 1:
-        Path(options.output).mkdir(exist_ok=True)
+        Path(options.output).mkdir(parents=True, exist_ok=True)
     if options.compile:
         calls = sum(-(-len(sequence) // portions.frames) for sequence in sequences) * settings.steps
         if calls >= PAYS_FROM or shelf.keep:
@@ -141,6 +144,7 @@ def render(
                 audio_from=Path(source) if source in request.heard else None,
                 audio_start=options.start or 0.0,
                 overwrite=options.overwrite,
+                signing_key=request.signing_key,
             )
     total = sum(len(sequence) for sequence in sequences)
     used = {**asdict(settings), "align": options.align, "alignments": alignments, "crop": crop}
@@ -163,6 +167,9 @@ def _check(options: RenderOptions, progress: Progress | None, note: Note) -> _Re
     if options.sampler is not None:
         check_choice("sampler", options.sampler, SAMPLERS)
     targets = output_paths(options)
+    for target in targets:
+        media.require_apart(target, [*options.poses, options.photo, options.photo_pose])
+    signing_key = None if options.c2pa_key is None else read_signing_key(options.c2pa_key)
     heard = {source for source in options.poses if options.audio and _has_sound(Path(source))}
     if heard and media.output_kind(targets[0]) != "mp4":
         raise UsageError(f"{options.output}: only an .mp4 can carry sound; write an .mp4 or leave --audio out.")
@@ -178,7 +185,7 @@ def _check(options: RenderOptions, progress: Progress | None, note: Note) -> _Re
         record, home = find_subject(options.subject, options.base, options.photo_index)
     config = read_config(home)
     check_steps(options.steps or config.sampling.steps, read_schedule(home))
-    request = _Request(targets, heard, record, home, config)
+    request = _Request(targets, heard, record, home, config, signing_key)
     for source in options.poses:
         if is_pose_source(source):
             request.sequences[source] = _poses(source, options, config, progress, note)

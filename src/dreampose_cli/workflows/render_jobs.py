@@ -88,7 +88,7 @@ def jobs_of(subjects: Sequence[str], poses: Sequence[Path], output: Path | str) 
         raise UsageError(f"{len(subjects)} subjects need a folder; end -o with a slash.")
     folder = Path(output)
     media.check_output(f"{folder}/", True, owned=None)  # videos are added to a folder, which is not replaced
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def named(subject: str) -> str:
         return Path(subject).stem if Path(subject).is_file() else subject
@@ -110,12 +110,14 @@ def render_jobs(
 ) -> list[JobResult]:
     """Every job in turn, with what else `options` say; what fails is said by `warn` and stands in its result.
 
-    Raises UsageError where two jobs have the same output.
+    Raises UsageError where two jobs have the same output, OutputError where one is an input.
     """
     outputs = [os.path.realpath(job.output) for job in jobs]
     if len(set(outputs)) < len(outputs):
         twice = next(job.output for job, output in zip(jobs, outputs, strict=True) if outputs.count(output) > 1)
         raise UsageError(f"two jobs write to {twice}; give each an output of its own.")
+    for job in jobs:
+        media.require_apart(job.output, [job.poses, job.subject], replaced=media.output_kind(job.output) == "folder")
     from ..networks.model_cache import Shelf
 
     shelf = Shelf(keep=True)

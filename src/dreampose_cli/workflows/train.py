@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .. import media
 from ..bases.config import CONFIG_FILE
 from ..bases.registry import register
 from ..device import autocast_of
@@ -133,7 +134,8 @@ def train(
             f"the stage {chosen[0]} builds on {list(settings)[0]} in {output}; leave --overwrite or --stage out."
         )
     place = Place(output, marker, resume)
-    if not crew.tell(crew.main and _is_to_do(place, list(settings)[-1], max_steps, epochs, overwrite, note)):
+    inputs = [videos, photos]
+    if not crew.tell(crew.main and _is_to_do(place, list(settings)[-1], max_steps, epochs, overwrite, note, inputs)):
         return TrainResult(output, 0, 0.0, True)
     settled = place.settled(list(settings), chosen[0])
 
@@ -253,13 +255,20 @@ def train(
 
 
 def _is_to_do(
-    place: Place, stage: str, max_steps: int | None, epochs: float | None, overwrite: bool, note: Note
+    place: Place,
+    stage: str,
+    max_steps: int | None,
+    epochs: float | None,
+    overwrite: bool,
+    note: Note,
+    inputs: list[Path],
 ) -> bool:
     """Whether the folder is not finished yet, `stage` being the last; raises OutputExistsError, OutputError."""
     if not epochs and place.is_finished(stage, max_steps):  # how many steps epochs are, the data will say
         note(f"{place.output} is finished already.")
         return False
     place.require_free(overwrite, note)
+    media.require_apart(place.output, inputs, replaced=False)
     return True
 
 
