@@ -261,7 +261,7 @@ def _is_to_do(
     epochs: float | None,
     overwrite: bool,
     note: Note,
-    inputs: list[Path],
+    inputs: list[Path | None],
 ) -> bool:
     """Whether the folder is not finished yet, `stage` being the last; raises OutputExistsError, OutputError."""
     if not epochs and place.is_finished(stage, max_steps):  # how many steps epochs are, the data will say
