@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import base, cache, demo, doctor, poses, render, synth, train, tune
+from . import base, batch, cache, demo, doctor, poses, render, synth, train, tune
 from . import eval as evaluation
 from .options import described
 
@@ -42,6 +42,7 @@ def dreampose(
 for command in (
     tune.tune,
     render.render,
+    batch.batch,
     poses.poses,
     evaluation.eval,
     demo.demo,

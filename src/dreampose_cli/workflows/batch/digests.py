@@ -1,0 +1,105 @@
+"""The content of inputs: each file is hashed once, and again only when its size or its time of change says so.
+
+What is remembered lies beside the manifest, a line a file. It saves reading, and nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ... import cache
+from ...errors import MediaError, OutputError
+
+THREADS = 4  # hashing leaves the interpreter's lock, and disks like several readers
+SETTLED = 2.0  # seconds: what changed later than that before it was hashed may change again within the clock's grain
+HEAD = 1 << 16  # bytes of a file that decide which shard has it
+
+
+class Digests:
+    """SHA-256 of files and folders by path; `memory` is the file that remembers them, None for none."""
+
+    def __init__(self, memory: Path | None = None):
+        self.memory = memory
+        self._known: dict[str, tuple[int, int, str]] = {}
+        self._fresh: dict[str, tuple[int, int, str]] = {}
+        self._heads: dict[str, str] = {}
+        for path, size, changed, digest in _remembered(memory):
+            self._known[path] = (size, changed, digest)
+
+    def of(self, path: str) -> str:
+        """The digest of a file, or of the files in a folder with their names. Raises MediaError."""
+        if os.path.isdir(path):
+            names = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
+            listed = "".join(f"{name}\0{self.of(os.path.join(path, name))}\n" for name in names)
+            return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
+        place = os.path.abspath(path)
+        try:
+            stat = os.stat(place)
+        except OSError as error:
+            raise MediaError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+        known = self._known.get(place)
+        if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
+            return known[2]
+        digest = cache.file_digest(place)
+        found = (stat.st_size, stat.st_mtime_ns, digest)
+        self._known[place] = found
+        if time.time() - stat.st_mtime > SETTLED:
+            self._fresh[place] = found
+        return digest
+
+    def of_all(self, paths: Iterable[str]) -> None:
+        """Hash many files at once, so that `of` knows them. Raises MediaError."""
+        with ThreadPoolExecutor(THREADS) as threads:
+            for _ in threads.map(self.of, dict.fromkeys(paths), chunksize=64):
+                pass
+
+    def head(self, path: str) -> str:
+        """A digest of a file's size and beginning (of a folder, of its files' names): enough to cut work by content."""
+        found = self._heads.get(path)
+        if found is None:
+            try:
+                if os.path.isdir(path):
+                    raw = "\0".join(sorted(os.listdir(path))).encode(errors="surrogateescape")
+                else:
+                    with open(path, "rb") as file:
+                        raw = f"{os.fstat(file.fileno()).st_size}:".encode() + file.read(HEAD)
+            except OSError as error:
+                raise MediaError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+            found = self._heads[path] = hashlib.sha256(raw).hexdigest()
+        return found
+
+    def remember(self) -> None:
+        """Append what was hashed since the last time. Raises OutputError where the folder cannot be written."""
+        if self.memory is None or not self._fresh:
+            return
+        lines = "".join(json.dumps([path, *found]) + "\n" for path, found in self._fresh.items())
+        try:
+            with open(self.memory, "a", encoding="utf-8") as file:
+                file.write(lines)
+        except OSError as error:
+            raise OutputError(f"{self.memory} cannot be written: {error.strerror}; choose another -o.") from error
+        self._fresh.clear()
+
+
+def _remembered(memory: Path | None) -> list[tuple[str, int, int, str]]:
+    """The lines of the memory that are whole; none where there is no such file."""
+    found = []
+    try:
+        with open(memory, encoding="utf-8", errors="replace") if memory else open(os.devnull) as file:
+            for line in file:
+                try:
+                    path, size, changed, digest = json.loads(line)
+                    found.append((str(path), int(size), int(changed), str(digest)))
+                except (ValueError, TypeError):
+                    continue  # a line that a power cut tore: the file is hashed again
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OutputError(f"{memory} cannot be read: {error.strerror}; remove it or choose another -o.") from error
+    return found
