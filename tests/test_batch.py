@@ -77,17 +77,24 @@ def test_photos_and_dances_that_do_not_go_together(place, photos, dances, words)
 
 
 def test_a_jobs_file_names_photos_or_subjects_and_options(place):
-    rows = 'photo,subject,poses,output,steps,rank,tune-steps,side_by_side\n"a.jpg; b.jpg",,x.mp4,,5,,7,yes\n'
+    rows = 'photo,subject,poses,output,steps,lora-rank,tune-steps,side_by_side\n"a.jpg; b.jpg",,x.mp4,,5,,7,yes\n'
     rows += ",anna,y.poses,day/1.gif,,,,\n"
     (place / "jobs.csv").write_text(rows, encoding="utf-8-sig")
-    first, second = read_jobs("jobs.csv", "out", {"rank": 8})
+    first, second = read_jobs("jobs.csv", "out", {"lora-rank": 8})
     assert first.photos == ("a.jpg", "b.jpg") and first.output == str(place / "out" / "a-x.mp4")
-    assert first.options.tune == {"rank": 8, "steps": 7}
+    assert first.options.tune == {"lora_rank": 8, "steps": 7}
     assert first.options.render == {"steps": 5, "side_by_side": True}
     assert (second.subject, second.photos, second.output) == ("anna", (), str(place / "out" / "day" / "1.gif"))
     lines = [
-        {"photo": ["a.jpg", "b.jpg"], "poses": "x.mp4", "steps": 5, "tune_steps": 7, "rank": 8, "side-by-side": True},
-        {"subject": "anna", "poses": "y.poses", "output": "day/1.gif", "rank": 8},
+        {
+            "photo": ["a.jpg", "b.jpg"],
+            "poses": "x.mp4",
+            "steps": 5,
+            "tune_steps": 7,
+            "lora_rank": 8,
+            "side-by-side": True,
+        },
+        {"subject": "anna", "poses": "y.poses", "output": "day/1.gif", "lora-rank": 8},
     ]
     (place / "jobs.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
     again = read_jobs("jobs.jsonl", "out")
@@ -164,7 +171,9 @@ def test_steps_are_shared_by_content(place, tiny_base):
 def test_a_subject_that_an_earlier_run_tuned_is_not_planned(place, tiny_base, monkeypatch):
     jobs = jobs_of(["a.jpg"], ["y.poses"], "out", {"base": str(tiny_base)})
     (subject, _) = plan(jobs).steps.values()
-    done = results_of([{"event": "done", "kind": "subject", "step": subject.id, "result": {"subject": "0123456789abcdef"}}])
+    done = results_of(
+        [{"event": "done", "kind": "subject", "step": subject.id, "result": {"subject": "0123456789abcdef"}}]
+    )
     assert plan(jobs, done=done).count("subject") == 1  # the cache does not have it any more
     monkeypatch.setattr("dreampose_cli.cache.get", lambda kind, id: (kind, id))
     (step,) = plan(jobs, done=done).steps.values()
@@ -180,7 +189,7 @@ def test_a_video_of_the_same_request_is_skipped_and_another_refused(place, tiny_
     with pytest.raises(OutputExistsError, match=r"a-y\.mp4 was made by another request: steps \(3, now 4\) differs"):
         plan(jobs_of(["a.jpg"], ["y.poses"], "out", {"base": str(tiny_base), "steps": 4}))
     with pytest.raises(OutputExistsError, match="how they are tuned"):
-        plan(jobs_of(["a.jpg"], ["y.poses"], "out", {"base": str(tiny_base), "steps": 3, "rank": 4}))
+        plan(jobs_of(["a.jpg"], ["y.poses"], "out", {"base": str(tiny_base), "steps": 3, "lora-rank": 4}))
     again = plan(jobs_of(["a.jpg"], ["y.poses"], "out", {"base": str(tiny_base), "steps": 4}), overwrite=True)
     assert (again.present, again.replaced, again.count("video")) == (0, 1, 1)
     (place / "out" / "b-y.mp4").write_bytes(b"somebody's")
@@ -193,7 +202,7 @@ def test_what_does_not_change_a_video_does_not_make_it_another(place, tiny_base)
         return list(plan(jobs_of(["a.jpg"], ["y.poses"], "out", {"base": str(tiny_base), **options})).steps)
 
     assert ids() == ids(memory="low", seed=0, align="auto", **{"batch-size": 4, "tune-seed": 0})
-    others = [ids(**{name: value}) for name, value in (("seed", 1), ("steps", 2), ("rank", 4), ("tune-seed", 1))]
+    others = [ids(**{name: value}) for name, value in (("seed", 1), ("steps", 2), ("lora-rank", 4), ("tune-seed", 1))]
     assert len({tuple(found) for found in [ids(), *others]}) == 5
 
 
@@ -407,7 +416,9 @@ def test_a_worker_that_is_lost_costs_one_step_one_try(planned):
 
 
 def test_a_step_that_takes_too_long_is_ended(planned):
-    summary, engine = drive(planned, lambda task: None if task.get("photos") == ["c.jpg"] else succeed(task), timeout=0.2)
+    summary, engine = drive(
+        planned, lambda task: None if task.get("photos") == ["c.jpg"] else succeed(task), timeout=0.2
+    )
     assert engine.killed == ["1"] and summary.reasons() == {"timeout": 1}
     assert "subject of c.jpg took longer than --timeout 0.2" in summary.failures[0][2] and summary.made == 4
 

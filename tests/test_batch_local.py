@@ -17,6 +17,7 @@ import pytest
 from dreampose_cli import media
 from dreampose_cli.__main__ import main
 from dreampose_cli.workflows.batch.manifest import read_lines
+from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.render import render
 from dreampose_cli.workflows.tune import tune
 
@@ -69,10 +70,10 @@ def test_a_batch_makes_what_the_commands_make_and_is_done_once(shop, tiny_base, 
     photos = ["photos/0.png", "photos/1.png"]
     assert main(words(tiny_base, "-q", photos=photos, output="videos/")) == 0
     assert capsys.readouterr().out.strip() == str(shop / "videos")
-    subject = tune([Path(photos[1])], base=str(tiny_base), steps=2, decoder_steps=1)
+    subject = tune(TuneOptions([Path(photos[1])], base=str(tiny_base), steps=2, decoder_steps=1))
     assert subject.cached  # the batch has tuned the very same
     for dance in ("walk.mp4", "turn.poses"):
-        render(poses=[Path(dance)], output="one.mp4", subject=subject.id, steps=2, overwrite=True)
+        render(RenderOptions([Path(dance)], "one.mp4", subject=subject.id, steps=2, overwrite=True))
         assert pictures("one.mp4") == pictures(f"videos/1-{Path(dance).stem}.mp4"), dance
     before = {path: path.stat().st_mtime_ns for path in (shop / "videos").glob("*.mp4")}
     steps = len(events())
@@ -119,7 +120,9 @@ def test_ctrl_c_and_kill_leave_what_is_done_and_no_process(shop, tiny_base):
         assert not alive
         if how == signal.SIGINT:
             assert "interrupted" in said[1] and "missing" in said[1]
-    done = subprocess.run([sys.executable, "-m", "dreampose_cli", *arguments], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "dreampose_cli", *arguments], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (shop / "videos").glob("*.mp4")) == ["0-turn.mp4", "1-turn.mp4"]
 
@@ -156,7 +159,9 @@ def test_thirty_kills_lose_nothing(shop, tiny_base, tmp_path_factory, monkeypatc
             psutil.wait_procs(members, timeout=30)
             for path in Path("videos").glob("*.mp4"):
                 assert len(list(media.open_frames(path))) == 8, path
-    done = subprocess.run([sys.executable, "-m", "dreampose_cli", *arguments], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-m", "dreampose_cli", *arguments], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     made = {path.name: path.read_bytes() for path in Path("videos").glob("*.mp4")}
     assert len(made) == 6 and not list(Path("videos").glob(".*.tmp*"))

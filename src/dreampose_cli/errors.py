@@ -14,7 +14,8 @@
     │   └── TrainingStopped        exit code 143: SIGTERM came, and the state was saved
     ├── EvaluationError            clips cannot be compared, or a metric is beyond the limit that was set
     ├── OutOfMemoryError           the device has too little memory, even for the smallest portion
-    ├── JobsError                  some of several renders failed; the others are done
+    ├── BatchError                 some videos of a batch are missing; the others are done
+    ├── EngineError                the workers of a batch cannot be had
     └── OutputError                a result cannot be written where it was asked for
         └── OutputExistsError      it exists already and --overwrite was not given
 
@@ -83,8 +84,12 @@ class OutOfMemoryError(DreamposeError):
     """The device has too little memory, even for the smallest portion of the work."""
 
 
-class JobsError(DreamposeError):
-    """Some of several renders failed; the others are done."""
+class BatchError(DreamposeError):
+    """Some videos of a batch are missing; the others are done."""
+
+
+class EngineError(DreamposeError):
+    """The workers of a batch cannot be had: no process can be started, or no cluster reached."""
 
 
 class OutputError(DreamposeError):

@@ -25,6 +25,10 @@ def batch(
     photos: Annotated[
         list[Path] | None, typer.Argument(metavar="PHOTO", help="Photos, one a person, or folders of them.")
     ] = None,
+    subjects: Annotated[
+        list[str] | None,
+        typer.Option("--subject", metavar="SUBJECT", help="A tuned subject: id, name or photo; can be repeated."),
+    ] = None,
     poses: Annotated[
         list[Path] | None,
         typer.Option("--poses", metavar="SOURCE", help="Video, picture, frames or poses; can be repeated."),
@@ -38,10 +42,15 @@ def batch(
     ] = None,
     base: options.Base = None,
     untuned: Annotated[bool, typer.Option("--untuned", help="Do not tune; follow the photos as they are.")] = False,
-    rank: Annotated[
+    lora_rank: Annotated[
         int | None,
         options.whole(
-            "--rank", "R", "Rank of small, low-rank subjects; 0 tunes all weights.", 0, 1024, default=options.FROM_BASE
+            "--lora-rank",
+            "R",
+            "Rank of small, low-rank subjects; 0 tunes all weights.",
+            0,
+            1024,
+            default=options.FROM_BASE,
         ),
     ] = None,
     tune_steps: Annotated[
@@ -159,7 +168,7 @@ def batch(
     asked = {
         "base": base,
         "tune": not untuned,
-        "rank": rank,
+        "lora-rank": lora_rank,
         "tune-steps": tune_steps,
         "decoder-steps": decoder_steps,
         "estimator": estimator,
@@ -185,6 +194,7 @@ def batch(
     wanted = BatchOptions(
         output=output,
         photos=photos or (),
+        subjects=subjects or (),
         poses=poses or (),
         jobs=jobs,
         options=asked,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import JobsError, UsageError
+from ..errors import UsageError
 from ..names import ALIGNMENTS, NOISES
 from ..workflows.options import RenderOptions
 from . import options
@@ -24,17 +24,13 @@ def render(
         typer.Option("--output", "-o", metavar="PATH", help=".mp4, .gif, .webp, .png, or a folder (ending in /)."),
     ] = None,
     subject: Annotated[
-        list[str] | None,
+        str | None,
         typer.Option(
             "--subject",
             metavar="SUBJECT",
-            help="Id, name, or a photo it was tuned from; can be repeated.",
+            help="Id, name, or a photo it was tuned from.",
             show_default="the one tuned last",
         ),
-    ] = None,
-    jobs: Annotated[
-        Path | None,
-        typer.Option("--jobs", metavar="FILE", help="Many renders: .csv or JSON lines of subject, poses, output."),
     ] = None,
     photo: Annotated[
         Path | None, typer.Option("--photo", metavar="FILE", help="Take a photo, untuned, in place of a subject.")
@@ -110,16 +106,15 @@ def render(
       dreampose render --poses dance.mp4 -o out.mp4
       dreampose render --poses dance.mp4 -o out.mp4 --subject anna --audio
       dreampose render --poses a.mp4 --poses b.mp4 -o videos/
-      dreampose render --poses dance.mp4 -o videos/ --subject anna --subject ben
       dreampose render --poses pose.png -o still.png --photo photo.jpg
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
-    many = _is_many(poses, output, subject, photo, photo_pose, jobs)
+    _check_together(poses, output, subject, photo, photo_pose)
     asked = RenderOptions(
-        poses or [],
-        output or "",  # as typed: a Path would lose the slash that means a folder
-        subject=subject[0] if subject else None,
+        poses,
+        output,  # as typed: a Path would lose the slash that means a folder
+        subject=subject,
         photo=photo,
         photo_pose=photo_pose,
         base=base,
@@ -145,9 +140,6 @@ def render(
         overwrite=overwrite,
         c2pa_key=c2pa_key,
     )
-    if many:
-        _render_many(out, jobs, subject, asked)
-        return
     from ..workflows.render import render as render_poses
 
     with out.progress(None, "rendering") as progress:
@@ -156,35 +148,12 @@ def render(
     out.result(rendered.paths, rendered)
 
 
-def _is_many(poses, output, subject, photo, photo_pose, jobs) -> bool:
-    """Whether several renders are meant; UsageError for what does not go together."""
-    if jobs is not None:
-        for option, value in (("--poses", poses), ("--output", output), ("--subject", subject), ("--photo", photo)):
-            if value:
-                raise UsageError(f"--jobs and {option} exclude each other: the file says who dances what.")
-    else:
-        for option, value in (("--poses", poses), ("--output", output)):
-            if not value:
-                raise UsageError(f"Missing option '{option}' (or '--jobs', for many renders).")
-    if subject and photo is not None:
+def _check_together(poses, output, subject, photo, photo_pose) -> None:
+    """UsageError for what does not go together."""
+    for option, value in (("--poses", poses), ("--output", output)):
+        if not value:
+            raise UsageError(f"Missing option '{option}'.")
+    if subject is not None and photo is not None:
         raise UsageError("--subject and --photo exclude each other: a subject has photos of its own.")
     if photo_pose is not None and photo is None:
         raise UsageError("--photo-pose needs --photo.")
-    return jobs is not None or len(subject or []) > 1
-
-
-def _render_many(out: Output, file: Path | None, subjects: list[str] | None, asked: RenderOptions) -> None:
-    """Every render of the file, or of each subject in each dance; JobsError at the end where some failed."""
-    from ..workflows.render_jobs import jobs_of, read_jobs, render_jobs
-
-    jobs = read_jobs(file) if file is not None else jobs_of(subjects, asked.poses, asked.output)
-    with out.progress(None, "rendering") as progress:
-        results = render_jobs(jobs, asked, progress=progress, note=out.note, warn=out.warn)
-    done = [result for result in results if result.result is not None]
-    frames = sum(result.result.frames for result in done)
-    seconds = sum(result.result.seconds for result in done)
-    out.note(f"{options.counted(len(done), 'render')}, {options.counted(frames, 'frame')} in {duration(seconds)}")
-    out.result([path for result in done for path in result.result.paths], {"jobs": results})
-    if len(done) < len(results):
-        failed = len(results) - len(done)
-        raise JobsError(f"{failed} of {options.counted(len(results), 'render')} failed; the others are done.")

@@ -10,7 +10,7 @@ import functools
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..bases.config import BaseConfig, read_config
@@ -61,10 +61,12 @@ def render(
     options: RenderOptions,
     *,
     shelf: Shelf | None = None,
+    extra_metadata: dict[str, Any] | None = None,
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> RenderResult:
     """Render one frame per pose. The base is taken from `shelf`, which keeps it for the next render.
+    `extra_metadata` joins what the result says of itself.
 
     Raises UsageError, SubjectError, BaseError, MediaError, PoseError, OutputError, OutOfMemoryError.
     """
@@ -117,6 +119,7 @@ def render(
         "who": subject.label,
         "base": config.name,
         **asdict(settings),
+        **(extra_metadata or {}),
     }
     if len(options.poses) > 1:
         Path(options.output).mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...errors import DreamposeError, NoPersonError, OutOfMemoryError
+from ...errors import DreamposeError, NoPersonError, OutOfMemoryError, sentence
 
 MEMORY, NETWORK, LOST, TIMEOUT, DISK, INPUT, OTHER = (
     "memory",
@@ -52,8 +52,6 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """An error as the driver has to know it."""
-    from ...__main__ import sentence
-
     return Failure(_reason(error), sentence(error))
 
 

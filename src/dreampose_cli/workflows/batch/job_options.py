@@ -124,11 +124,11 @@ _TUNE: dict[str, tuple[str, Parser]] = {
     "learning-rate": ("learning_rate", _number(0, MANY, above=True)),
     "decoder-learning-rate": ("decoder_learning_rate", _number(0, MANY, above=True)),
     "tune-batch-size": ("batch_size", _whole(1)),
-    "rank": ("rank", _whole(0, 1024)),
+    "lora-rank": ("lora_rank", _whole(0, 1024)),
     "tune-seed": ("seed", _whole(*SEED_RANGE)),
 }
 _RENDER: dict[str, tuple[str, Parser]] = {
-    "condition": ("condition", _whole(1)),
+    "photo-index": ("photo_index", _whole(1)),
     "image-guidance": ("image_guidance", _number(*GUIDANCE_RANGE)),
     "pose-guidance": ("pose_guidance", _number(*GUIDANCE_RANGE)),
     "guidance-interval": ("guidance_interval", _interval),
@@ -147,7 +147,7 @@ _RENDER: dict[str, tuple[str, Parser]] = {
 }
 # What is said without being different from not saying it.
 _DEFAULTS: dict[str, Any] = {
-    "tune": True, "dtype": "auto", "memory": "auto", "tune-seed": 0, "condition": 1, "seed": 0, "noise": "clip",
+    "tune": True, "dtype": "auto", "memory": "auto", "tune-seed": 0, "photo-index": 1, "seed": 0, "noise": "shared",
     "align": "auto", "side-by-side": False, "audio": False, "compile": False, "start": 0.0,
 }  # fmt: skip
 NAMES = ("base", "tune", *_BOTH, *_TUNE, *_RENDER)

@@ -52,8 +52,10 @@ def jobs_of(
     poses: Iterable[str | os.PathLike],
     folder: str | os.PathLike,
     options: Mapping[str, Any] | None = None,
+    subjects: Iterable[str] = (),
 ) -> list[Job]:
-    """Every photo in every dance: FOLDER/PHOTO-DANCE.mp4. A folder stands for the photos in it.
+    """Every photo, and every subject of the cache, in every dance: FOLDER/PHOTO-DANCE.mp4. A folder stands for the photos
+    in it.
 
     Raises UsageError where two photos or dances would share a name, or where one does not exist.
     """
@@ -63,8 +65,11 @@ def jobs_of(
     for photo in map(os.fspath, photos):
         people += [str(path) for path in list_files(Path(photo), SUFFIXES)] if os.path.isdir(photo) else [photo]
     people, dances = list(dict.fromkeys(people)), list(dict.fromkeys(map(os.fspath, poses)))
-    if not people:
+    tuned = list(dict.fromkeys(subjects))
+    if not people and not tuned:
         raise UsageError("batch needs photos: files, or a folder that holds some.")
+    if tuned and not made.tuned:
+        raise UsageError("--untuned and --subject exclude each other: a subject is tuned already.")
     if not dances:
         raise UsageError(
             "batch needs --poses: a driving video, a folder of frames, or a pose file; it can be repeated."
@@ -74,11 +79,12 @@ def jobs_of(
     missing = [path for path in [*people, *dances] if not os.path.exists(path)]
     if missing:
         raise UsageError("\n".join(f"{path} does not exist; check the path." for path in _some(missing)))
-    for what, paths in (("photos", people), ("dances", dances)):
+    for what, paths in (("photos and subjects", [*people, *tuned]), ("dances", dances)):
         _require_names(what, paths)
+    who = [((photo,), None, _stem(photo)) for photo in people] + [((), one, _name(one)) for one in tuned]
     return [
-        Job((photo,), None, dance, os.path.join(home, f"{_stem(photo)}-{_stem(dance)}.mp4"), made)
-        for photo in people
+        Job(photos, subject, dance, os.path.join(home, f"{name}-{_stem(dance)}.mp4"), made)
+        for photos, subject, name in who
         for dance in dances
     ]
 
@@ -233,11 +239,11 @@ def _job(row: dict, number: int, home: str, sets: OptionSets, there: dict[str, b
             raise UsageError(f"{path} does not exist; check the path.")
     if given and len(given) != len(photos):
         raise UsageError(f"has {len(photos)} photo(s) and {len(given)} photo-pose; give one for each photo.")
-    if not options.tuned and (len(photos) > 1 or options.render.get("condition", 1) != 1):
+    if not options.tuned and (len(photos) > 1 or options.render.get("photo_index", 1) != 1):
         raise UsageError("an untuned job follows one photo; name that one alone.")
     if not options.tuned and subject is not None:
         raise UsageError("a subject is tuned already; name a photo, or leave `tune` out.")
-    who = _stem(photos[0]) if photos else _stem(subject) if os.path.isfile(subject) else subject
+    who = _stem(photos[0]) if photos else _name(subject)
     return Job(photos, subject, poses, _output(fields["output"], home, who, poses, options), options, number)
 
 
@@ -276,11 +282,16 @@ def _stem(path: str) -> str:
     return os.path.splitext(name)[0] or name
 
 
+def _name(subject: str) -> str:
+    """What the results of a subject are named after: its id, its name, or the name of its photo."""
+    return _stem(subject) if os.path.exists(subject) else subject
+
+
 def _require_names(what: str, paths: list[str]) -> None:
     seen: dict[str, str] = {}
     clashes = []
     for path in paths:
-        other = seen.setdefault(_stem(path), path)
+        other = seen.setdefault(_name(path), path)
         if other != path:
             clashes.append(f"{other} and {path}")
     if clashes:

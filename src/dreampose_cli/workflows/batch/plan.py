@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ... import __version__, cache, media
+from ... import cache, media
 from ...bases.fingerprint import revision
 from ...bases.registry import resolve_base
 from ...errors import MediaError, OutputExistsError, SubjectError, UsageError
 from ...media.metadata import KEY
 from ...media.mp4_comment import read_comment
 from ...poses.files import is_pose_source
+from ...version import __version__
 from .digests import Digests
 from .jobs import SHOWN, Job
 

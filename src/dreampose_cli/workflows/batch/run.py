@@ -26,7 +26,7 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What `batch` is asked for: photos and poses, or a jobs file; a folder; and how.
+    """What `batch` is asked for: photos or subjects, and poses, or a jobs file; a folder; and how.
 
     options: of every job, by the names of `job_options.NAMES`. shard: (I, N), part I of N. engine: "local", "ray" or
     "ray=ADDRESS". workers: processes, or actors of a cluster; None for one, or for as many as the cluster has room for.
@@ -35,6 +35,7 @@ class BatchOptions:
 
     output: str | os.PathLike
     photos: Sequence[str | os.PathLike] = ()
+    subjects: Sequence[str] = ()
     poses: Sequence[str | os.PathLike] = ()
     jobs: str | os.PathLike | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -99,10 +100,12 @@ def make_engine(options: BatchOptions, planned: Planned) -> Engine:
 
 def _jobs(options: BatchOptions) -> list[Job]:
     if options.jobs is not None:
-        if options.photos or options.poses:
-            raise UsageError("--jobs and photos or --poses exclude each other: the file says who dances what.")
+        if options.photos or options.poses or options.subjects:
+            raise UsageError(
+                "--jobs and photos, --subject or --poses exclude each other: the file says who dances what."
+            )
         return read_jobs(options.jobs, options.output, options.options)
-    return jobs_of(options.photos, options.poses, options.output, options.options)
+    return jobs_of(options.photos, options.poses, options.output, options.options, options.subjects)
 
 
 def _folder(options: BatchOptions) -> Path:

@@ -16,10 +16,11 @@ import torch
 from ...bases.config import read_config
 from ...bases.fingerprint import revision
 from ...bases.registry import resolve_base
-from ...device import release
+from ...device import pick_device, release
 from ...errors import BaseError, MediaError
 from ...networks.model_cache import Shelf
 from ...poses.extraction import poses_of
+from ..options import RenderOptions, TuneOptions
 from ..render import render
 from ..tune import tune
 from .digests import Digests
@@ -54,7 +55,7 @@ class StepRunner:
         except Exception as error:  # whatever it is, the driver decides what becomes of the others
             kind, found = FAILED, failure_of(error).as_json()
             del error  # and with it the tensors that its frames hold
-            release(torch.device(self.device if self.device != "auto" else "cpu"))
+            release(pick_device(self.device))
         return kind, {"seconds": round(time.monotonic() - started, 3), "peak_memory": _peak(), **found}
 
     def _do(self, task: dict[str, Any], progress, note) -> dict[str, Any]:
@@ -65,6 +66,9 @@ class StepRunner:
         if task["kind"] == SUBJECT:
             return self._tune(task, base, progress, note)
         return self._render(task, base, progress, note)
+
+    def _on_accelerator(self) -> bool:
+        return pick_device(self.device).type != "cpu"
 
     def _base(self, task: dict[str, Any]) -> Path:
         folder = resolve_base(task["base"])
@@ -112,15 +116,17 @@ class StepRunner:
     def _tune(self, task: dict[str, Any], base: Path, progress, note) -> dict[str, Any]:
         for photo, digest in zip(task["photos"], task["photo_digests"], strict=True):
             self._check(photo, digest)
-        subject = tune(
+        if self._on_accelerator():  # whose memory tuning needs for itself
+            self.models = Shelf(keep=True)
+            release(pick_device(self.device))
+        options = TuneOptions(
             [Path(photo) for photo in task["photos"]],
             base=str(base),
             poses=[Path(path) for path in task["photo_poses"]] or None,
             device=self.device,
-            progress=progress,
-            note=note,
             **task["options"],
         )
+        subject = tune(options, progress=progress, note=note)
         size = sum(path.stat().st_size for path in subject.path.iterdir() if path.is_file())
         return {"subject": subject.id, "bytes": size, "cached": subject.cached}
 
@@ -135,18 +141,11 @@ class StepRunner:
             pose = task["photo_poses"][0] if task["photo_poses"] else None
             who = {"photo": Path(task["photo"]), "photo_pose": pose and Path(pose), "base": str(base)}
         os.makedirs(os.path.dirname(task["output"].rstrip(os.sep)), exist_ok=True)
-        made = render(
-            poses=[Path(task["poses"])],
-            output=task["output"],
-            device=self.device,
-            overwrite=there,
-            shelf=self.models,
-            extra_metadata={REQUEST: task[REQUEST]},
-            progress=progress,
-            note=note,
-            **who,
-            **task["options"],
+        options = RenderOptions(
+            [Path(task["poses"])], task["output"], device=self.device, overwrite=there, **who, **task["options"]
         )
+        about = {REQUEST: task[REQUEST]}
+        made = render(options, shelf=self.models, extra_metadata=about, progress=progress, note=note)
         return {"frames": made.frames, "poses": task["poses_digest"], "bytes": _size(task["output"])}
 
 
