@@ -91,7 +91,7 @@ def _remembered(memory: Path | None) -> list[tuple[str, int, int, str]]:
     """The lines of the memory that are whole; none where there is no such file."""
     found = []
     try:
-        with open(memory, encoding="utf-8", errors="replace") if memory else open(os.devnull) as file:
+        with open(memory, encoding="utf-8", errors="replace") if memory else open(os.devnull, encoding="utf-8") as file:
             for line in file:
                 try:
                     path, size, changed, digest = json.loads(line)

@@ -166,7 +166,7 @@ def _reset_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
     if _status() is not None:
         try:
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError:  # then the peak is that of the process, since it began
             return
 
@@ -176,7 +176,11 @@ def _peak() -> int:
     on CUDA those of its device, where they are more."""
     taken = psutil.Process().memory_info().rss
     if _status() is not None:
-        words = dict(line.split(":", 1) for line in _status().read_text().splitlines() if ":" in line)
+        words = dict(
+            line.split(":", 1)
+            for line in _status().read_text(encoding="ascii", errors="replace").splitlines()
+            if ":" in line
+        )
         taken = int(words.get("VmHWM", "0 kB").split()[0]) * 1024 or taken
     elif sys.platform != "win32":
         import resource
