@@ -33,8 +33,8 @@ from typing import Any
 
 VARIANTS: dict[str, list[str]] = {  # options of `dreampose train`; the first is what the others are compared with
     "full": [],
-    "clip-only": ["--no-vae-tokens"],
-    "one-pose": ["--window", "1"],
+    "clip-only": ["--clip-only"],
+    "one-pose": ["--pose-window", "1"],
     "uv": ["--pose-channels", "uv"],
     "again": ["--seed", "1"],  # the first once more: what a difference between two trainings is worth
 }
@@ -158,7 +158,7 @@ def drawings(chosen: argparse.Namespace, parts: list[str]) -> Iterator[list[str]
 
 def training(chosen: argparse.Namespace, name: str) -> list[Any]:
     """The command that trains a base; all of them differ in `VARIANTS` alone."""
-    alike = ["--preset", "mini", "--vae", chosen.base, "--photo-channels", "none", "--max-steps", chosen.steps]
+    alike = ["--preset", "mini", "--vae", chosen.base, "--unet-image-input", "none", "--max-steps", chosen.steps]
     seed = [] if "--seed" in VARIANTS[name] else ["--seed", 0]
     run = ["--save-every", 250, "--device", chosen.device, "--resume"]
     return [
@@ -182,7 +182,7 @@ def suite(chosen: argparse.Namespace, name: str) -> list[Any]:
         first, *others = VARIANTS
         bases = chosen.output / "bases"
         what = ["--base", bases / first, "--tune", "--steps", chosen.sampling_steps]
-        what += [word for other in others for word in ("--against", f"{other}={bases / other}")]
+        what += [word for other in others for word in ("--compare", f"{other}={bases / other}")]
     for option in ("tune_steps", "decoder_steps"):
         if getattr(chosen, option) is not None:
             what += [f"--{option.replace('_', '-')}", getattr(chosen, option)]
@@ -352,7 +352,7 @@ def trainings(output: Path) -> Iterator[str]:
         about = json.loads(file.read_text(encoding="utf-8"))["provenance"]
         stage, seen = about["stages"]["network"], about.get("validation")
         scores = f"{seen['ssim']:.3f} / {seen['l1']:.4f}" if seen else "-"
-        words = ["-o", f"bases/{name}", "--preset", "mini", "--vae", about["vae"]["from"], "--photo-channels", "none"]
+        words = ["-o", f"bases/{name}", "--preset", "mini", "--vae", about["vae"]["from"], "--unet-image-input", "none"]
         words += ["--max-steps", str(stage["steps"])]
         words += VARIANTS[name] if "--seed" in VARIANTS[name] else [*VARIANTS[name], "--seed", str(stage["seed"])]
         command = f"`dreampose train clips/ {' '.join(words)}`"
@@ -407,7 +407,9 @@ def swaying(document: dict[str, Any], dataset: Path) -> Iterator[str]:
     if not dataset.exists():
         return
     clips = {
-        clip["name"]: clip["outfit"] for clip in json.loads(dataset.read_text(encoding="utf-8"))["clips"] if clip["split"] == "test"
+        clip["name"]: clip["outfit"]
+        for clip in json.loads(dataset.read_text(encoding="utf-8"))["clips"]
+        if clip["split"] == "test"
     }
     variants, rows = document["summary"]["variants"], []
     for key in ("one-pose", "one-pose-untuned", "repeated-pose"):

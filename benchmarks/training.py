@@ -130,6 +130,7 @@ def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     import psutil
 
     from dreampose_cli.workflows import train as phase1
+    from dreampose_cli.workflows.options import TrainOptions
 
     clips, base = draw_clips(work, 8, TINY), tiny_base(work)
     process, seen = psutil.Process(), []
@@ -140,9 +141,18 @@ def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
     steps = args.steps
     phase1.train(
-        clips, work / "out", preset="mini", base=str(base), max_steps=steps, batch_size=2, device="cpu",
-        save_every=steps // 8, progress=watch,
-    )  # fmt: skip
+        TrainOptions(
+            clips,
+            work / "out",
+            preset="mini",
+            base=str(base),
+            max_steps=steps,
+            batch_size=2,
+            device="cpu",
+            save_every=steps // 8,
+        ),
+        progress=watch,
+    )
     parts = 10
     means = [
         statistics.fmean(mb for step, mb in seen if part * steps < step * parts <= (part + 1) * steps)

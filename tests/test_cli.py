@@ -332,10 +332,10 @@ class Result:
 LIBRARY = {
     "tune": ("workflows.tune", "tune", ["a.jpg", "b.jpg"], "0123456789abcdef\n"),
     "render": ("workflows.render", "render", ["--poses", "d.mp4", "-o", "out.v2/"], "a.mp4\nb.mp4\n"),
-    "poses": ("poses.extraction", "extract", ["d.mp4", "-o", "d.poses"], "result\n"),
+    "poses": ("workflows.poses", "poses", ["d.mp4", "-o", "d.poses"], "result\n"),
     "train": ("workflows.train", "train", ["clips", "-o", "base"], "result\n"),
     "synth": ("mannequins.dataset", "write_dataset", ["clips"], "clips\n"),
-    "demo": ("workflows.demo", "run", ["-o", "shown"], "shown\n"),
+    "demo": ("workflows.demo", "demo", ["-o", "shown"], "shown\n"),
 }
 
 
@@ -415,8 +415,8 @@ def test_options_reach_the_library(library, capsys):
     run("synth", "clips", "--size", "96x64", "--png", capsys=capsys)
     assert library["synth"][1]["size"] == (64, 96)
     run("train", "v", "-o", "b", "--stage", "vae", "--8bit-adam", capsys=capsys)
-    assert library["train"][1]["stages"] == ["vae"]
-    assert library["train"][1]["eight_bit_adam"] is True
+    assert library["train"][0][0].stages == ["vae"]
+    assert library["train"][0][0].eight_bit_adam is True
 
 
 def test_sizes_in_documents_say_which_is_which(library, capsys):

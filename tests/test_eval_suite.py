@@ -20,11 +20,12 @@ from dreampose_cli.evaluation.paired_stats import compare
 from dreampose_cli.evaluation.scoring import evaluate
 from dreampose_cli.evaluation.variants import variants_of
 from dreampose_cli.poses.files import open_poses
-from dreampose_cli.workflows import suite
-from dreampose_cli.workflows import tune as tuning
-from dreampose_cli.workflows.suite import SuiteSettings, chosen_rows, photo_rows, smooth
+from dreampose_cli.subjects import views as tuning
+from dreampose_cli.workflows import suite, suite_clips
+from dreampose_cli.workflows.options import SuiteOptions
+from dreampose_cli.workflows.suite_clips import chosen_rows, photo_rows, smooth
 
-FAST = SuiteSettings(frames=4, steps=1, tune_steps=1, decoder_steps=1)
+FAST = {"frames": 4, "steps": 1, "tune_steps": 1, "decoder_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,16 @@ def whole(dataset, tiny_base, tmp_path_factory):
             ),
         )
         folder = tmp_path_factory.mktemp("run") / "suite"
-        document, found = suite.run_suite(
+        options = SuiteOptions(
             dataset,
             folder,
             base=str(tiny_base),
-            against={"twin": str(tiny_base)},
+            compare={"twin": str(tiny_base)},
             ablations=True,
-            settings=FAST,
             command="dreampose eval --suite ...",
+            **FAST,
         )
+        document, found = suite.suite(options)
     return folder, document, found
 
 
@@ -118,9 +120,9 @@ def test_rows_are_those_of_the_paper():
 
 
 def test_frames_are_fifty_after_the_photo_or_half_a_clip():
-    assert chosen_rows(300, SuiteSettings()) == (50, range(50, 100))
-    assert chosen_rows(24, SuiteSettings()) == (12, range(12, 24))
-    assert chosen_rows(24, SuiteSettings(gap=4, frames=6)) == (4, range(4, 10))
+    assert chosen_rows(300, SuiteOptions(Path("d"), Path("o"))) == (50, range(50, 100))
+    assert chosen_rows(24, SuiteOptions(Path("d"), Path("o"))) == (12, range(12, 24))
+    assert chosen_rows(24, SuiteOptions(Path("d"), Path("o"), min_gap=4, frames=6)) == (4, range(4, 10))
     assert photo_rows(12, 1) == [0]
     assert photo_rows(12, 7) == [0, 2, 4, 6, 7, 9, 11]
 
@@ -222,42 +224,41 @@ def test_backs_and_fronts_are_told_by_the_torso(whole):
 
 
 def test_a_run_that_was_stopped_goes_on(dataset, tiny_base, tmp_path, monkeypatch):
-    folder, real, calls = tmp_path / "run", suite.render, []
+    folder, real, calls = tmp_path / "run", suite_clips.render, []
 
-    def counting(**words):
-        calls.append(words["output"])
+    def counting(options, **words):
+        calls.append(options.output)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(**words)
+        return real(options, **words)
 
-    monkeypatch.setattr(suite, "render", counting)
-    options = {"base": str(tiny_base), "tuned": True, "clips": 2, "settings": FAST}
+    monkeypatch.setattr(suite_clips, "render", counting)
+    options = {"base": str(tiny_base), "tune": True, "clips": 2, **FAST}
     with pytest.raises(KeyboardInterrupt):
-        suite.run_suite(dataset, folder, **options)
+        suite.suite(SuiteOptions(dataset, folder, **options))
     assert not (folder / "results.json").exists()
     before = (folder / "frames" / "full" / "mannequin-000000" / "00000.png").stat().st_mtime_ns
     assert not (folder / "frames" / "untuned" / "mannequin-000001").exists()
-    document, _ = suite.run_suite(dataset, folder, **options)
+    document, _ = suite.suite(SuiteOptions(dataset, folder, **options))
     assert len(calls) == 3 + 2  # what was there is not rendered again
     assert store.list_entries() == [] and store.last_subject() is None  # the user's own cache stays as it is
     assert (folder / "frames" / "full" / "mannequin-000000" / "00000.png").stat().st_mtime_ns == before
     assert document["summary"]["variants"]["full"]["clips"] == 2
     calls.clear()
-    document, _ = suite.run_suite(dataset, folder, base=str(tiny_base), tuned=True, settings=FAST)
+    document, _ = suite.suite(SuiteOptions(dataset, folder, base=str(tiny_base), tune=True, **FAST))
     assert len(calls) == 2 and document["summary"]["variants"]["full"]["clips"] == 3  # another clip is added
     with pytest.raises(EvaluationError, match=r"other settings \(settings\)"):
-        suite.run_suite(dataset, folder, base=str(tiny_base), settings=SuiteSettings(steps=2))
+        suite.suite(SuiteOptions(dataset, folder, base=str(tiny_base), steps=2))
     with pytest.raises(EvaluationError, match="base base"):
-        suite.run_suite(dataset, folder, base="mini", settings=FAST)
+        suite.suite(SuiteOptions(dataset, folder, base="mini", **FAST))
 
 
 def test_short_clips_have_no_seven_photos(dataset, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(variants, "GUIDANCE", (1.0,))
     notes = []
-    settings = SuiteSettings(gap=4, frames=2, steps=1, tune_steps=0, decoder_steps=0)
-    document, _ = suite.run_suite(
-        dataset, tmp_path / "run", base=str(tiny_base), ablations=True, clips=1, settings=settings, note=notes.append
-    )
+    settings = {"min_gap": 4, "frames": 2, "steps": 1, "tune_steps": 0, "decoder_steps": 0}
+    options = SuiteOptions(dataset, tmp_path / "run", base=str(tiny_base), ablations=True, clips=1, **settings)
+    document, _ = suite.suite(options, note=notes.append)
     assert "photos-3" in document["summary"]["variants"] and "photos-7" not in document["summary"]["variants"]
     assert any("no 7 different frames" in text for text in notes)
 
@@ -294,12 +295,12 @@ def test_bad_requests_are_one_sentence(dataset, tiny_base, tmp_path, capsys):
         (["--tune", "a.mp4", "b.mp4"], 2, "go with --suite"),
         (["--dtype", "float32", "a.mp4", "b.mp4"], 2, "go with --suite"),
         ([], 2, "needs PREDICTED and REFERENCE"),
-        ([*start, "-o", tmp_path / "x", "--against", "uv"], 2, "must be NAME=BASE"),
-        ([*start, "-o", tmp_path / "x", "--against", f"untuned={tiny_base}"], 2, "choose another name for it"),
-        ([*start, "-o", tmp_path / "x", "--against", f"base={tiny_base}"], 2, "choose another name for it"),
+        ([*start, "-o", tmp_path / "x", "--compare", "uv"], 2, "must be NAME=BASE"),
+        ([*start, "-o", tmp_path / "x", "--compare", f"untuned={tiny_base}"], 2, "choose another name for it"),
+        ([*start, "-o", tmp_path / "x", "--compare", f"base={tiny_base}"], 2, "choose another name for it"),
         ([*start, "-o", taken], 1, "holds thesis.txt, but no suite"),
         ([*start, "-o", taken / "thesis.txt"], 1, "is a file"),
-        ([*start, "-o", tmp_path / "x", "--gap", 40], 1, "give a smaller --gap"),
+        ([*start, "-o", tmp_path / "x", "--min-gap", 40], 1, "give a smaller --min-gap"),
         (["--suite", tmp_path / "empty", "--base", tiny_base, "-o", tmp_path / "x"], 1, "holds no clips"),
         (["--suite", tmp_path / "gone", "--base", tiny_base, "-o", tmp_path / "x"], 1, "is no folder of clips"),
         (["--suite", dataset, "--base", tmp_path / "gone", "-o", tmp_path / "y"], 1, "gone"),
@@ -310,7 +311,7 @@ def test_bad_requests_are_one_sentence(dataset, tiny_base, tmp_path, capsys):
         assert sentence in err and err.count("\n") == 1, err
     assert (taken / "thesis.txt").read_text() == "mine"
     with pytest.raises(UsageError):
-        suite.run_suite(dataset, tmp_path / "x", base=str(tiny_base), against={"copied": str(tiny_base)})
+        suite.suite(SuiteOptions(dataset, tmp_path / "x", base=str(tiny_base), compare={"copied": str(tiny_base)}))
 
 
 # ---- the report

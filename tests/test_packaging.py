@@ -91,7 +91,9 @@ def test_the_page_on_the_index_leads_somewhere(wheel):
 
 def test_the_repository_is_named_alike_everywhere():
     files = [*ROOT.glob("*.md"), *ROOT.glob("*.cff"), *ROOT.glob("*.toml"), *(ROOT / ".github").rglob("*.yml")]
-    named = {match for file in files for match in re.findall(r"https://github\.com/[\w.-]+/dreampose-cli\b", read(file))}
+    named = {
+        match for file in files for match in re.findall(r"https://github\.com/[\w.-]+/dreampose-cli\b", read(file))
+    }
     assert named == {REPOSITORY}
     assert f"version: {__version__}\n" in read(ROOT / "CITATION.cff")
 

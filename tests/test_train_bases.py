@@ -19,7 +19,7 @@ from dreampose_cli.training import recipes
 from dreampose_cli.training.loop import LoopSettings
 from dreampose_cli.training.model_card import MARK
 from dreampose_cli.workflows import train as phase1
-from dreampose_cli.workflows.options import RenderOptions
+from dreampose_cli.workflows.options import RenderOptions, TrainOptions
 
 QUICK = {"max_steps": 2, "batch_size": 2, "device": "cpu"}
 
@@ -40,7 +40,9 @@ def tiny_mini(monkeypatch):
 
 def test_a_base_is_trained_further_whole_but_for_its_vae(clips, tiny_base, tmp_path):
     out = tmp_path / "better"
-    result = phase1.train(clips, out, preset="mini", base=str(tiny_base), learning_rate=2.0, ema=0.0, **QUICK)
+    result = phase1.train(
+        TrainOptions(clips, out, preset="mini", base=str(tiny_base), learning_rate=2.0, ema=0.0, **QUICK)
+    )
     assert (result.path, result.steps, result.finished) == (out, 2, True)
     before, after = load_base(tiny_base), load_base(out)
     assert same(before.vae, after.vae)
@@ -53,7 +55,7 @@ def test_a_base_is_trained_further_whole_but_for_its_vae(clips, tiny_base, tmp_p
 def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path):
     out, notes = tmp_path / "mine", []
     options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu", "validate_every": 2}
-    result = phase1.train(clips, out, max_steps=4, note=notes.append, **options)
+    result = phase1.train(TrainOptions(clips, out, max_steps=4, **options), note=notes.append)
     with (out / "validation" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["2", "4"] and 0 < float(rows[-1]["l1"]) < 1
@@ -67,7 +69,7 @@ def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path)
     provenance = read_config(out).provenance
     assert provenance["samples"] == 8 and provenance["validation"]["frames"] == 2
     (out / "README.md").write_text("# mine\n")
-    longer = phase1.train(clips, out, max_steps=6, resume=True, note=notes.append, **options)
+    longer = phase1.train(TrainOptions(clips, out, max_steps=6, resume=True, **options), note=notes.append)
     assert longer.steps == 6 and read_config(out).provenance["samples"] == 12
     assert (out / "README.md").read_text() == "# mine\n"
     assert any("was not written by dreampose" in note for note in notes)
@@ -76,18 +78,20 @@ def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path)
 
 def test_a_card_that_was_changed_is_kept(clips, tiny_base, tmp_path):
     out, notes = tmp_path / "mine", []
-    options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu", "note": notes.append}
-    phase1.train(clips, out, max_steps=1, **options)
+    options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu"}
+    phase1.train(TrainOptions(clips, out, max_steps=1, **options), note=notes.append)
     card = out / "README.md"
-    phase1.train(clips, out, max_steps=2, resume=True, **options)  # nobody has touched it: written anew, and no more
+    phase1.train(
+        TrainOptions(clips, out, max_steps=2, resume=True, **options)
+    )  # nobody has touched it: written anew, and no more
     assert "| network | 2 | 2 |" in card.read_text() and not list(out.glob("README.md.old*"))
     changed = card.read_text() + "\nThanks to all who danced.\n"
     card.write_text(changed)
-    phase1.train(clips, out, max_steps=3, resume=True, **options)
+    phase1.train(TrainOptions(clips, out, max_steps=3, resume=True, **options), note=notes.append)
     assert "| network | 3 | 2 |" in card.read_text() and (out / "README.md.old").read_text() == changed
     assert sum("was changed by hand; it is kept as README.md.old beside" in note for note in notes) == 1
     card.write_text(changed)
-    phase1.train(clips, out, max_steps=1, overwrite=True, **options)
+    phase1.train(TrainOptions(clips, out, max_steps=1, overwrite=True, **options), note=notes.append)
     assert "| network | 1 | 2 |" in card.read_text()
     assert [(out / f"README.md.old{i}").read_text() for i in ("", "1")] == [changed, changed]
     assert [p.name for p in (out / "checkpoints/network").glob("step-*")] == ["step-00000001"]
@@ -101,17 +105,17 @@ def test_a_licence_and_an_origin_are_handed_down(clips, tiny_base, tiny_mini, tm
     config["provenance"] = {"stable_diffusion": "some/diffusion@0123", "licence": "CreativeML OpenRAIL-M"}
     (tmp_path / "start/base.json").write_text(json.dumps(config))
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
-    phase1.train(clips, first, preset="mini", base=str(tmp_path / "start"), **QUICK)
+    phase1.train(TrainOptions(clips, first, preset="mini", base=str(tmp_path / "start"), **QUICK))
     about = read_config(first).provenance
     assert about["licence"] == "CreativeML OpenRAIL-M"
     assert (about["from"]["base"], about["from"]["revision"]) == ("tiny", revision(tmp_path / "start"))
-    phase1.train(clips, second, preset="mini", base=str(first), **QUICK)
+    phase1.train(TrainOptions(clips, second, preset="mini", base=str(first), **QUICK))
     card = (second / "README.md").read_text()
     assert read_config(second).provenance["from"]["from"]["stable_diffusion"] == "some/diffusion@0123"
     assert "base_model: some/diffusion\n" in card and "license: creativeml-openrail-m" in card
     assert f"1. first (revision {revision(first)}; made by `dreampose train --preset mini`" in card
     assert "2. tiny (revision" in card and card.endswith("## Licence\n\nCreativeML OpenRAIL-M\n")
-    phase1.train(clips, third, preset="mini", vae=str(first), **QUICK)  # its autoencoder alone
+    phase1.train(TrainOptions(clips, third, preset="mini", vae=str(first), **QUICK))  # its autoencoder alone
     assert read_config(third).provenance["licence"] == "CreativeML OpenRAIL-M"
     assert (
         f"1. the autoencoder of first (revision {revision(first)}; licence: CreativeML"
@@ -122,17 +126,19 @@ def test_a_licence_and_an_origin_are_handed_down(clips, tiny_base, tiny_mini, tm
 def test_a_licence_that_was_stated_by_hand_stays(clips, tiny_base, tmp_path):
     out = tmp_path / "mine"
     options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu"}
-    phase1.train(clips, out, max_steps=1, **options)
+    phase1.train(TrainOptions(clips, out, max_steps=1, **options))
     assert (
         "Not stated." in (out / "README.md").read_text() and "began from have a say" in (out / "README.md").read_text()
     )
     config = json.loads((out / "base.json").read_text())
     config["provenance"]["licence"] = "CC BY 4.0"
     (out / "base.json").write_text(json.dumps(config))
-    phase1.train(clips, out, max_steps=2, resume=True, **options)
+    phase1.train(TrainOptions(clips, out, max_steps=2, resume=True, **options))
     assert read_config(out).provenance["licence"] == "CC BY 4.0"
     assert (out / "README.md").read_text().endswith("CC BY 4.0\n")
-    phase1.train(clips, out, max_steps=1, overwrite=True, **options)  # other weights, which nobody has licensed yet
+    phase1.train(
+        TrainOptions(clips, out, max_steps=1, overwrite=True, **options)
+    )  # other weights, which nobody has licensed yet
     assert "licence" not in read_config(out).provenance
 
 
@@ -140,7 +146,9 @@ def test_without_a_test_list_nothing_is_scored(clips, tiny_base, tmp_path):
     shutil.copytree(clips / "train", tmp_path / "data")
     notes = []
     out = tmp_path / "out"
-    result = phase1.train(tmp_path / "data", out, preset="mini", base=str(tiny_base), note=notes.append, **QUICK)
+    result = phase1.train(
+        TrainOptions(tmp_path / "data", out, preset="mini", base=str(tiny_base), **QUICK), note=notes.append
+    )
     assert result.scores is None and not (out / "validation" / "scores.csv").exists()
     assert (out / "validation" / "00000002.png").exists()  # of clips that were trained on, to look at
     assert "None: there were no clips beside those" in (out / "README.md").read_text()
@@ -148,10 +156,10 @@ def test_without_a_test_list_nothing_is_scored(clips, tiny_base, tmp_path):
 
 
 ABLATIONS = {
-    "one-pose": ({"window": 1}, ("poses", "count", 1)),
+    "one-pose": ({"pose_window": 1}, ("poses", "count", 1)),
     "uv": ({"pose_channels": "uv"}, ("poses", "channels", "uv")),
-    "clip-only": ({"vae_tokens": False, "photo_channels": "none"}, ("photo", "vae_tokens", False)),
-    "latents": ({"photo_channels": "latents"}, ("photo", "unet_channels", "latents")),
+    "clip-only": ({"clip_only": True, "unet_image_input": "none"}, ("photo", "vae_tokens", False)),
+    "latents": ({"unet_image_input": "latents"}, ("photo", "unet_channels", "latents")),
 }
 
 
@@ -159,7 +167,7 @@ ABLATIONS = {
 def test_ablations_are_options_and_share_an_autoencoder(name, clips, clip, tiny_base, tiny_mini, tmp_path):
     options, (part, key, value) = ABLATIONS[name]
     out = tmp_path / name
-    phase1.train(clips, out, preset="mini", vae=str(tiny_base), **options, **QUICK)
+    phase1.train(TrainOptions(clips, out, preset="mini", vae=str(tiny_base), **options, **QUICK))
     base = load_base(out)
     assert getattr(getattr(base.config, part), key) == value
     differing = {
@@ -183,7 +191,7 @@ def test_ablations_are_options_and_share_an_autoencoder(name, clips, clip, tiny_
 
 def test_a_bases_conditioning_is_settled(clips, tiny_base, tmp_path):
     with pytest.raises(UsageError, match="conditioning is settled"):
-        phase1.train(clips, tmp_path / "out", base=str(tiny_base), window=1, **QUICK)
+        phase1.train(TrainOptions(clips, tmp_path / "out", base=str(tiny_base), pose_window=1, **QUICK))
     assert not (tmp_path / "out").exists()
 
 
@@ -193,7 +201,7 @@ def test_the_paper_preset_is_the_papers_recipe(clips, tiny_base, tmp_path):
     assert recipes.in_epochs(paper, 5.0, None, 1000).steps == 313  # 5 x 1000 frames, 16 at a time
     assert phase1.Dropout() == phase1.Dropout(image=0.05, pose=0.05, both=0.05)
     out = tmp_path / "out"
-    phase1.train(clips, out, base=str(tiny_base), epochs=0.1, batch_size=2, ema=0.9, device="cpu")
+    phase1.train(TrainOptions(clips, out, base=str(tiny_base), epochs=0.1, batch_size=2, ema=0.9, device="cpu"))
     state = json.loads((out / "checkpoints/network/step-00000002/state.json").read_text())  # 2.4 frames
     assert state["settings"]["preset"] == "paper" and state["settings"]["learning_rate"] == 5e-6
     assert state["settings"]["ema"] == 0.9 and (out / "checkpoints/network/step-00000002/average.safetensors").exists()
@@ -204,10 +212,10 @@ def test_the_paper_preset_is_the_papers_recipe(clips, tiny_base, tmp_path):
 def test_changed_settings_are_refused_before_the_data_is_touched(clips, tiny_base, tmp_path, monkeypatch):
     out = tmp_path / "out"
     options = {"preset": "mini", "base": str(tiny_base), "device": "cpu", "resume": True}
-    phase1.train(clips, out, max_steps=1, batch_size=2, **options)
+    phase1.train(TrainOptions(clips, out, max_steps=1, batch_size=2, **options))
     monkeypatch.setattr(phase1, "prepare_frames", lambda *_, **__: pytest.fail("the data was prepared"))
     with pytest.raises(TrainingError) as refused:
-        phase1.train(clips, out, max_steps=3, batch_size=3, seed=4, learning_rate=1e-4, **options)
+        phase1.train(TrainOptions(clips, out, max_steps=3, batch_size=3, seed=4, learning_rate=1e-4, **options))
     for words in ("learning_rate was 0.0008 and is 0.0001", "batch_size was 2 and is 3", "seed was 0 and is 4"):
         assert words in str(refused.value)
 
@@ -219,7 +227,9 @@ def from_nothing(clips, tiny_mini, tmp_path, monkeypatch):
     out, notes = tmp_path / "out", []
 
     def again(folder=out, **options):
-        return phase1.train(clips, folder, **({"batch_size": 2, "device": "cpu", "note": notes.append} | options))
+        return phase1.train(
+            TrainOptions(clips, folder, **{"batch_size": 2, "device": "cpu", **options}), note=notes.append
+        )
 
     again(max_steps=2)
     return again, out, notes
@@ -294,10 +304,10 @@ def test_other_data_is_refused(clips, tiny_base, tmp_path):
     data, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(clips, data)
     options = {"preset": "mini", "base": str(tiny_base), "device": "cpu", "batch_size": 2, "resume": True}
-    phase1.train(data, out, max_steps=1, **options)
+    phase1.train(TrainOptions(data, out, max_steps=1, **options))
     shutil.rmtree(sorted((data / "train").iterdir())[0])
     with pytest.raises(TrainingError, match=r"data was [0-9a-f]{16} and is [0-9a-f]{16}"):
-        phase1.train(data, out, max_steps=2, **options)
+        phase1.train(TrainOptions(data, out, max_steps=2, **options))
 
 
 def test_too_little_room_for_checkpoints_is_said_first(clips, tiny_base, tmp_path, monkeypatch):
@@ -305,7 +315,7 @@ def test_too_little_room_for_checkpoints_is_said_first(clips, tiny_base, tmp_pat
     full = real(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full if path == out else real(path))
     with pytest.raises(TrainingError, match=r"3 checkpoints take [\d.]+ [GM]B, and 1.0 MB are free.*--keep"):
-        phase1.train(clips, out, preset="mini", base=str(tiny_base), **QUICK)
+        phase1.train(TrainOptions(clips, out, preset="mini", base=str(tiny_base), **QUICK))
 
 
 def test_a_step_must_divide_among_processes_and_parts():
@@ -324,7 +334,7 @@ def test_contradictions_are_usage_errors(tmp_path, capsys):
         ("--preset mini --base mini --vae mini", "has no autoencoder yet"),
         ("--epochs 1 --max-steps 3", "both say how far"),
         ("--preset mini --image-encoder x", "--image-encoder goes with"),
-        ("--window 4", "--window is 4"),
+        ("--pose-window 4", "--pose-window is 4"),
         ("--ema 1", "--ema is 1"),
         ("--stage estimator", "has no stage estimator"),
     ):
@@ -359,7 +369,7 @@ def test_tensorboard_gets_the_figures(clips, tiny_base, tmp_path):
     pytest.importorskip("tensorboard")
     out = tmp_path / "out"
     options = {"preset": "mini", "base": str(tiny_base), "batch_size": 1, "device": "cpu", "tracker": "tensorboard"}
-    phase1.train(clips, out, max_steps=20, validate_every=20, **options)
+    phase1.train(TrainOptions(clips, out, max_steps=20, validate_every=20, **options))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (file,) = (out / "logs").rglob("events.*.0")

@@ -19,6 +19,7 @@ from dreampose_cli.training.frames import prepare_frames
 from dreampose_cli.training.loop import Draw, LoopSettings, latest_checkpoint, run
 from dreampose_cli.training.run_dir import Place
 from dreampose_cli.workflows import train as phase1
+from dreampose_cli.workflows.options import TrainOptions
 
 
 class Line(nn.Module):
@@ -93,7 +94,7 @@ def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(starting, "build_mini", lambda seed: build_mini(seed, config))
     monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
     options = {"preset": "mini", "max_steps": 4, "save_every": 2, "batch_size": 2}
-    phase1.train(clips, tmp_path / "whole", **options)
+    phase1.train(TrainOptions(clips, tmp_path / "whole", **options))
     base = load_base(tmp_path / "whole")
     assert base.config.name == "whole" and base.config.provenance["samples"] == 8
     assert base.config.latent_scale != MINI.latent_scale
@@ -107,10 +108,10 @@ def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
             raise Killed
 
     with pytest.raises(Killed):
-        phase1.train(clips, tmp_path / "cut", progress=kill, **options)
+        phase1.train(TrainOptions(clips, tmp_path / "cut", **options), progress=kill)
     assert not (tmp_path / "cut" / "base.json").exists()
     notes = []
-    phase1.train(clips, tmp_path / "cut", resume=True, note=notes.append, **options)
+    phase1.train(TrainOptions(clips, tmp_path / "cut", resume=True, **options), note=notes.append)
     assert any("step-00000002" in note for note in notes)
     for stage in ("vae", "network"):
         assert curve(tmp_path / "cut/checkpoints" / stage) == curve(tmp_path / "whole/checkpoints" / stage)
@@ -118,10 +119,10 @@ def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
     for name, module in base.components().items():
         for key, value in module.state_dict().items():
             assert torch.equal(value, again.components()[name].state_dict()[key]), (name, key)
-    assert phase1.train(clips, tmp_path / "cut", resume=True, note=notes.append, **options).finished
+    assert phase1.train(TrainOptions(clips, tmp_path / "cut", resume=True, **options), note=notes.append).finished
     assert "finished already" in notes[-1]
     with pytest.raises(OutputExistsError, match="--resume"):
-        phase1.train(clips, tmp_path / "cut", **options)
+        phase1.train(TrainOptions(clips, tmp_path / "cut", **options))
 
 
 def test_one_stage_at_a_time(clips, tmp_path, monkeypatch):
@@ -131,25 +132,25 @@ def test_one_stage_at_a_time(clips, tmp_path, monkeypatch):
     options = {"preset": "mini", "max_steps": 2, "batch_size": 2}
     out, notes = tmp_path / "base", []
     with pytest.raises(TrainingError, match="vae comes first"):
-        phase1.train(clips, out, stages=["network"], **options)
+        phase1.train(TrainOptions(clips, out, stages=["network"], **options))
     assert not out.exists()
     with pytest.raises(UsageError, match="has no stage estimator"):
-        phase1.train(clips, out, stages=["estimator"], **options)
-    result = phase1.train(clips, out, stages=["vae"], note=notes.append, **options)
+        phase1.train(TrainOptions(clips, out, stages=["estimator"], **options))
+    result = phase1.train(TrainOptions(clips, out, stages=["vae"], **options), note=notes.append)
     assert not result.finished and result.steps == 2 and "--stage network --resume" in notes[-1]
     assert not (out / "base.json").exists() and not (out / "checkpoints" / "network").exists()
     with pytest.raises(UsageError, match="leave --overwrite"):
-        phase1.train(clips, out, stages=["network"], overwrite=True, **options)
-    assert phase1.train(clips, out, stages=["network"], resume=True, **options).finished
+        phase1.train(TrainOptions(clips, out, stages=["network"], overwrite=True, **options))
+    assert phase1.train(TrainOptions(clips, out, stages=["network"], resume=True, **options)).finished
     load_base(out)
 
 
 def test_overwrite_clears_nothing_before_the_data_is_there(clips, tmp_path):
     out = tmp_path / "base"
     how = {"preset": "mini", "max_steps": 1, "batch_size": 2, "device": "cpu"}
-    phase1.train(clips, out, **how)
+    phase1.train(TrainOptions(clips, out, **how))
     with pytest.raises(DreamposeError):
-        phase1.train(tmp_path / "gone", out, overwrite=True, **how)
+        phase1.train(TrainOptions(tmp_path / "gone", out, overwrite=True, **how))
     load_base(out)
     assert (out / "checkpoints").exists()
 
@@ -183,7 +184,7 @@ def test_training_leaves_other_peoples_folders_alone(tmp_path):
 
 def test_the_estimator_preset(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(starting, "MINI", dataclasses.replace(MINI, resolution=(48, 32)))
-    phase1.train(clips, tmp_path / "eyes", preset="estimator", max_steps=2, batch_size=2)
+    phase1.train(TrainOptions(clips, tmp_path / "eyes", preset="estimator", max_steps=2, batch_size=2))
     from dreampose_cli.poses.estimator import load_estimator
 
     estimator = load_estimator(str(tmp_path / "eyes"))
@@ -217,9 +218,9 @@ def test_frames_are_prepared_once_and_bad_clips_left_out(clips, tmp_path, cache)
 
 def test_training_needs_clips(tmp_path):
     with pytest.raises(TrainingError, match="no training clips"):
-        phase1.train(tmp_path, tmp_path / "out", preset="mini")
+        phase1.train(TrainOptions(tmp_path, tmp_path / "out", preset="mini"))
     with pytest.raises(UsageError, match="unknown preset"):
-        phase1.train(tmp_path, tmp_path / "out", preset="huge")
+        phase1.train(TrainOptions(tmp_path, tmp_path / "out", preset="huge"))
 
 
 def test_conditions_are_dropped_sample_by_sample():

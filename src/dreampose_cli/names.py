@@ -45,7 +45,9 @@ def check_name(name: str) -> str:
             "beginning with a letter or a digit."
         )
     if _WINDOWS_DEVICE.fullmatch(name) or name.endswith("."):
-        raise UsageError(f"{name!r} cannot be a name: Windows has no such folder, so it could not be moved there; use another.")
+        raise UsageError(
+            f"{name!r} cannot be a name: Windows has no such folder, so it could not be moved there; use another."
+        )
     return name
 
 

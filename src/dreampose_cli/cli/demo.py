@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..workflows.options import DemoOptions
 from . import options
 from .output import Output, duration, table
 
@@ -34,10 +35,10 @@ def demo(
       dreampose demo --seed 3 -o another/
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..workflows.demo import run
+    from ..workflows.demo import demo as show
 
     with out.progress(None, "demo") as progress:
-        shown = run(output, seed=seed, device=device, dtype=dtype, progress=progress, note=out.note)
+        shown = show(DemoOptions(output, seed, device, dtype), progress=progress, note=out.note)
     for line in _figures(shown):
         out.note(line)
     out.note("now the same by yourself, with its photo and dance:")

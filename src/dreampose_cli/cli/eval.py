@@ -20,6 +20,7 @@ from ..evaluation.metric_registry import (
     parse_size,
 )
 from ..names import check_name
+from ..workflows.options import EvalOptions, SuiteOptions
 from . import options
 from .output import Output, plain, table
 
@@ -87,12 +88,12 @@ def eval(
     base: options.Base = None,
     tune: Annotated[bool, typer.Option("--tune", help="Also tune each clip's subject on its photo.")] = False,
     ablations: Annotated[bool, typer.Option("--ablations", help="Also the paper's ablations on the base.")] = False,
-    against: Annotated[
-        list[str] | None, typer.Option("--against", metavar="NAME=BASE", help="Another base beside it.")
+    compare: Annotated[
+        list[str] | None, typer.Option("--compare", metavar="NAME=BASE", help="Another base beside it.")
     ] = None,
     clips: Annotated[int | None, options.whole("--clips", "N", "Only so many clips.", 1, default="all")] = None,
-    gap: Annotated[
-        int | None, options.whole("--gap", "N", "Frames from photo to rendering.", 1, default="50, or half a clip")
+    min_gap: Annotated[
+        int | None, options.whole("--min-gap", "N", "Frames from photo to rendering.", 1, default="50, or half a clip")
     ] = None,
     frames: Annotated[int, options.whole("--frames", "N", "Frames rendered of a clip.", 1)] = 50,
     steps: options.Steps = None,
@@ -136,9 +137,9 @@ def eval(
         if predicted is not None or per_frame is not None or poses is not None or align_by != "index":
             raise UsageError("--suite makes what it compares: leave out clips, --per-frame, --poses and --align-by.")
         output = output or Path(f"{suite.resolve().name}-suite")
-    elif output is not None or tune or ablations or against or base is not None or dtype != "auto":
-        raise UsageError("-o, --base, --tune, --ablations, --against and --dtype go with --suite DATASET.")
-    rivals = _rivals(against or [])
+    elif output is not None or tune or ablations or compare or base is not None or dtype != "auto":
+        raise UsageError("-o, --base, --tune, --ablations, --compare and --dtype go with --suite DATASET.")
+    rivals = _rivals(compare or [])
     from .. import media
     from ..evaluation.results import check_file, write_per_frame
 
@@ -148,44 +149,50 @@ def eval(
         if file is not None and not (file.parent == output and not output.exists()):  # -o makes its folder first
             check_file(file, overwrite)
     if suite is not None:
-        from ..workflows.suite import SuiteSettings, run_suite
+        from ..workflows.suite import suite as run_suite
 
+        asked = SuiteOptions(
+            suite,
+            output,
+            base=base,
+            compare=rivals,
+            tune=tune,
+            ablations=ablations,
+            clips=clips,
+            min_gap=min_gap,
+            frames=frames,
+            size=pixels,
+            seed=seed,
+            steps=steps,
+            tune_steps=tune_steps,
+            decoder_steps=decoder_steps,
+            metrics=wanted,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            command=shlex.join(["dreampose", *sys.argv[1:]]),
+        )
         with out.progress(None, "suite") as progress:
-            document, found = run_suite(
-                suite,
-                output,
-                base=base,
-                against=rivals,
-                tuned=tune,
-                ablations=ablations,
-                clips=clips,
-                settings=SuiteSettings(gap, frames, pixels, seed, steps, tune_steps, decoder_steps, dtype),
-                metrics=wanted,
-                batch_size=batch_size,
-                device=device,
-                command=shlex.join(["dreampose", *sys.argv[1:]]),
-                progress=progress,
-                note=out.note,
-            )
+            document, found = run_suite(asked, progress=progress, note=out.note)
         title = f"{document['bases']['base']['name']} on {suite.name}"
         lines, shown = suite_lines(document), found.document() | document  # of the main row the keys that all have
     else:
-        from ..evaluation.scoring import evaluate
+        from ..workflows.evaluate import evaluate
 
         document = None
+        score = EvalOptions(
+            predicted,
+            reference,
+            size=pixels,
+            align_by=align_by,
+            metrics=wanted,
+            poses=poses,
+            device=device,
+            keep_frames=per_frame is not None or report is not None,
+            keep_pictures=report is not None,
+        )
         with out.progress(None, "scoring") as progress:
-            found = evaluate(
-                predicted,
-                reference,
-                size=pixels,
-                align_by=align_by,
-                poses=poses,
-                metrics=wanted,
-                device=device,
-                keep_frames=per_frame is not None or report is not None,
-                keep_pictures=report is not None,
-                progress=progress,
-            )
+            found = evaluate(score, progress=progress)
         title = f"{predicted.name} against {reference.name}"
         lines, shown = lines_of(found), found.document()
     for warning in found.warnings:
@@ -208,9 +215,9 @@ def _rivals(texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, _, source = text.partition("=")
         if not source:
-            raise UsageError(f"--against is {text!r}, but must be NAME=BASE, such as uv=bases/uv.")
+            raise UsageError(f"--compare is {text!r}, but must be NAME=BASE, such as uv=bases/uv.")
         if check_name(name) in found:
-            raise UsageError(f"--against names {name} twice.")
+            raise UsageError(f"--compare names {name} twice.")
         found[name] = source
     return found
 

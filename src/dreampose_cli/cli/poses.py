@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import BaseError
 from ..names import POSE_FORMATS
+from ..workflows.options import PosesOptions
 from . import options
 from .output import Output, plain
 
@@ -70,47 +69,25 @@ def poses(
     options.check_span(start, end)
     pixels = None if size is None else options.pixels(size)
     options.trust_estimator(estimator, trust_code)
-    from ..poses.extraction import extract
+    asked = PosesOptions(
+        source,
+        output,
+        format=format,
+        estimator=estimator,
+        estimator_size=estimator_size,
+        person=person,
+        size=pixels,
+        fps=fps,
+        start=start,
+        end=end,
+        preview=preview,
+        device=device,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+    from ..workflows.poses import poses as write_poses
 
     with out.progress(None, "finding poses") as progress:
-        found = extract(
-            source,
-            output,
-            estimator=estimator or _estimator_of_base(source, progress, out.note),
-            estimator_size=estimator_size,
-            person=person,
-            size=pixels,
-            format=format,
-            fps=fps,
-            start=start,
-            end=end,
-            device=device,
-            dtype=dtype,
-            overwrite=overwrite,
-            preview=preview,
-            progress=progress,
-            note=out.note,
-        )
+        found = write_poses(asked, progress=progress, note=out.note)
     height, width = found.size
     out.result(found.path, {**plain(found), "size": {"width": width, "height": height}})
-
-
-def _estimator_of_base(source: Path, progress, note) -> str:
-    """The estimator of the base that `render` would take; mini where there are several to choose from.
-
-    Where the source holds poses no estimator is needed, and no base is looked for.
-    """
-    from ..bases.config import read_config
-    from ..bases.registry import resolve_base
-    from ..poses.files import is_pose_source
-
-    if is_pose_source(source):
-        return "mini"
-    named = bool(os.environ.get("DREAMPOSE_BASE"))
-    try:
-        return read_config(resolve_base(None, note if named else None, progress)).estimator
-    except BaseError as error:
-        if named:
-            raise
-        note(f"{error} The estimator is mini, which knows mannequins only, unless --estimator says otherwise.")
-        return "mini"

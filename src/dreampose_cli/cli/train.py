@@ -11,6 +11,7 @@ import typer
 from ..errors import TrainingStopped, UsageError
 from ..names import PHOTO_CHANNELS, POSE_CHANNELS, PRESETS, STAGES, TRACKERS, check_choice
 from ..training.launcher_env import local_rank, process_rank
+from ..workflows.options import TrainOptions
 from . import options
 from .output import Output, duration
 
@@ -24,7 +25,7 @@ def _stages(values: list[str] | None) -> list[str] | None:
 
 def _window(value: int | None) -> int | None:
     if value is not None and (value % 2 == 0 or not 1 <= value <= 25):
-        raise UsageError(f"--window is {value}, but must be an odd number from 1 to 25.")
+        raise UsageError(f"--pose-window is {value}, but must be an odd number from 1 to 25.")
     return value
 
 
@@ -75,19 +76,19 @@ def train(
     ] = None,
     estimator: options.Estimator = None,
     trust_code: options.TrustCode = False,
-    window: Annotated[
+    pose_window: Annotated[
         int | None,
         typer.Option(
-            "--window", metavar="N", help="Poses in a window, such as 1.", callback=_window, show_default=PRESET
+            "--pose-window", metavar="N", help="Poses in a window, such as 1.", callback=_window, show_default=PRESET
         ),
     ] = None,
     pose_channels: Annotated[
         str | None, _choice("--pose-channels", "channels", POSE_CHANNELS, "uv or iuv.", PRESET)
     ] = None,
-    photo_channels: Annotated[
-        str | None, _choice("--photo-channels", "channels", PHOTO_CHANNELS, "none, latents or surface.", PRESET)
+    unet_image_input: Annotated[
+        str | None, _choice("--unet-image-input", "channels", PHOTO_CHANNELS, "none, latents or surface.", PRESET)
     ] = None,
-    no_vae_tokens: Annotated[bool, typer.Option("--no-vae-tokens", help="Condition on CLIP's tokens alone.")] = False,
+    clip_only: Annotated[bool, typer.Option("--clip-only", help="Condition on CLIP's tokens alone.")] = False,
     stages: Annotated[
         list[str] | None,
         typer.Option(
@@ -143,8 +144,8 @@ def train(
         int | None,
         options.whole("--batch-size", "N", "Samples at once in each process.", 1, default="preset's, divided"),
     ] = None,
-    accumulate: Annotated[
-        int | None, options.whole("--accumulate", "N", "Compute each step in N parts.", 1, default="1")
+    gradient_accumulation_steps: Annotated[
+        int | None, options.whole("--gradient-accumulation-steps", "N", "Compute each step in N parts.", 1, default="1")
     ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -157,10 +158,15 @@ def train(
     tracker: Annotated[
         str | None, _choice("--tracker", "tracker", TRACKERS, "tensorboard: write BASE/logs for it.", "none")
     ] = None,
-    workers: Annotated[
-        int, options.whole("--workers", "N", "Processes that prepare clips.", 1, 512, default="one a core, at most 8")
+    prepare_workers: Annotated[
+        int,
+        options.whole(
+            "--prepare-workers", "N", "Processes that prepare clips.", 1, 512, default="one a core, at most 8"
+        ),
     ] = WORKERS,
-    loaders: Annotated[int, options.whole("--loaders", "N", "Threads that load samples ahead.", 0, 512)] = 2,
+    prefetch_threads: Annotated[
+        int, options.whole("--prefetch-threads", "N", "Threads that load samples ahead.", 0, 512)
+    ] = 2,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -184,46 +190,45 @@ def train(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other: one keeps what is in -o, the other removes it.")
     options.trust_estimator(estimator, trust_code)
+    asked = TrainOptions(
+        videos,
+        output,
+        preset=preset,
+        base=base,
+        image_encoder=image_encoder,
+        vae=vae,
+        photos=photos,
+        estimator=estimator,
+        pose_window=pose_window,
+        pose_channels=pose_channels,
+        unet_image_input=unet_image_input,
+        clip_only=clip_only,
+        epochs=epochs,
+        max_steps=max_steps,
+        save_every=save_every,
+        keep=keep,
+        validate_every=validate_every,
+        batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        learning_rate=learning_rate,
+        ema=ema,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+        dtype=dtype,
+        gradient_checkpointing=gradient_checkpointing,
+        eight_bit_adam=eight_bit_adam,
+        stages=stages,
+        tracker=tracker,
+        prepare_workers=prepare_workers,
+        prefetch_threads=prefetch_threads,
+    )
     from ..workflows.train import train as train_base
 
     try:
         with out.progress(None, "training") as progress:
-            trained = train_base(
-                videos,
-                output,
-                preset=preset,
-                base=base,
-                image_encoder=image_encoder,
-                vae=vae,
-                photos=photos,
-                estimator=estimator,
-                window=window,
-                pose_channels=pose_channels,
-                photo_channels=photo_channels,
-                vae_tokens=False if no_vae_tokens else None,
-                epochs=epochs,
-                max_steps=max_steps,
-                save_every=save_every,
-                keep=keep,
-                validate_every=validate_every,
-                batch_size=batch_size,
-                accumulate=accumulate,
-                learning_rate=learning_rate,
-                ema=ema,
-                seed=seed,
-                resume=resume,
-                overwrite=overwrite,
-                device=device,
-                dtype=dtype,
-                gradient_checkpointing=gradient_checkpointing,
-                eight_bit_adam=eight_bit_adam,
-                stages=stages,
-                tracker=tracker,
-                workers=workers,
-                loaders=loaders,
-                progress=progress,
-                note=out.note,
-            )
+            trained = train_base(asked, progress=progress, note=out.note)
     except TrainingStopped as stopped:
         out.note(f"{stopped} The same command with --resume goes on.")
         raise typer.Exit(stopped.exit_code) from None

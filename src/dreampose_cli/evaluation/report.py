@@ -34,7 +34,7 @@ PLOTTED = ("ssim", "l1", "psnr", "lpips_alex", "lpips_vgg", "vgg", "clip", "shar
 def write_report(path: Path, evaluation: Evaluation, *, title: str, suite: dict[str, Any] | None = None) -> Path:
     """Write the report of an evaluation (made with `keep_frames` and `keep_pictures`), whole or not at all.
 
-    `suite`: what `suite.run_suite` returns, for its tables and bars.
+    `suite`: the document of a suite, for its tables and bars.
     """
     return write_text(path, _page(evaluation, title, suite))
 

@@ -108,8 +108,8 @@ def starting_point(
             raise UsageError(f"{base} is a base, which has an image encoder; leave --image-encoder out.")
         if shape not in (None, Shape()):
             raise UsageError(
-                f"{base} is a base, whose conditioning is settled; --window, --pose-channels, --photo-channels and "
-                "--no-vae-tokens are for one that begins from nothing or from a Stable Diffusion."
+                f"{base} is a base, whose conditioning is settled; --pose-window, --pose-channels, --unet-image-input and "
+                "--clip-only are for one that begins from nothing or from a Stable Diffusion."
             )
         start = resolve_base(base, note, progress)
         model = load_base(start)

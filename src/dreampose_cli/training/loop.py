@@ -257,7 +257,9 @@ def _feed(task, settings: LoopSettings, crew: Crew, first: int, loaders: int) ->
     load = getattr(task, "load", None)
     if load is None:
         if parts > 1:
-            raise UsageError("this training draws whole steps and cannot be divided; leave --accumulate out.")
+            raise UsageError(
+                "this training draws whole steps and cannot be divided; leave --gradient-accumulation-steps out."
+            )
         steps = range(first, settings.steps)
         return Loader(((lambda step=step: Draw.of(settings.seed, step)) for step in steps), 0)
     if settings.batch_size % parts:

@@ -257,7 +257,7 @@ def _results(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, str | None,
     except BrokenProcessPool as error:
         raise TrainingError(
             "a process that prepared clips was killed, perhaps for want of memory; run the command again, which goes on "
-            "with the clips that are missing, with fewer --workers."
+            "with the clips that are missing, with fewer --prepare-workers."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

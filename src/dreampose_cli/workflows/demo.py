@@ -12,7 +12,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,8 @@ from ..media.metadata import NOTICE
 from ..poses.extraction import extract
 from ..poses.files import open_poses
 from ..poses.visualize import colour
-from .options import RenderOptions, TuneOptions
+from ..reporting import Note, Progress, no_note
+from .options import DemoOptions, RenderOptions, TuneOptions
 from .render import render
 from .tune import tune
 
@@ -37,26 +37,15 @@ FPS = 12.0
 ENLARGE = 3
 OWN = ("photo.png", "dance.mp4", "dance.poses", "result.mp4", "out.mp4", "strip.png", "metrics.json")
 
-Progress = Callable[[int, int | None, str], None]
-Note = Callable[[str], None]
 
-
-def run(
-    output: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "auto",
-    progress: Progress | None = None,
-    note: Note | None = None,
-) -> dict:
-    """Run the demo into the folder `output`, replacing an earlier demo there; returns what metrics.json holds.
+def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note | None = None) -> dict:
+    """Run the demo, replacing an earlier one in its folder; returns what metrics.json holds.
 
     metrics.json: "untuned" and "tuned", each l1, ssim, psnr against the truth (RGB in [0, 1], the base's resolution,
     means over frames), and "seconds" for tune and render. Raises OutputError for a folder that holds other files.
     """
-    note = note or (lambda text: None)
-    output = Path(output)
+    note = note or no_note
+    output, seed, how = Path(options.output), options.seed, {"device": options.device, "dtype": options.dtype}
     media.check_output(f"{output}/", True, owned=OWN.__contains__)
     with (
         media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder,
@@ -65,20 +54,19 @@ def run(
     ):
         photo, truth = _studio(folder, seed)
         poses = extract(
-            folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=device, progress=progress
+            folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=options.device, progress=progress
         )
         note(
             f"dreampose tune photo.png --memory high    # a mannequin no base has seen; {poses.frames} frames of dance"
         )
         started = time.monotonic()
-        options = TuneOptions([photo], base="mini", memory="high", device=device, dtype=dtype)
-        subject = tune(options, progress=progress)
+        subject = tune(TuneOptions([photo], base="mini", memory="high", **how), progress=progress)
         tuned_in = time.monotonic() - started
         note("dreampose render --poses dance.mp4 -o result.mp4")
         shots = {}
         for name, who in (("untuned", {"photo": photo, "base": "mini"}), ("tuned", {"subject": subject.id})):
-            options = RenderOptions([folder / "dance.poses"], f"{folder / name}/", device=device, dtype=dtype, **who)
-            result = render(options, progress=progress)
+            wanted = RenderOptions([folder / "dance.poses"], f"{folder / name}/", **how, **who)
+            result = render(wanted, progress=progress)
             shots[name] = (list(media.open_frames(folder / name)), result.seconds)
             shutil.rmtree(folder / name)
         media.write_frames(folder / "result.mp4", shots["tuned"][0], fps=FPS, metadata={"notice": NOTICE})

@@ -6,8 +6,8 @@ The command line makes them from what was typed; Python callers make them themse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -75,3 +75,138 @@ class RenderOptions:
     dtype: str = "auto"
     overwrite: bool = False
     c2pa_key: Path | None = None
+
+
+@dataclass(frozen=True)
+class PosesOptions:
+    """A pose sequence to be written, from a video, a picture, a folder of frames, or poses in any known form.
+
+    format: "poses" for a .poses file, "iuv" or "dreampose" for a folder. estimator: None for the base's. estimator_size:
+    the short side DensePose sees, in pixels. person: follow the K-th largest. size: (height, width) of a dump's
+    pictures. preview: where to draw the poses as a video.
+    """
+
+    source: Path
+    output: Path
+    format: str = "poses"
+    estimator: str | None = None
+    estimator_size: int | None = None
+    person: int | None = None
+    size: tuple[int, int] | None = None
+    fps: float | None = None
+    start: float | None = None
+    end: float | None = None
+    preview: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A base (or, with preset "estimator", a pose estimator) to be trained from the clips in `videos` into `output`.
+
+    What: `preset`, from `base` (a base, or a Stable Diffusion, folder or Hub repository, to be widened into one with
+    `image_encoder`, a CLIP) or from scratch; `vae` is a base whose autoencoder a new one takes over; `pose_window` (odd),
+    `pose_channels`, `unet_image_input` and `clip_only` are the new base's conditioning. On what: `photos` are folders of
+    photos of one person each, next to the clips; `estimator` finds poses where no file has them; `prepare_workers`
+    processes prepare clips. How: `max_steps` steps in each stage, or `epochs` passes over the training frames, in place
+    of the preset's. A step takes `batch_size` samples at once in each process, `gradient_accumulation_steps` times;
+    without `batch_size` the preset's samples are divided among processes and times. `stages` limits the run to some:
+    those before must be finished in `output`, those after are left for another run. `resume` continues from the newest
+    checkpoint; `prefetch_threads` threads load samples ahead.
+    """
+
+    videos: Path
+    output: Path
+    preset: str | None = None
+    base: str | None = None
+    image_encoder: str | None = None
+    vae: str | None = None
+    photos: Path | None = None
+    estimator: str | None = None
+    pose_window: int | None = None
+    pose_channels: str | None = None
+    unet_image_input: str | None = None
+    clip_only: bool = False
+    stages: Sequence[str] | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    save_every: int | None = None
+    keep: int | None = None
+    validate_every: int | None = None
+    learning_rate: float | None = None
+    ema: float | None = None
+    seed: int = 0
+    resume: bool = False
+    batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    gradient_checkpointing: bool = False
+    eight_bit_adam: bool = False
+    tracker: str | None = None
+    prepare_workers: int = 1
+    prefetch_threads: int = 2
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Clips to be scored against their reference: videos, folders of frames, or folders of clips matched by name.
+
+    size: pixels of the shorter side, None for the reference's own. align_by: "index" or "time". metrics: keys of
+    `evaluation.metric_registry.METRICS`; those of networks may then download their weights; None: what needs none.
+    poses: the reference's, for the metric warp. keep_frames: each frame's values; keep_pictures: the worst and best.
+    """
+
+    predicted: Path
+    reference: Path
+    size: int | None = 256
+    align_by: str = "index"
+    metrics: tuple[str, ...] | None = None
+    poses: Path | None = None
+    device: str = "auto"
+    keep_frames: bool = False
+    keep_pictures: bool = False
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """The paper's protocol on the test clips of a dataset, into the folder `output`, which can be resumed.
+
+    compare: other bases by name. tune: also tune each clip's subject on its photo. clips: the first so many only.
+    min_gap: frames from the photo to the first one rendered; None: the paper's 50, or half of a shorter clip. frames:
+    how many are rendered of a clip. dtype: of tuning and rendering; scores are computed in 32 and 64 bits. command: is
+    recorded in the results.
+    """
+
+    dataset: Path
+    output: Path
+    base: str | None = None
+    compare: Mapping[str, str] = field(default_factory=dict)
+    tune: bool = False
+    ablations: bool = False
+    clips: int | None = None
+    min_gap: int | None = None
+    frames: int = 50
+    size: int | None = 256
+    seed: int = 0
+    steps: int | None = None
+    tune_steps: int | None = None
+    decoder_steps: int | None = None
+    metrics: tuple[str, ...] | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """The demo, into the folder `output`, which an earlier demo may be in."""
+
+    output: Path = Path("dreampose-demo")
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"

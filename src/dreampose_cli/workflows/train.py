@@ -27,6 +27,7 @@ from ..device import autocast_of
 from ..errors import TrainingError, UsageError
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import PoseNet
+from ..reporting import Note, Progress, no_note
 from ..training.autoencoder import AutoencoderTask, latent_statistics
 from ..training.checkpoints import read_state, require_same, step_of
 from ..training.data import counted
@@ -39,10 +40,8 @@ from ..training.loop import LoopResult, LoopSettings, require_eight_bit_adam, ru
 from ..training.pose_estimator_task import PosingTask
 from ..training.recipes import EPOCHS, STAGES, in_epochs, precision_of, preset_of, settle
 from ..training.run_dir import Place
+from .options import TrainOptions
 from .validation import Watch
-
-Progress = Callable[[int, int | None, str], None]
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,109 +55,79 @@ class TrainResult:
     scores: dict[str, float] | None = None
 
 
-def train(
-    videos: Path,
-    output: Path,
-    *,
-    preset: str | None = None,
-    base: str | None = None,
-    image_encoder: str | None = None,
-    vae: str | None = None,
-    photos: Path | None = None,
-    estimator: str | None = None,
-    window: int | None = None,
-    pose_channels: str | None = None,
-    photo_channels: str | None = None,
-    vae_tokens: bool | None = None,
-    epochs: float | None = None,
-    max_steps: int | None = None,
-    save_every: int | None = None,
-    keep: int | None = None,
-    validate_every: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int | None = None,
-    learning_rate: float | None = None,
-    ema: float | None = None,
-    seed: int = 0,
-    resume: bool = False,
-    overwrite: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
-    gradient_checkpointing: bool = False,
-    eight_bit_adam: bool = False,
-    stages: list[str] | None = None,
-    tracker: str | None = None,
-    workers: int = 1,
-    loaders: int = 2,
-    progress: Progress | None = None,
-    note: Note | None = None,
-) -> TrainResult:
-    """Train a base (or, with preset "estimator", an estimator) from the clips in `videos` into the folder `output`.
+def train(options: TrainOptions, *, progress: Progress | None = None, note: Note | None = None) -> TrainResult:
+    """Train a base, or an estimator, stage by stage; what is finished already is left as it is.
 
-    What is trained: `preset`, from `base` (a base, or a Stable Diffusion, folder or Hub repository, to be widened into one
-    with `image_encoder`, a CLIP) or from nothing; `vae` is a base whose autoencoder a new one takes over; `window`,
-    `pose_channels`, `photo_channels` and `vae_tokens` are those of `Shape`.
-    On what: `photos` are folders of photos of one person each, beside the clips; `estimator` finds poses where no file has
-    them; `workers` processes prepare clips.
-    How: `max_steps` steps in each stage, or `epochs` passes over the training frames, in place of the preset's. A step takes
-    `batch_size` samples at once in each process, `accumulate` times; without `batch_size` the preset's samples are divided
-    among processes and times. `stages` limits the run to some: those before must be finished in `output`, those after are
-    left for another run. `resume` goes on from the newest checkpoint; `loaders` threads load samples ahead.
     Processes that accelerate's launcher started train together. Raises BaseError, TrainingError, UsageError, OutputError,
     and TrainingStopped after SIGTERM.
     """
-    preset = preset_of(preset, base, image_encoder, vae, epochs, max_steps)
-    shape = Shape(window, pose_channels, photo_channels, vae_tokens)
-    note = note or (lambda text: None)
+    output, seed = options.output, options.seed
+    preset = preset_of(
+        options.preset, options.base, options.image_encoder, options.vae, options.epochs, options.max_steps
+    )
+    shape = Shape(
+        options.pose_window, options.pose_channels, options.unet_image_input, False if options.clip_only else None
+    )
+    note = note or no_note
     started = time.monotonic()
-    if eight_bit_adam:
+    if options.eight_bit_adam:
         require_eight_bit_adam()
-    crew, where = assemble(device, tracker, output / "logs")
+    crew, where = assemble(options.device, options.tracker, output / "logs")
     if not crew.main:
-        progress, note = None, lambda text: None
-    autocast = autocast_of(precision_of(dtype), where)
-    accumulate = accumulate or int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
-    changes = {"save_every": save_every, "keep": keep, "learning_rate": learning_rate, "ema": ema, "steps": max_steps}
-    changes |= {"seed": seed, "autocast": autocast, "eight_bit_adam": eight_bit_adam, "accumulate": accumulate}
-    settings = {
-        name: settle(name, stage, batch_size, crew.count, changes)
-        for name, stage in STAGES[preset].items()
-        if not (name == "vae" and (base or vae))  # what is taken over is kept
+        progress, note = None, no_note
+    autocast = autocast_of(precision_of(options.dtype), where)
+    accumulate = options.gradient_accumulation_steps or int(
+        os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    )
+    changes = {
+        "save_every": options.save_every,
+        "keep": options.keep,
+        "learning_rate": options.learning_rate,
+        "ema": options.ema,
+        "steps": options.max_steps,
     }
-    if unknown := [name for name in stages or [] if name not in settings]:
+    changes |= {"seed": seed, "autocast": autocast, "eight_bit_adam": options.eight_bit_adam, "accumulate": accumulate}
+    settings = {
+        name: settle(name, stage, options.batch_size, crew.count, changes)
+        for name, stage in STAGES[preset].items()
+        if not (name == "vae" and (options.base or options.vae))  # what is taken over is kept
+    }
+    if unknown := [name for name in options.stages or [] if name not in settings]:
         raise UsageError(f"the preset {preset} has no stage {unknown[0]} here; it has {', '.join(settings)}.")
-    chosen = [name for name in settings if stages is None or name in stages]
+    chosen = [name for name in settings if options.stages is None or name in options.stages]
     marker = ESTIMATOR_CONFIG if preset == "estimator" else CONFIG_FILE
-    if chosen[0] != list(settings)[0] and overwrite:
+    if chosen[0] != list(settings)[0] and options.overwrite:
         raise UsageError(
             f"the stage {chosen[0]} builds on {list(settings)[0]} in {output}; leave --overwrite or --stage out."
         )
-    place = Place(output, marker, resume)
-    inputs = [videos, photos]
-    if not crew.tell(crew.main and _is_to_do(place, list(settings)[-1], max_steps, epochs, overwrite, note, inputs)):
+    place = Place(output, marker, options.resume)
+    inputs = [options.videos, options.photos]
+    if not crew.tell(crew.main and _is_to_do(place, list(settings)[-1], options, note, inputs)):
         return TrainResult(output, 0, 0.0, True)
     settled = place.settled(list(settings), chosen[0])
 
-    start = starting_model(preset, base, image_encoder, vae, shape, estimator, seed, progress, note)
+    start = starting_model(
+        preset, options.base, options.image_encoder, options.vae, shape, options.estimator, seed, progress, note
+    )
     model, known, identity = start.model, start.config, dict(start.identity)
     if model is not None:
         model.to(where)
-        if gradient_checkpointing:
+        if options.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
     for name in settings:  # the data comes later, and may take hours
         if newest := place.newest(name):
             require_same(newest, asdict(settings[name]) | identity)
     with crew.first_here() as first:
         frames = prepare_frames(
-            videos,
+            options.videos,
             known.resolution,
-            photos=photos,
+            photos=options.photos,
             fit=known.fit,
             resize=known.poses.resize,
             parts=known.poses.channels == "iuv" or known.photo.unet_channels == "surface" or model is None,
-            estimator=estimator or known.estimator,
-            device=device,
-            workers=workers,
+            estimator=options.estimator or known.estimator,
+            device=options.device,
+            workers=options.prepare_workers,
             make=first,
             progress=progress,
             note=note,
@@ -168,7 +137,8 @@ def train(
     identity["data"] = frames.key
     count = sum(clip.length for clip in clips)
     settings = {
-        name: in_epochs(stage, epochs or EPOCHS.get(preset), max_steps, count) for name, stage in settings.items()
+        name: in_epochs(stage, options.epochs or EPOCHS.get(preset), options.max_steps, count)
+        for name, stage in settings.items()
     }
     for name, steps in settled.items():
         if chosen[-1] in settled and settings[name].steps > steps:
@@ -182,7 +152,7 @@ def train(
         note(f"{output} is finished already.")
         return TrainResult(output, total, 0.0, True)
     if crew.main:
-        if overwrite and not resume and output.exists():
+        if options.overwrite and not options.resume and output.exists():
             place.clear()  # not before everything else is known to be there
         output.mkdir(parents=True, exist_ok=True)
         place.require_room(model, settings)
@@ -201,13 +171,13 @@ def train(
                 task,
                 settings[name],
                 checkpoints=place.checkpoints / name,
-                resume=resume,
+                resume=options.resume,
                 identity=identity,
                 crew=crew,
-                loaders=loaders,
+                loaders=options.prefetch_threads,
                 progress=_labelled(progress, name),
                 validate=watch,
-                validate_every=validate_every or settings[name].save_every,
+                validate_every=options.validate_every or settings[name].save_every,
                 track=crew.track,
                 stop=stop,
             )
@@ -247,27 +217,20 @@ def train(
     if not crew.main:
         return result(True)
     figures = watch(results["network"].steps)
-    provenance = provenance_of(start, settings, results, frames, estimator, where.type, figures, output)
+    provenance = provenance_of(start, settings, results, frames, options.estimator, where.type, figures, output)
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance, figures={})
     publish_base(model, output, torch.float16 if preset == "mini" else None, watch.last_strip, figures, note)
     register(output, note)
     return result(True, figures)
 
 
-def _is_to_do(
-    place: Place,
-    stage: str,
-    max_steps: int | None,
-    epochs: float | None,
-    overwrite: bool,
-    note: Note,
-    inputs: list[Path | None],
-) -> bool:
+def _is_to_do(place: Place, stage: str, options: TrainOptions, note: Note, inputs: list[Path | None]) -> bool:
     """Whether the folder is not finished yet, `stage` being the last; raises OutputExistsError, OutputError."""
-    if not epochs and place.is_finished(stage, max_steps):  # how many steps epochs are, the data will say
+    # how many steps epochs are, the data will say
+    if not options.epochs and place.is_finished(stage, options.max_steps):
         note(f"{place.output} is finished already.")
         return False
-    place.require_free(overwrite, note)
+    place.require_free(options.overwrite, note)
     media.require_apart(place.output, inputs, replaced=False)
     return True
 

@@ -1,0 +1,57 @@
+"""`poses`: from a driving video, or anything that holds poses, to a pose sequence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..bases.config import read_config
+from ..bases.registry import resolve_base
+from ..errors import BaseError
+from ..poses.extraction import ExtractionResult, extract
+from ..poses.files import is_pose_source
+from ..reporting import Note, Progress, no_note
+from .options import PosesOptions
+
+
+def poses(options: PosesOptions, *, progress: Progress | None = None, note: Note | None = None) -> ExtractionResult:
+    """Write the poses of a source. Memory does not grow with the clip.
+
+    Raises MediaError, PoseError, NoPersonError, UsageError, OutputError.
+    """
+    note = note or no_note
+    return extract(
+        options.source,
+        options.output,
+        estimator=options.estimator or _estimator_of_base(options.source, progress, note),
+        estimator_size=options.estimator_size,
+        person=options.person,
+        size=options.size,
+        format=options.format,
+        fps=options.fps,
+        start=options.start,
+        end=options.end,
+        device=options.device,
+        dtype=options.dtype,
+        overwrite=options.overwrite,
+        preview=options.preview,
+        progress=progress,
+        note=note,
+    )
+
+
+def _estimator_of_base(source: Path, progress: Progress | None, note: Note) -> str:
+    """The estimator of the base that `render` would take; mini where there are several to choose from.
+
+    Where the source holds poses no estimator is needed, and no base is looked for.
+    """
+    if is_pose_source(source):
+        return "mini"
+    named = bool(os.environ.get("DREAMPOSE_BASE"))
+    try:
+        return read_config(resolve_base(None, note if named else None, progress)).estimator
+    except BaseError as error:
+        if named:
+            raise
+        note(f"{error} The estimator is mini, which knows mannequins only, unless --estimator says otherwise.")
+        return "mini"
