@@ -226,9 +226,11 @@ def from_nothing(clips, tiny_mini, tmp_path, monkeypatch):
     monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
     out, notes = tmp_path / "out", []
 
-    def again(folder=out, **options):
+    def again(folder=out, progress=None, **options):
         return phase1.train(
-            TrainOptions(clips, folder, **{"batch_size": 2, "device": "cpu", **options}), note=notes.append
+            TrainOptions(clips, folder, **{"batch_size": 2, "device": "cpu", **options}),
+            progress=progress,
+            note=notes.append,
         )
 
     again(max_steps=2)
