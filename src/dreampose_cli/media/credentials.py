@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..errors import OutputError, UsageError
+from ..version import __version__
 from .files import require_file
 from .metadata import DIGITAL_SOURCE_TYPE
 
