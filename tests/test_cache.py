@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from dreampose_cli import cache as store
 from dreampose_cli.cache import entries as entries_module
-from dreampose_cli.cache import filelock
+from dreampose_cli.cache import filelock, healing
 from dreampose_cli.errors import MediaError, StoreError, SubjectError, UsageError
 
 
@@ -131,6 +132,138 @@ def test_a_folder_of_somebody_else_is_no_cache(cache):
         with pytest.raises(StoreError, match="not a cache"):
             use()
     assert (cache / "data" / "thesis.txt").exists()
+
+
+def test_a_folder_with_other_files_is_never_adopted(cache):
+    cache.mkdir(parents=True)
+    (cache / "passwd").write_text("root")
+    for use in (store.list_entries, store.ensure, store.clear, store.repair):
+        with pytest.raises(StoreError, match=r"holds 'passwd'.*DREAMPOSE_CACHE"):
+            use()
+    assert os.listdir(cache) == ["passwd"]
+    (cache / "passwd").unlink()
+    (cache / ".DS_Store").write_text("")
+    store.ensure()
+
+
+KEYS = [f"{number:016x}" for number in range(4)]
+
+
+@pytest.mark.parametrize("lost", ["missing", "empty", "garbled"])
+def test_a_lost_version_file_is_written_again(cache, lost):
+    make_subject(KEYS[0], name="anna")
+    make_poses(KEYS[1])
+    (cache / "cache-version").unlink()
+    if lost != "missing":
+        (cache / "cache-version").write_text("" if lost == "empty" else "\0\0\0")
+    assert {entry.id for entry in store.list_entries()} == set(KEYS[:2])
+    assert (cache / "cache-version").read_text() == "1\n"
+
+
+def test_a_cache_is_known_by_what_is_in_it(cache):
+    make_subject("someone", name="anna")
+    (cache / "cache-version").unlink()
+    assert store.find_subject("anna").id == "someone"
+    (cache / "cache-version").unlink()
+    (cache / "poses").mkdir()
+    (cache / "poses" / "yoga.txt").write_text("mine")
+    for use in (store.list_entries, store.repair, store.clear):
+        with pytest.raises(StoreError, match=r"holds 'poses/yoga\.txt'"):
+            use()
+
+
+def test_a_half_restored_backup_is_usable_again(cache):
+    for key in KEYS[:3]:
+        make_subject(key, name=f"n{key[-1]}")
+    store.set_last_subject(KEYS[1])
+    make_poses(KEYS[3])
+    (cache / "cache-version").unlink()
+    (cache / "subjects" / KEYS[0] / "subject.json").unlink()
+    shutil.rmtree(cache / "subjects" / KEYS[1])
+    (cache / "poses" / f"{KEYS[3]}.poses").write_bytes(b"half")
+    done = " ".join(store.repair())
+    assert "version file" in done
+    assert f"used/subject-{KEYS[1]} was of an entry that is gone" in done
+    assert store.find_subject(None).id == KEYS[2]  # the newest that is whole
+    broken = {entry.id for entry in store.list_entries() if entry.broken}
+    assert broken == {KEYS[0], KEYS[3]}
+    assert {entry.id for entry in store.prune()} == broken
+    assert store.repair() == []
+
+
+def test_a_cache_that_was_removed_meanwhile_comes_again(cache):
+    with store.publish_folder("subject", KEYS[0]) as folder:
+        (folder / "weights.bin").write_bytes(b"w")
+        store.write_json(folder / store.SUBJECT_JSON, {"name": "anna"})
+        kept = shutil.copytree(folder, cache.parent / "kept")
+        shutil.rmtree(cache)
+        folder.parent.mkdir(parents=True)
+        shutil.copytree(kept, folder)
+    assert store.find_subject("anna").id == KEYS[0]
+    with pytest.raises(StoreError, match=r"was removed while it was in use .*; run the same command again"):  # noqa: SIM117
+        with store.publish_folder("subject", KEYS[1]) as folder:
+            shutil.rmtree(cache)
+    make_subject(KEYS[1])
+
+
+KILLED = """
+import os, sys, zipfile
+from dreampose_cli import cache, media
+with cache.publish_file("poses", "0" * 16) as path, media.atomic_path(path) as part:
+    part.write_bytes(b"half")
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_remains_of_a_killed_write_go_at_the_next_run(cache, monkeypatch):
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdin=-1, stdout=-1, text=True) as writer:
+        assert writer.stdout.readline() == "ready\n"
+        assert len(os.listdir(cache / "partial")) == len(os.listdir(cache / "locks")) == 1
+        assert store.sweep() == []  # it is being written
+        writer.kill()
+        writer.wait()
+    left = set(os.listdir(cache / "partial")) | set(os.listdir(cache / "locks"))
+    assert len(left) == 2
+    monkeypatch.setattr(healing, "_swept", set())
+    store.ensure()
+    assert os.listdir(cache / "partial") == os.listdir(cache / "locks") == []
+    for folder, name in (("partial", ".tmp-0123456789ab"), ("locks", "subject-x.lock")):
+        (cache / folder / name).write_text("")
+    store.prune()
+    assert os.listdir(cache / "partial") == os.listdir(cache / "locks") == []
+
+
+def test_verify_finds_what_a_disk_has_changed(cache):
+    make_subject(KEYS[0], name="anna")
+    make_poses(KEYS[1])
+    store.write_json(cache / "subjects" / KEYS[0] / "subject.json", {"name": "renamed"})
+    assert set(store.verify().values()) == {""}
+    weights = cache / "subjects" / KEYS[0] / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[50] ^= 1
+    weights.write_bytes(data)
+    assert store.verify()[f"subject/{KEYS[0]}"] == "weights.bin is not what was written"
+    weights.unlink()
+    assert store.verify()[f"subject/{KEYS[0]}"] == "weights.bin is missing"
+    poses = cache / "poses" / f"{KEYS[1]}.poses"
+    data = bytearray(poses.read_bytes())
+    data[data.index(b"xxxxx") + 3] ^= 1
+    poses.write_bytes(data)
+    assert store.verify()[f"poses/{KEYS[1]}"] == "frames is damaged"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_photos_are_for_their_user_alone(cache):
+    make_subject(KEYS[0])
+    assert cache.stat().st_mode & 0o777 == 0o700
+    folder = cache / "subjects" / KEYS[0]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    cache.chmod(0o755)
+    folder.chmod(0o755)
+    assert "could be read by others" in store.repair()[0]
+    assert folder.stat().st_mode & 0o777 == cache.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_file_is_no_cache(cache):

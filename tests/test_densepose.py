@@ -612,3 +612,16 @@ def test_a_base_names_no_file_as_its_estimator(people, untrusted, tiny_base, tmp
         shutil.copy(people, tmp_path / name)
         with pytest.raises(UsageError):
             load_estimator(name)
+
+
+def test_the_same_poses_are_the_same_bytes(people, tmp_path, cache, monkeypatch):
+    source = folder_of(tmp_path / "frames", [picture(red(5)), picture(), picture(red(9))])
+    found, now = [], time.time()
+    for hours in (0, 5):
+        monkeypatch.setattr(time, "time", lambda hours=hours: now + 3600 * hours)
+        shutil.rmtree(cache, ignore_errors=True)
+        poses_of(source, estimator=str(people), device="cpu")
+        (path,) = (cache / "poses").iterdir()
+        found.append(path.read_bytes())
+    assert b"gaps.json" in found[0]
+    assert found[0] == found[1]

@@ -1,7 +1,9 @@
 """Tune and render: the cache, resuming, what is computed and how often, and the real command line at tiny size."""
 
 import dataclasses
+import getpass
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -381,3 +383,15 @@ def test_a_name_is_that_of_whoever_was_tuned_last_under_it(tiny_base, clip, phot
     time.sleep(0.02)
     assert tune(TuneOptions([photo], **words)).cached
     assert store.find_subject("anna").id == first.id
+
+
+def test_no_path_and_no_user_stands_in_a_subject(tiny_base, clip, photo, subject, tmp_path):
+    render(RenderOptions([clip / "video.poses"], tmp_path / "out.png", end=0.01, steps=1, subject=subject.id))
+    texts = [(subject.path / "subject.json").read_text(), json.dumps(media.read_metadata(tmp_path / "out.png"))]
+    for text in texts:
+        for private in (str(Path.home()), str(photo.parent), str(tiny_base), str(tiny_base.parent), getpass.getuser()):
+            assert private not in text
+    assert photo.name in texts[0]
+    assert store.place_of(subject.id) == str(tiny_base)  # of this machine, beside the subject
+    if os.name == "posix":
+        assert {path.stat().st_mode & 0o77 for path in subject.path.rglob("*")} == {0}

@@ -90,6 +90,21 @@ def set_last_subject(id: str) -> None:
         write_text(folder / "last-subject", f"{id}\n")
 
 
+def note_place(id: str, folder: Path) -> None:
+    """Remember in which folder the base of the subject `id` lies on this machine; it is not part of the subject."""
+    with storing():
+        (ensure() / "places").mkdir(exist_ok=True, mode=0o700)
+        write_text(root() / "places" / id, f"{folder.absolute()}\n")
+
+
+def place_of(id: str) -> str | None:
+    """The folder that `note_place` was told for the subject `id`; None where it was not."""
+    try:
+        return (root() / "places" / id).read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
 def find_subject(token: str | os.PathLike[str] | None = None, base: str | None = None) -> Entry:
     """The subject that `token` means: an id, a name, a photo it was tuned from, or the beginning of one id (4 or more).
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,21 @@ SUBJECT_JSON = "subject.json"
 BASE_JSON = "base.json"
 FOLDERS = {"subject": "subjects", "base": "bases", "poses": "poses", "data": "data", "partial": "partial"}
 KINDS = tuple(FOLDERS)
+STATE_FOLDERS = ("locks", "used", "sums", "places")
+LOOSE_FILES = ("last-subject", VERSION_FILE, "trusted-code")
+_OF_NOBODY = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", "CACHEDIR.TAG")
+_DESCRIBED = {"subjects": (SUBJECT_JSON,), "bases": (BASE_JSON,)}
+_NOTHING = re.compile(r"(?!)")
+_OWN_NAMES = {  # of what stands in each folder: by these a cache is known whose version file is lost
+    "subjects": re.compile(r"[0-9a-f]{16}"),
+    "poses": re.compile(r"[0-9a-f]{16}\.poses"),
+    "data": re.compile(r"[0-9a-f]{16}"),
+    "partial": re.compile(r"[0-9a-f]{16}|\.{1,2}tmp-[0-9a-f]{12}.*"),
+    "locks": re.compile(r".+\.lock"),
+    "used": re.compile(r"(subject|base|poses|data|partial)-.+"),
+    "sums": re.compile(r"(subject|base|poses|data|partial)-.+\.json"),
+    "places": re.compile(r"[0-9a-f]{16}"),
+}
 
 
 def root() -> Path:
@@ -62,29 +78,67 @@ def check() -> bool:
     folder, found = root(), version()
     if found == str(VERSION):
         return True
-    if found is not None:
+    if found is not None and found.isdigit():
         raise StoreError(
             f"the cache in {folder} was made by another version of dreampose (format {found[:20]!r}, this one reads "
             f"'{VERSION}'); empty it with `dreampose cache rm --all`, or set DREAMPOSE_CACHE to another folder."
         )
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is no folder, so it cannot be the cache; set DREAMPOSE_CACHE to a folder.")
-    foreign = [name for name in FOLDERS.values() if (folder / name).exists()]
-    if foreign:
+    foreign = foreign_name()
+    if foreign is not None:
         raise StoreError(
-            f"{folder} holds a folder {foreign[0]!r} but no {VERSION_FILE} file, so it is not a cache of dreampose; "
-            "set DREAMPOSE_CACHE to an empty folder."
+            f"{folder} holds {foreign!r} and no {VERSION_FILE} file, so it is not a cache of dreampose; set "
+            "DREAMPOSE_CACHE to an empty folder."
         )
-    return False
+    if not _names(folder):
+        return False
+    with contextlib.suppress(StoreError):  # where it cannot be written, it can still be read
+        stamp()
+    return True
+
+
+def foreign_name() -> str | None:
+    """The first thing in the cache's folder that no cache holds, by its name; None where there is none."""
+    folder, known = root(), {*FOLDERS.values(), *STATE_FOLDERS, *LOOSE_FILES}
+    for name in _names(folder):
+        if name not in known and not name.startswith(f".{VERSION_FILE}."):
+            return name
+        if name in LOOSE_FILES or not (folder / name).is_dir():
+            continue
+        for entry in _names(folder / name):
+            described = any((folder / name / entry / file).is_file() for file in _DESCRIBED.get(name, ()))
+            linked = name == "bases" and (folder / name / entry).is_symlink()
+            if not (described or linked or _OWN_NAMES.get(name, _NOTHING).fullmatch(entry)):
+                return f"{name}/{entry}"
+    return None
+
+
+def stamp() -> None:
+    """Write the version file, which makes a folder a cache."""
+    with storing():
+        write_text(root() / VERSION_FILE, f"{VERSION}\n")
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if name not in _OF_NOBODY)
+    except FileNotFoundError:
+        return []
+    except OSError as problem:
+        raise store_error(problem, "read") from problem
 
 
 def ensure() -> Path:
     """The cache folder, made and stamped with the version where it is new."""
+    from .healing import sweep_once
+
     folder = root()
     if not check():
         with storing():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / VERSION_FILE, f"{VERSION}\n")
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # photos of people are kept in it
+        stamp()
+    sweep_once()
     return folder
 
 
@@ -164,6 +218,11 @@ def store_error(problem: OSError, verb: str) -> StoreError:
         return StoreError(
             f"the disk of the cache {folder} is full; make room (`dreampose cache prune`), "
             "or set DREAMPOSE_CACHE to a folder on another disk."
+        )
+    if problem.errno == errno.ENOENT:
+        return StoreError(
+            f"something in the cache {folder} was removed while it was in use ({problem.filename}); run the same "
+            "command again."
         )
     return StoreError(
         f"cannot {verb} the cache {folder}: {problem.strerror or problem}; make it accessible, "

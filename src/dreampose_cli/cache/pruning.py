@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from ..errors import StoreError
 from .entries import Entry, list_entries
 from .filelock import hold
-from .folder import FOLDERS, VERSION_FILE, check, root, storing, version
+from .folder import FOLDERS, LOOSE_FILES, STATE_FOLDERS, check, root, storing, version
+from .healing import sweep
 from .locks import take
 from .writing import delete
 
@@ -33,8 +34,10 @@ def prune(
     """Remove what is broken, unfinished work (`partials`), what was not used for `older_than_days`, and then the
     least recently used until the cache holds at most `max_bytes`; only of `kinds`, never what is in use.
 
-    Returns the removed entries (with `dry_run`, those that would be).
+    Returns the removed entries (with `dry_run`, those that would be). Remains of killed processes go too.
     """
+    if not dry_run and check():
+        sweep()
     everything = list_entries()
     candidates = [entry for entry in everything if entry.kind in set(kinds)]
     horizon = time.time() - older_than_days * 86400 if older_than_days is not None else None
@@ -65,7 +68,7 @@ def clear() -> None:
             raise StoreError(f"the cache {root()} is in use by another dreampose; wait for it to end and try again.")
         release()
     with storing():
-        for name in (*FOLDERS.values(), "locks", "used", "last-subject", VERSION_FILE):
+        for name in (*FOLDERS.values(), *STATE_FOLDERS, *LOOSE_FILES):
             delete(root() / name, at_once=True)
 
 
@@ -84,6 +87,9 @@ def _remove_unless_used(entry: Entry) -> bool:
         with storing():
             delete(entry.path)
             (root() / "used" / f"{entry.kind}-{entry.id}").unlink(missing_ok=True)
+            (root() / "sums" / f"{entry.kind}-{entry.id}.json").unlink(missing_ok=True)
+            if entry.kind == "subject":
+                (root() / "places" / entry.id).unlink(missing_ok=True)
     finally:
         release()
     return True

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .folder import check, ensure, path_of, root, storing
+from .healing import close_to_others, write_sums
 from .locks import lock
 
 
@@ -35,10 +36,14 @@ def publish_file(kind: str, id: str) -> Iterator[Path]:
 
 def publish_partial(id: str, kind: str) -> Path:
     """Make the finished resumable work partial/ID the entry `id` of `kind`, and return its path."""
-    final = path_of(kind, id)
+    ensure()
+    final, source = path_of(kind, id), path_of("partial", id)
+    if kind == "subject":
+        close_to_others(source)
+    write_sums(kind, id, source)
     with storing():
         final.parent.mkdir(exist_ok=True)
-        _replace(path_of("partial", id), final)
+        _replace(source, final)
     touch(kind, id)
     return final
 
@@ -48,7 +53,7 @@ def partial_folder(id: str) -> Path:
     ensure()
     folder = path_of("partial", id)
     with storing():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
 
@@ -78,6 +83,11 @@ def _publishing(kind: str, id: str) -> Iterator[Path]:
         try:
             with storing(within=folder):
                 yield temporary
+                ensure()
+                if kind == "subject":
+                    close_to_others(temporary)
+                write_sums(kind, id, temporary)
+                final.parent.mkdir(exist_ok=True)
                 _replace(temporary, final)
         finally:
             with contextlib.suppress(OSError):

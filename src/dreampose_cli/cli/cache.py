@@ -176,6 +176,57 @@ def prune(
     _remove(out, act(dry_run=True), act, dry_run=dry_run, yes=yes)
 
 
+def repair(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
+    """Make a damaged cache usable again; print its folder.
+
+    After a backup that was restored in part, a killed process, or a lost version file. Removes no entry: broken ones
+    are for `cache prune`.
+
+    Example:
+      dreampose cache repair
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from .. import cache
+
+    done = cache.repair()
+    for line in done or ["nothing was to repair"]:
+        out.note(line)
+    broken = [entry for entry in cache.list_entries() if entry.broken and entry.kind != "partial"]
+    for entry in broken:
+        out.warn(f"{entry.kind} {entry.id} is broken ({entry.broken}); `dreampose cache prune` removes it")
+    out.result(cache.root(), {"path": cache.root(), "done": done, "broken": broken})
+
+
+def verify(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
+    """Check every entry against the checksums of its making; print those that differ.
+
+    The exit code is 1 where there is one.
+
+    Example:
+      dreampose cache verify
+    """
+    out = Output(json=json, quiet=quiet, verbose=verbose)
+    from .. import cache
+    from ..errors import StoreError
+
+    entries = [entry for entry in cache.list_entries() if entry.kind != "partial"]
+    found = {}
+    with out.progress(len(entries), "verifying") as progress:
+        for number, entry in enumerate(entries, start=1):
+            found |= cache.verify([entry])
+            progress(number, len(entries), entry.id)
+    faults = {name: fault for name, fault in found.items() if fault}
+    for name, fault in faults.items():
+        out.warn(f"{name}: {fault}")
+    out.result(list(faults), {"checked": len(found), "faults": faults})
+    if faults:
+        raise StoreError(
+            f"{options.counted(len(faults), 'entry is', 'entries are')} not as made; remove with `dreampose cache rm` "
+            "what stands above, and it is made anew when it is needed."
+        )
+    out.note(f"{options.counted(len(found), 'entry is', 'entries are')} as made")
+
+
 def _remove(out: Output, entries: list[Entry], act: Callable[[], list[Entry]], *, dry_run: bool, yes: bool) -> None:
     """Show which entries go, ask, let `act` remove them; the ids are the result."""
     total = sum(entry.bytes for entry in entries)
@@ -207,5 +258,5 @@ def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
 
 
 app = typer.Typer(help="List and remove what is kept: subjects, bases, poses.", no_args_is_help=True)
-for name, command in {"dir": folder, "ls": ls, "rm": rm, "prune": prune}.items():
+for name, command in {"dir": folder, "ls": ls, "rm": rm, "prune": prune, "repair": repair, "verify": verify}.items():
     app.command(name, help=options.described(command))(command)

@@ -311,7 +311,8 @@ def _estimate(model, frames: media.FrameSource, source: Path, path: Path, progre
             raise NoPersonError(nobody(source, model.name, model.person))
         fill(last, waiting)
     with zipfile.ZipFile(path, "a") as archive:  # beside the poses, where a reader of the format does not look
-        archive.writestr("gaps.json", json.dumps(ranges_of(gaps)))
+        moment = zipfile.ZipInfo("gaps.json")  # of 1980, so that the same poses are the same bytes
+        archive.writestr(moment, json.dumps(ranges_of(gaps)))
 
 
 def nobody(source: Path | str, estimator: str, person: int | None = None) -> str:

@@ -34,7 +34,7 @@ SUBJECT_VERSION = 2
 
 @dataclass(frozen=True)
 class SubjectRecord:
-    """What `subject.json` says. base: its name, path and revision; sizes: each photo's own (height, width); crops: of each
+    """What `subject.json` says. base: its name and revision; sizes: each photo's own (height, width); crops: of each
     photo the region that is used, None for the whole; weights: the names of the weight files."""
 
     id: str
@@ -66,7 +66,7 @@ def read_subject(folder: Path) -> SubjectRecord:
                 id,
                 raw.get("name"),
                 folder,
-                {key: raw["base"][key] for key in ("name", "path", "revision")},
+                {key: raw["base"][key] for key in ("name", "revision")},
                 [tuple(int(side) for side in photo["size"]) for photo in raw["photos"]],
                 [Crop(**photo["crop"]) if "crop" in photo else None for photo in raw["photos"]],
                 [str(name) for name in raw["weights"]],

@@ -140,7 +140,7 @@ def load_photo(
 def _base_of(record: SubjectRecord) -> Path:
     """The folder of the base a subject was tuned on, unchanged since."""
     origin = record.base
-    for candidate in (origin["path"], origin["name"]):
+    for candidate in filter(None, (cache.place_of(record.id), origin["name"])):
         try:
             folder = resolve_base(candidate)
         except BaseError:

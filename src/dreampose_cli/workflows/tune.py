@@ -76,7 +76,6 @@ def tune(options: TuneOptions, *, progress: Progress | None = None, note: Note |
                     "dreampose": __version__,
                     "base": {
                         "name": lasting_name(folder),
-                        "path": str(folder.absolute()),
                         "revision": identity["base"],
                     },
                     **{key: identity[key] for key in ("settings", "seed")},
@@ -84,6 +83,7 @@ def tune(options: TuneOptions, *, progress: Progress | None = None, note: Note |
                 _learn(options, folder, config, settings, identity, about, partial, started, progress, note)
             shutil.rmtree(partial / "checkpoints", ignore_errors=True)
             entry = cache.publish_partial(id, "subject")
+        cache.note_place(id, folder)
         if options.name is not None:
             rename(entry, options.name)
     cache.touch("subject", id)
@@ -178,7 +178,7 @@ def _learn(
         model, views, settings, options.seed, autocast, partial / "checkpoints" / how, progress, note, thrift
     )
     about["photos"] = [
-        {"file": str(path), "sha256": digest, "size": list(picture.shape[:2])}
+        {"file": path.name, "sha256": digest, "size": list(picture.shape[:2])}
         | ({"crop": asdict(crop)} if crop else {})
         for path, digest, picture, crop in zip(options.photos, identity["photos"], pictures, views.crops, strict=True)
     ]
