@@ -302,7 +302,8 @@ def test_a_full_disk_behind_stdout_is_a_sentence():
         command = [sys.executable, "-m", "dreampose_cli", "cache", "dir"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert done.stderr == "error: the disk is full; make room and run the command again.\n"
+    said = "error: the result cannot be written to standard output (No space left on device); send it elsewhere.\n"
+    assert done.stderr == said
 
 
 def test_the_installed_script_and_the_module_are_the_same():
@@ -608,9 +609,9 @@ def test_plain_progress_says_a_line_every_ten_seconds(capsys, monkeypatch):
         report(25, 50)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "tuning: 10/100, about 1 min 30 s left, loss 0.1",
-        "tuning: 20/100, about 1 min 20 s left, loss 0.1",
-        "tuning: 30/100, about 1 min 10 s left, loss 0.1",
+        "tuning: 10/100, about 1 min 30 s left",
+        "tuning: 20/100, about 1 min 20 s left",
+        "tuning: 30/100, about 1 min 10 s left",
         "tuning: 25/50, about 10 s left",
     ]
 

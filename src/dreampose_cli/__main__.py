@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import traceback
 import warnings
 
-from .errors import DreamposeError, UsageError, sentence
+from .errors import UsageError, document, printable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line (default: sys.argv) and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    _open_streams()
     debug = bool(os.environ.get("DREAMPOSE_DEBUG")) or "-v" in words or "--verbose" in words
     _prepare_streams()
     if not debug and not sys.warnoptions:
@@ -26,18 +28,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(words: list[str], debug: bool) -> int:
+    as_json = "--json" in words
     try:
         from .cli.app import app
 
-        app(args=words, prog_name="dreampose")
-        return 0
+        code = app(args=words, prog_name="dreampose", standalone_mode=not as_json)
+        if as_json and code == 130:
+            _say(_interrupted(words))
+        return code if as_json and isinstance(code, int) else 0
     except SystemExit as stop:  # how Typer ends: help, usage errors, and 130 for Ctrl-C
         code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
         if code == 130:
-            _say("interrupted")
+            _say(_interrupted(words))
         return code
     except KeyboardInterrupt:
-        _say("interrupted")
+        _say(_interrupted(words))
         return 130
     except BrokenPipeError:
         return 1  # the reader has gone; there is nobody to tell
@@ -45,8 +50,43 @@ def _run(words: list[str], debug: bool) -> int:
         if debug and not isinstance(problem, UsageError):
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-        _say(f"error: {sentence(problem)}")
-        return problem.exit_code if isinstance(problem, DreamposeError) else 1
+        found = document(problem, words)
+        _say(f"error: {found['error']['message']}")
+        if as_json:
+            _print_once(found)
+        return getattr(problem, "exit_code", 1)
+
+
+def _interrupted(words: list[str]) -> str:
+    """What Ctrl-C leaves, by command."""
+    ways = dict.fromkeys(("tune", "batch", "eval", "poses"), "the same command resumes")
+    ways["train"] = "the same command with --resume resumes"
+    way = ways.get(next((word for word in words if not word.startswith("-")), ""))
+    return f"interrupted; {way}" if way else "interrupted"
+
+
+def _print_once(found: dict) -> None:
+    """The error as the one JSON document, unless the command has printed its own."""
+    from .cli.output import Output
+
+    if not Output.printed:
+        with contextlib.suppress(OSError, ValueError):
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _open_streams() -> None:
+    """Put something in the place of streams that the caller has closed: else the next file that is opened would get their
+    number, and whatever is printed would land in it. What is printed on a closed standard output is an error, later."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.fstat(number)
+                continue
+            descriptor = os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _prepare_streams() -> None:
@@ -59,7 +99,7 @@ def _prepare_streams() -> None:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def _flush(code: int) -> int:
@@ -70,7 +110,8 @@ def _flush(code: int) -> int:
         _discard_stdout()
         return code or 1
     except OSError as problem:
-        _say(f"error: {sentence(problem)}")
+        if not code:
+            _say(f"error: the result cannot be written to standard output ({problem.strerror}); send it elsewhere.")
         _discard_stdout()
         return code or 1
     return code

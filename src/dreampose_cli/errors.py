@@ -26,6 +26,7 @@ only place where they become words on a screen and an exit code.
 from __future__ import annotations
 
 import errno
+import re
 
 _FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -115,6 +116,10 @@ def sentence(problem: BaseException) -> str:
     if getattr(problem, "errno", None) in _FULL_DISK or full:
         where = getattr(problem, "filename", None)
         return f"the disk is full{f' (while writing {where})' if where else ''}; make room and run the command again."
+    if getattr(problem, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; raise the limit (`ulimit -n 4096`) and run the command again."
+    if getattr(problem, "errno", None) == errno.EFBIG:
+        return "a file would grow beyond the limit for files here; raise it (`ulimit -f unlimited`) and run the command again."
     if name == "OutOfMemoryError" or isinstance(problem, MemoryError):
         return "out of memory; try --batch-size 1, a smaller photo, or another --device."
     if isinstance(problem, ModuleNotFoundError) and problem.name and not problem.name.startswith("dreampose_cli"):
@@ -126,3 +131,34 @@ def sentence(problem: BaseException) -> str:
         f"something unexpected happened ({name}: {text[:300]}). This is a fault of dreampose: please report it with "
         "what `-v` prints for the same command and what `dreampose doctor` says."
     )
+
+
+def document(problem: BaseException, words: list[str]) -> dict[str, dict[str, str | None]]:
+    """An error as JSON says it: {"error": {"code", "message", "hint", "file"}}.
+
+    code: the class in words, "media_error"; "usage_error" for a wrong command line, "unexpected_error" for a fault of
+    ours. hint: the way out, the last part of the message, None where there is none. file: the path that the message
+    names, of those among `words` (the command line) or of the system's error, else None.
+    """
+    told = sentence(problem)
+    if isinstance(problem, DreamposeError):
+        code = re.sub(r"(?<!^)(?=[A-Z])", "_", type(problem).__name__).lower()
+    elif hasattr(problem, "format_message"):  # of the command line's parser
+        code, told = "usage_error", problem.format_message()
+    else:
+        code = "system_error" if isinstance(problem, OSError | MemoryError) else "unexpected_error"
+    file = getattr(problem, "filename", None)
+    if not isinstance(file, str):
+        given = {word.split("=", 1)[-1] for word in words if not word.startswith("-") or "=" in word}
+        named = sorted((word for word in given if len(word) > 1 and word in told), key=len, reverse=True)
+        file = re.search(re.escape(named[0]) + r"[^\s:;,'\"]*", told)[0].rstrip(".") if named else None
+    hint = told.rpartition("; ")[2] if "; " in told else None
+    return {"error": {"code": code, "message": told, "hint": hint, "file": file}}
+
+
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: control characters (which could move its cursor, colour it or hide a part) as escapes."""
+    return _HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

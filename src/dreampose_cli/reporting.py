@@ -14,6 +14,10 @@ class Progress(Protocol):
     def __call__(self, done: int, total: int | None = None, note: str = "", /) -> None: ...
 
 
+class Caution(str):
+    """A note about what may spoil the result: it is said even where notes are not asked for."""
+
+
 def no_note(text: str, /) -> None:
     """A `Note` for those who want to hear nothing."""
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from .. import cache
 from ..errors import BaseError
+from ..reporting import Caution
 from . import repositories as hub
 from .config import CONFIG_FILE, read_config
 
 MINI = "mini"
 OFFICIAL_HOME = "https://github.com/johannakarras/DreamPose"
-MINI_NOTE = (
+MINI_NOTE = Caution(
     "base mini knows mannequins only. For people: import the official checkpoints, which the authors link from "
     f"{OFFICIAL_HOME} (`dreampose base import DIR --name NAME`), train on videos (`dreampose train VIDEOS -o BASE "
     "--base CompVis/stable-diffusion-v1-4`), or name a base on the Hub (`--base owner/name`)."

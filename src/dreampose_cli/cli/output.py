@@ -13,11 +13,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import UsageError
+from ..errors import OutputError, UsageError, printable
+from ..reporting import Caution
 
 PLAIN_PROGRESS_SECONDS = 10.0
 
@@ -29,11 +30,15 @@ class Progress(Protocol):
 
 
 class Output:
-    """`mode` is "human", "json" or "quiet"; quiet and json may go together."""
+    """`mode` is "human", "json" or "quiet"; quiet and json may go together. `printed`: whether this command line has
+    printed its JSON document."""
+
+    printed = False
 
     def __init__(self, *, json: bool = False, quiet: bool = False, verbose: bool = False):
         if quiet and verbose:
             raise UsageError("--quiet and --verbose exclude each other.")
+        Output.printed = False
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
@@ -46,8 +51,10 @@ class Output:
     # ---- stderr
 
     def note(self, text: str) -> None:
-        """Something worth knowing, on stderr; not with --quiet."""
-        if not self.quiet:
+        """Something worth knowing, on stderr; with --quiet only a `Caution`."""
+        if isinstance(text, Caution):
+            self.warn(text)
+        elif not self.quiet:
             self._say(text)
 
     def detail(self, text: str) -> None:
@@ -60,10 +67,12 @@ class Output:
         self._say(f"warning: {text}")
 
     def _say(self, text: str) -> None:
-        if self._live is not None:
-            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        text = printable(text)
+        with suppress(OSError):  # a standard error that is full or gone is no reason to stop the work
+            if self._live is not None:
+                self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, total: int | None, label: str) -> Iterator[Progress]:
@@ -76,37 +85,14 @@ class Output:
             with self._bar(total, label) as report:
                 yield report
         else:
-            yield _PlainProgress(total, label, self._say)
+            yield _PlainProgress(total, label, self._say, details=self.verbose)
 
     @contextmanager
     def _bar(self, total: int | None, label: str) -> Iterator[Progress]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
+        from .bar import bar
 
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left", style="dim"),
-            TextColumn("{task.fields[note]}", markup=False, style="dim"),
-        )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=total, note="")
-            last = 0
-
-            def report(done: int, total: int | None = None, note: str = "") -> None:
-                nonlocal last
-                known = bar.tasks[0].total
-                if done < last or (total is not None and known is not None and total != known):
-                    bar.reset(task, total=total if total is not None else known, note=note)
-                elif total is not None:
-                    bar.update(task, total=total)
-                bar.update(task, completed=done, note=note)
-                last = done
-
-            self._live = bar
+        with bar(total, label, details=self.verbose) as (screen, report):
+            self._live = screen
             try:
                 yield report
             finally:
@@ -129,7 +115,7 @@ class Output:
             self.document(document)
             return
         for value in values if isinstance(values, list | tuple) else [values]:
-            print(value)
+            self._print(str(value))
 
     def page(self, lines: Iterable[str], document: Any, brief: Iterable[Any] = ()) -> None:
         """Information that was asked for: `lines` for people, `brief` with --quiet, `document` with --json."""
@@ -137,18 +123,33 @@ class Output:
             self.document(document)
             return
         for line in brief if self.quiet else lines:
-            print(line)
+            self._print(str(line))
+
+    def _print(self, text: str) -> None:
+        """A line on stdout: as it is for programs, without control characters for people."""
+        self._write(printable(text) if sys.stdout.isatty() else text)
+
+    def _write(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as problem:
+            raise OutputError(
+                f"the result cannot be written to standard output ({problem.strerror}); send it elsewhere."
+            ) from problem
 
     def document(self, document: Any) -> None:
         """One JSON document on stdout."""
-        print(json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+        Output.printed = True
+        self._write(json.dumps(plain(document), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 class _PlainProgress:
     """Progress for logs: a line every ten seconds, with the speed of this stretch for the time left."""
 
-    def __init__(self, total: int | None, label: str, say: Callable[[str], None]):
-        self.total, self.label, self.say = total, label, say
+    def __init__(self, total: int | None, label: str, say: Callable[[str], None], details: bool = False):
+        self.total, self.label, self.say, self.details = total, label, say, details
         self.said_at = time.monotonic()
         self.first: tuple[float, int] | None = None
         self.last = 0
@@ -166,7 +167,13 @@ class _PlainProgress:
         began, start = self.first
         if self.total and done > start:
             parts.append(f"about {duration((now - began) / (done - start) * max(0, self.total - done))} left")
+        note = note if self.details else brief_note(note)
         self.say(", ".join([*parts, note] if note else parts))
+
+
+def brief_note(note: str) -> str:
+    """A progress note without loss and learning rate, which are for --verbose."""
+    return ", ".join(part for part in note.split(", ") if not part.startswith(("loss ", "rate ")))
 
 
 def table(header: list[str], rows: list[list[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:
