@@ -30,7 +30,7 @@ def given(clip, tmp_path):
         "poses {0}/dance.mp4 -o {0}/new.poses --preview {0}/dance.mp4",
         "train {0} -o {0}/base",
         "train {0}/frames -o {0}/base --photos {0}",
-        "eval {0}/dance.mp4 {0}/dance.mp4 --per-frame {0}/dance.mp4",
+        "eval {0}/frames {0}/frames --report {0}/frames/report.html",
     ],
 )
 def test_an_input_is_never_the_output(given, words, capsys):
