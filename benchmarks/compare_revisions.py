@@ -106,7 +106,7 @@ def record(source: Path, inputs: Path, out: Path) -> None:
     clip = next((inputs / "clips" / "test").iterdir()).resolve()
     photo, poses = sorted((clip / "frames").iterdir())[0], clip / "video.poses"
     device = ("--device", "cpu")
-    fast = ("--memory", "high") if " high" in dreampose(source, out, "render", "--help") else ()
+    fast = ("--memory", "high") if "high (for speed)" in dreampose(source, out, "render", "--help") else ()
     render = ("render", "--poses", poses, "--dtype", "float32", "--align", "off", "--batch-size", 4, *device)
     untuned = (*render, "--photo", photo, "--base", "mini")
     for sampler in SAMPLERS:

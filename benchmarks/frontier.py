@@ -66,8 +66,7 @@ def settings_of(base, sections: list[str], counts: list[int], guidance: list[flo
     from dreampose_cli.names import SAMPLERS
 
     own = base.config.sampling
-    s1, s2 = guidance or (own.image_guidance, own.pose_guidance)
-    weights = {"image_guidance": s1, "pose_guidance": s2}
+    weights = {"guidance": dict(zip(("image", "pose"), guidance, strict=True)) if guidance else own.guidance}
     found = {REFERENCE: {"sampler": "pndm", "steps": 100, **weights}}
     if "samplers" in sections:
         for steps in counts:
@@ -75,18 +74,18 @@ def settings_of(base, sections: list[str], counts: list[int], guidance: list[flo
     usual = {"sampler": own.sampler, "steps": own.steps}
     if "guidance" in sections:
         for s1, s2 in ((1.0, 1.0), (1.25, 1.25), (1.4, 1.4), (2.0, 2.0), (1.5, 1.0), (2.0, 1.25), (3.0, 1.5)):
-            found[f"guidance {s1:g} / {s2:g}"] = {**usual, "image_guidance": s1, "pose_guidance": s2}
-        found["pndm 100, guidance 1 / 1"] = {**found[REFERENCE], "image_guidance": 1.0, "pose_guidance": 1.0}
+            found[f"guidance {s1:g} / {s2:g}"] = {**usual, "guidance": {"image": s1, "pose": s2}}
+        found["pndm 100, guidance 1 / 1"] = {**found[REFERENCE], "guidance": {"image": 1.0, "pose": 1.0}}
         intervals = [(own.sampler, own.steps, 1.4, low, high) for low, high in ((0.5, 1.0), (0.0, 0.5), (0.25, 0.75))]
         few = [("ddim", 3, 1.25), ("ddim", 3, 1.4), ("dpm++-karras", 3, 1.25), ("dpm++-sde", 3, 1.25)]
         intervals += [(*each, low, 1.0) for each in few for low in (0.0, 0.5)]
         for name, steps, s, low, high in intervals:
             found[f"{name} {steps}, guidance {s:g} / {s:g} at {low:g} to {high:g}"] = {
-                "sampler": name, "steps": steps, "image_guidance": s, "pose_guidance": s,
+                "sampler": name, "steps": steps, "guidance": {"image": s, "pose": s},
                 "guidance_interval": (low, high),
             }  # fmt: skip
     if "rows" in sections:
-        guided = {"sampler": "ddim", "steps": 10, "image_guidance": 2.0, "pose_guidance": 1.5}
+        guided = {"sampler": "ddim", "steps": 10, "guidance": {"image": 2.0, "pose": 1.5}}
         for every in (1, 2, 3, 10):
             found[f"rows computed every {every}"] = {**guided, "every": every}
     return found
@@ -168,13 +167,13 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
 
     from dreampose_cli.device import pick_device
     from dreampose_cli.inference.clip import pose_windows
+    from dreampose_cli.inference.denoise import prepare
     from dreampose_cli.mannequins.dance import draw_dance
     from dreampose_cli.mannequins.dataset import FPS, plan_clip
     from dreampose_cli.mannequins.studio import perform
     from dreampose_cli.mannequins.subject import draw_subject
     from dreampose_cli.media.fitting import fit_pose
-    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
-    from dreampose_cli.networks.dreampose.network import load_base
+    from dreampose_cli.networks.storage import load_base
     from dreampose_cli.poses.sequence import PosesInMemory
     from dreampose_cli.subjects.views import Views
     from dreampose_cli.training.tuning import fit_subject
@@ -204,7 +203,7 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
             for module in (model.unet, model.adapter, model.vae.decoder) if not rank else ():
                 for parameter in module.parameters():
                     parameter.copy_(parameter.half())
-        return model, prepare_photo(model, views.pictures[0], views.poses[0]), seconds, size
+        return model, prepare(model, views.pictures[0], views.poses[0]), seconds, size
 
     def take(name: str, model, photo, setting: dict, **more) -> None:
         model.counted_rows = 0
@@ -227,7 +226,7 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
             take(f"rank {rank}", model, photo, {}, tuning_seconds=tuning_seconds, bytes=size)
         model = load_base(folder, device=device)
         count_rows(model)
-        take("untuned", model, prepare_photo(model, views.pictures[0], views.poses[0]), {})
+        take("untuned", model, prepare(model, views.pictures[0], views.poses[0]), {})
     return results, pictures
 
 
@@ -345,7 +344,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from dreampose_cli.bases.config import read_config
-    from dreampose_cli.bases.fingerprint import revision
+    from dreampose_cli.bases.fingerprint import fingerprint
     from dreampose_cli.bases.registry import resolve_base
 
     threads = chosen.threads or (1 if chosen.processes > 1 else None)
@@ -355,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
     sections = chosen.only or list(SECTIONS)
     out = chosen.output
     out.mkdir(parents=True, exist_ok=True)
-    settings = {"base": revision(folder), "seed": chosen.seed, "frames": chosen.frames, "sections": sorted(sections)}
+    settings = {"base": fingerprint(folder), "seed": chosen.seed, "frames": chosen.frames, "sections": sorted(sections)}
     settings |= {"steps": chosen.steps, "ranks": chosen.ranks, "guidance": chosen.guidance}
     files = [out / f"subject-{index}.json" for index in range(chosen.subjects)]
     for file in files:

@@ -92,9 +92,9 @@ def examine(chosen: argparse.Namespace, base: Path, preset, sampling: dict, inde
     from dreampose_cli import media
     from dreampose_cli.device import pick_device
     from dreampose_cli.inference.clip import pose_windows
-    from dreampose_cli.inference.denoise import RenderSettings
-    from dreampose_cli.networks.dreampose.conditioning import decode, encode, pictures_to_tensor, prepare_photo
-    from dreampose_cli.networks.dreampose.network import load_base
+    from dreampose_cli.inference.denoise import RenderSettings, prepare
+    from dreampose_cli.networks.network import pictures_to_tensor
+    from dreampose_cli.networks.storage import load_base
     from dreampose_cli.poses.estimator import load_estimator
     from dreampose_cli.poses.files import PoseWriter
     from dreampose_cli.poses.sequence import PosesInMemory
@@ -123,17 +123,17 @@ def examine(chosen: argparse.Namespace, base: Path, preset, sampling: dict, inde
     settings = RenderSettings.of(model, **sampling)
 
     def denoised() -> list:
-        return latents_of(model, prepare_photo(model, views.pictures[0], views.poses[0]), windows, settings, chosen)
+        return latents_of(model, prepare(model, views.pictures[0], views.poses[0]), windows, settings, chosen)
 
     def decoded(latents: list):
-        return np.concatenate([to_frames(decode(model, part)) for part in latents])
+        return np.concatenate([to_frames(model.decode(part)) for part in latents])
 
     answers = {"copied": np.broadcast_to(views.pictures[0], truth.shape)}
     with inference():
         answers["ceiling"] = np.concatenate(
             [
                 to_frames(
-                    decode(model, encode(model, pictures_to_tensor(part, model.config.target_range).to(model.device)))
+                    model.decode(model.encode(pictures_to_tensor(part, model.config.target_range).to(model.device)))
                 )
                 for part in np.array_split(truth, -(-len(truth) // chosen.batch_size))
             ]
@@ -414,7 +414,7 @@ def take(chosen: argparse.Namespace, base: Path, work: Path) -> int:
     from PIL import Image
 
     from dreampose_cli.bases.config import read_config
-    from dreampose_cli.bases.fingerprint import revision
+    from dreampose_cli.bases.fingerprint import fingerprint
     from dreampose_cli.workflows.options import TuneOptions
     from dreampose_cli.workflows.tune import resolve_settings
 
@@ -445,7 +445,7 @@ def take(chosen: argparse.Namespace, base: Path, work: Path) -> int:
     settings = {
         "protocol": PROTOCOL,
         "base": config.name,
-        "revision": revision(base),
+        "revision": fingerprint(base),
         "resolution": list(config.resolution),
         "sampling": effective,
         "tuning": dataclasses.asdict(preset),

@@ -68,7 +68,7 @@ class Published:
     def __init__(self, base: Path, device: str):
         import torch
 
-        from dreampose_cli.networks.dreampose.network import load_base
+        from dreampose_cli.networks.storage import load_base
 
         self.model = load_base(base, device=device)
         self.autocast = torch.autocast(device.split(":")[0], torch.float16, enabled=device.startswith("cuda"))
@@ -77,60 +77,44 @@ class Published:
         """One frame, uint8 (H, W, 3), for a pose window (n, 3, H, W)."""
         import torch
 
-        from dreampose_cli.networks.dreampose.conditioning import (
-            decode,
-            null_pose,
-            photo_channels,
-            pose_channels,
-            prepare_photo,
-            prior_of,
-        )
+        from dreampose_cli.inference.denoise import prepare
         from dreampose_cli.sampling import clip_noise, make_sampler
 
         model = self.model
         with torch.no_grad(), self.autocast:
-            photo = prepare_photo(model, picture, pose)
-            target = window[None].to(model.device)
-            channels = pose_channels(model.config.poses, target, model.factor)
-            middle = target[:, model.config.poses.count // 2]
-            carried, guess = photo_channels(model, photo.latents, photo.surface, middle, channels)
-            nothing = torch.zeros_like(carried)
-            prior = None
-            if guess is not None:
-                blank = torch.tensor([True, True, False], device=model.device)
-                prior = prior_of(model, guess.repeat(3, 1, 1, 1), blank)
-            contexts = torch.cat([photo.null, photo.image, photo.image])
-            blank_pose = null_pose(model.config.poses, channels)
-            poses = torch.cat([blank_pose, blank_pose, channels])
-            photos = torch.cat([nothing, nothing if guess is not None else carried, carried])
-            sampler = make_sampler("pndm", model.scheduler)
+            photo = prepare(model, picture, pose)
+            condition = model.condition(photo.reference, window[None])
+            rows = condition.cat([condition.drop(True, True), condition.drop(False, True), condition])
+            sampler = make_sampler("pndm", model.schedule)
             sampler.set_timesteps(steps)
             latents = clip_noise((model.latent_channels, *model.latent_size), 0).to(model.device)
-            s_image, s_pose = model.config.sampling.image_guidance, model.config.sampling.pose_guidance
+            s_image, s_pose = (model.config.sampling.guidance[name] for name in ("image", "pose"))
             for timestep in sampler.timesteps:
-                null, image, full = model.predict(latents.repeat(3, 1, 1, 1), timestep, contexts, poses, photos, prior)
+                null, image, full = model.predict(latents.repeat(3, 1, 1, 1), timestep, rows)
                 guided = null + s_image * (image - null) + s_pose * (full - image)
                 latents = sampler.step(guided[None], timestep, latents).prev_sample
-            return (decode(model, latents)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+            return (model.decode(latents)[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
 
     def tune(self, views, steps: int, decoder_steps: int) -> None:
         """UNet and adapter, then the decoder, a sample a step, encoded anew in each."""
         import torch
 
-        from dreampose_cli.networks.dreampose.conditioning import encode, pictures_to_tensor
+        from dreampose_cli.networks.network import pictures_to_tensor
         from dreampose_cli.training.autoencoder import reconstruction_loss
-        from dreampose_cli.training.loop import Draw, LoopSettings
-        from dreampose_cli.training.tuning import NetworkTuning
+        from dreampose_cli.training.crops import CropSource
+        from dreampose_cli.training.denoising import DenoisingTask
+        from dreampose_cli.training.loop import LoopSettings, SampleRng
 
         model = self.model
-        preset = dataclasses.replace(model.config.tuning, hide=0.0, crop=0.85)
-        task = NetworkTuning(model, views, preset)
+        preset = dataclasses.replace(model.config.tuning, part_dropout=0.0, crop=0.85)
+        source = CropSource(model, views.pictures, views.poses, preset)
+        task = DenoisingTask(model, source, model.tuning_stages[0].modules)
         settings = LoopSettings(steps, 1e-5, 1)
         parameters = [p for module in task.modules.values() for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-5)
         for step in range(steps):
             with self.autocast:
-                loss = task.loss(task.load([Draw.of(0, step)]), step, settings)
+                loss = task.loss(task.load([SampleRng.of(0, step)]), step, settings)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -141,13 +125,13 @@ class Published:
         for _ in range(decoder_steps):
             with self.autocast:
                 with torch.no_grad():
-                    latents = encode(model, target).float()
-                output = model.vae.decode(latents / model.latent_scale + model.latent_shift).sample.float()
-                loss = reconstruction_loss(output, target, model.factor)
+                    latents = model.encode(target).float()
+                output = model.reconstruct(latents).float()
+                loss = reconstruction_loss(output, target, model.vae_scale_factor)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        for module in model.components().values():
+        for module in model.modules.values():
             module.requires_grad_(False).eval()
 
     def save(self, folder: Path) -> int:
@@ -338,9 +322,8 @@ def _scaling(spec: dict) -> dict:
 
     from dreampose_cli.device import pick_device, pick_dtype
     from dreampose_cli.inference.batch_plan import Portions
-    from dreampose_cli.inference.denoise import RenderSettings, render_frames
-    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
-    from dreampose_cli.networks.dreampose.network import load_base
+    from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
+    from dreampose_cli.networks.storage import load_base
     from dreampose_cli.training.tuning import fit_subject
     from dreampose_cli.workflows.options import TuneOptions
     from dreampose_cli.workflows.tune import resolve_settings
@@ -374,14 +357,14 @@ def _scaling(spec: dict) -> dict:
         return clock.read()
 
     def thrift(preset):
-        from dreampose_cli.training.memory import Thrift
+        from dreampose_cli.training.memory import MemoryPlan
 
-        return Thrift.of(preset, device, "auto", None)
+        return MemoryPlan.of(preset, device, "auto", None)
 
     def ready(model):
         height, width = model.config.resolution
         blank = np.zeros((3, height, width), np.float32)
-        return model, prepare_photo(model, np.zeros((height, width, 3), np.uint8), blank)
+        return model, prepare(model, np.zeros((height, width, 3), np.uint8), blank)
 
     model, photo = ready(load_base(Path(spec["base"]), device=device, dtype=dtype))
     few = {"steps": 4}
@@ -416,9 +399,8 @@ def _variants(spec: dict) -> dict:
     from dreampose_cli.device import pick_device, pick_dtype
     from dreampose_cli.inference.batch_plan import Portions
     from dreampose_cli.inference.compilation import compile_blocks
-    from dreampose_cli.inference.denoise import RenderSettings, render_frames
-    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
-    from dreampose_cli.networks.dreampose.network import load_base
+    from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
+    from dreampose_cli.networks.storage import load_base
 
     device = pick_device(spec["device"])
     usual = pick_dtype(spec["dtype"], device)
@@ -430,8 +412,8 @@ def _variants(spec: dict) -> dict:
             module.to(memory_format=torch.contiguous_format if name == "contiguous" else torch.channels_last)
         height, width = model.config.resolution
         blank = np.zeros((3, height, width), np.float32)
-        photo = prepare_photo(model, np.zeros((height, width, 3), np.uint8), blank)
-        settings = RenderSettings.of(model, steps=4, sampler="ddim", image_guidance=2.0, pose_guidance=1.5)
+        photo = prepare(model, np.zeros((height, width, 3), np.uint8), blank)
+        settings = RenderSettings.of(model, steps=4, sampler="ddim", guidance={"image": 2.0, "pose": 1.5})
         portions = Portions(8, rows=1 if name == "rows one at a time" else None)
         if name == "compiled":
             compile_blocks(model)
@@ -448,8 +430,9 @@ def _variants(spec: dict) -> dict:
 
 def _of_size(kind: str, resolution: tuple[int, int], device, dtype):
     """The architecture at another resolution, with random weights: time does not depend on them."""
+    from full_size import build_full_size
+
     from dreampose_cli.networks.dreampose.presets import MINI, PAPER, build_mini
-    from dreampose_cli.networks.fullsize import build_full_size
 
     if kind == "mini":
         return build_mini(0, dataclasses.replace(MINI, resolution=resolution)).to(device, dtype)
@@ -470,9 +453,8 @@ def _floor(spec: dict) -> dict:
     from torch.utils.flop_counter import FlopCounterMode
 
     from dreampose_cli.device import pick_device, pick_dtype
-    from dreampose_cli.inference.denoise import RenderSettings, render_batch
-    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
-    from dreampose_cli.networks.dreampose.network import load_base
+    from dreampose_cli.inference.denoise import RenderSettings, prepare, render_batch
+    from dreampose_cli.networks.storage import load_base
 
     device = pick_device(spec["device"])
     dtype = pick_dtype(spec["dtype"], device)
@@ -485,11 +467,11 @@ def _floor(spec: dict) -> dict:
         return counter.get_total_flops()
 
     picture, pose = np.zeros((height, width, 3), np.uint8), np.zeros((3, height, width), np.float32)
-    photo = prepare_photo(model, picture, pose)
+    photo = prepare(model, picture, pose)
     windows = torch.zeros(1, model.config.poses.count, 3, height, width)
     plain = RenderSettings.of(model)
     frame = counted(lambda: render_batch(model, photo, windows, plain))
-    once = counted(lambda: prepare_photo(model, picture, pose))
+    once = counted(lambda: prepare(model, picture, pose))
     n = 8192 if device.type == "cuda" else 2048
     a, b = torch.randn(2, n, n, device=device, dtype=dtype)
     rates = []
@@ -537,9 +519,9 @@ class Run:
 
     def _full_size(self) -> Path:
         import torch
+        from full_size import build_full_size
 
-        from dreampose_cli.networks.dreampose.network import save_base
-        from dreampose_cli.networks.fullsize import build_full_size
+        from dreampose_cli.networks.storage import save_base
 
         folder = self.folder / "full-size"
         if not (folder / "base.json").exists():

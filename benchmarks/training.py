@@ -35,7 +35,7 @@ def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Samples a second: of mini's step alone, its samples being there already, and of the loader alone, by turns."""
     import torch
 
-    from dreampose_cli.training.loop import Draw
+    from dreampose_cli.training.loop import SampleRng
     from dreampose_cli.training.prefetch import Loader
 
     torch.set_num_threads(args.threads)
@@ -44,7 +44,7 @@ def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     batch = settings.batch_size
 
     def load(step: int) -> Any:
-        return task.load([Draw.of(0, step * batch + i) for i in range(batch)])
+        return task.load([SampleRng.of(0, step * batch + i) for i in range(batch)])
 
     def train(loaded: Any) -> None:
         task.loss(loaded, 0, settings).backward()
@@ -256,8 +256,8 @@ def draw_clips(work: Path, count: int, size: tuple[int, int]) -> Path:
 
 
 def tiny_base(work: Path) -> Path:
-    from dreampose_cli.networks.dreampose.network import save_base
     from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+    from dreampose_cli.networks.storage import save_base
 
     (work / "tiny").mkdir()
     return save_base(build_mini(0, dataclasses.replace(MINI, name="tiny", resolution=TINY)), work / "tiny")

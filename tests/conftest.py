@@ -47,8 +47,8 @@ def tiny_base(tmp_path_factory):
     """A base of the mini architecture at 32 wide x 48 high, random weights: real classes, milliseconds a step."""
     import dataclasses
 
-    from dreampose_cli.networks.dreampose.network import save_base
     from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+    from dreampose_cli.networks.storage import save_base
 
     tuning = dataclasses.replace(MINI.tuning, steps=4, decoder_steps=4, batch_size=2, decoder_batch_size=2)
     config = dataclasses.replace(MINI, name="tiny", resolution=(48, 32), tuning=tuning)

@@ -402,8 +402,10 @@ def test_a_subject_remembers_its_region(tiny_base, wide):
 
 
 def test_a_base_without_surface_uses_the_whole_photo_where_nobody_is_found(tmp_path):
-    photo = dataclasses.replace(MINI.photo, unet_channels="none")
-    plain = SimpleNamespace(config=dataclasses.replace(MINI, resolution=(48, 32), photo=photo))
+    photo = dataclasses.replace(MINI.network.photo, unet_channels="none")
+    plain = SimpleNamespace(
+        config=dataclasses.replace(MINI, resolution=(48, 32), network=dataclasses.replace(MINI.network, photo=photo))
+    )
     shelf = SimpleNamespace(base=lambda folder, device, dtype: plain)
     Image.new("RGB", (90, 40), "white").save(tmp_path / "empty.png")
     (tmp_path / "base.json").write_text(plain.config.to_json())

@@ -85,16 +85,15 @@ def test_the_untuned_base_beats_the_copied_photo(tmp_path):
 
     from dreampose_cli.evaluation.metrics import ssim
     from dreampose_cli.inference.clip import pose_windows
-    from dreampose_cli.inference.denoise import RenderSettings, render_batch
-    from dreampose_cli.networks.dreampose.conditioning import prepare_photo
-    from dreampose_cli.networks.dreampose.network import load_base
+    from dreampose_cli.inference.denoise import RenderSettings, prepare, render_batch
+    from dreampose_cli.networks.storage import load_base
     from dreampose_cli.poses.sequence import PosesInMemory
 
     base = load_base(bundled())
     copied, rendered = [], []
     for index in (1, 2):
         frames = held_out(index)
-        photo = prepare_photo(base, frames[0].picture, frames[0].pose)
+        photo = prepare(base, frames[0].picture, frames[0].pose)
         windows = list(pose_windows(base, PosesInMemory([f.pose for f in frames], 12.0)))
         chosen = (14, 18, 22)
         made = render_batch(base, photo, torch.stack([windows[i] for i in chosen]), RenderSettings.of(base))

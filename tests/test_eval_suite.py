@@ -105,8 +105,8 @@ def test_clips_are_found_as_training_finds_them(tmp_path):
 
 
 def test_rows_are_those_of_the_paper():
-    sampling = {"image_guidance": 1.0, "pose_guidance": 3.0}
-    rows = {row.key: row for row in variants_of(tuned=False, ablations=True, against=["uv"], sampling=sampling)}
+    guidance = {"image": 1.0, "pose": 3.0}
+    rows = {row.key: row for row in variants_of(tuned=False, ablations=True, against=["uv"], guidance=guidance)}
     assert list(rows) == [
         "copied", "untuned", "full", "uv", "uv-untuned", "no-decoder", "repeated-pose", "smoothed",
         "photos-3", "photos-5", "photos-7",
@@ -115,7 +115,7 @@ def test_rows_are_those_of_the_paper():
     ]  # fmt: skip
     assert (rows["uv"].rival, rows["uv-untuned"].rival, rows["no-decoder"].rival) == ("full", "untuned", "full")
     assert rows["no-decoder"].source == rows["full"].source  # tuned once
-    plain = variants_of(tuned=False, ablations=False, against=["uv"], sampling=sampling)
+    plain = variants_of(tuned=False, ablations=False, against=["uv"], guidance=guidance)
     assert [row.key for row in plain] == ["copied", "untuned", "uv-untuned"]
 
 

@@ -11,6 +11,7 @@ from dreampose_cli.bases import repositories as hub
 from dreampose_cli.bases.registry import MINI_NOTE, bundled, pull, resolve_base
 from dreampose_cli.bases.repositories import Reference
 from dreampose_cli.errors import BaseError
+from dreampose_cli.networks.dreampose.presets import MINI
 from hub_server import COMMIT
 
 NOBODY = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -86,7 +87,7 @@ def test_a_base_is_downloaded_once_and_then_used_offline(server, tmp_path):
     assert any("CC BY 4.0" in note and COMMIT[:12] in note for note in answer["notes"])
     assert answer["seen"] == [] or answer["seen"][-1][2] == "MB of owner/base"
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {"base.json", *hub.BASE_FILES}  # no code, no readme, nothing else
+    assert files == {"base.json", *MINI.network.files}  # no code, no readme, nothing else
     assert hub.origin(folder) == f"owner/base@{COMMIT}"
     asked = len(server.requests)
     again, _ = ask(server, "resolve:owner/base", f"resolve:owner/base@{COMMIT}", home=home)
@@ -142,7 +143,7 @@ def test_an_interrupted_download_goes_on(server, tmp_path, monkeypatch):
     third, _ = ask(server, "resolve:owner/cut", home=home)
     assert third["found"][0].endswith(COMMIT)
     after = server.downloads()
-    assert len(after) - len(before) < len(hub.BASE_FILES)  # what was complete was kept
+    assert len(after) - len(before) < len(MINI.network.files)  # what was complete was kept
 
 
 @pytest.mark.parametrize(

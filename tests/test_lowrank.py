@@ -12,7 +12,7 @@ from torch import nn
 
 from dreampose_cli import media
 from dreampose_cli.networks import lora as lowrank
-from dreampose_cli.networks.dreampose.network import load_base
+from dreampose_cli.networks.storage import load_base
 from dreampose_cli.subjects.views import read_views
 from dreampose_cli.training.tuning import fit_subject
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_named(small):
 
 
 def test_at_stable_diffusions_size_a_subject_of_rank_8_is_under_25_mb():
-    from dreampose_cli.networks.fullsize import build_full_size
+    from full_size import build_full_size
 
     base = build_full_size("meta")
     size = 0
@@ -125,10 +125,10 @@ def test_learning_rates_follow_the_method(tiny_base):
     preset = load_base(tiny_base).config.tuning
     assert resolve_settings(preset, TuneOptions([])).learning_rate == preset.learning_rate
     low = resolve_settings(preset, TuneOptions([], lora_rank=4))
-    assert low.rank == 4 and low.learning_rate > preset.learning_rate
+    assert low.lora_rank == 4 and low.learning_rate > preset.learning_rate
     assert low.decoder_learning_rate > preset.decoder_learning_rate
     assert resolve_settings(preset, TuneOptions([], learning_rate=0.25, lora_rank=4)).learning_rate == 0.25
-    assert resolve_settings(dataclasses.replace(preset, rank=4), TuneOptions([], lora_rank=0)) == preset
+    assert resolve_settings(dataclasses.replace(preset, lora_rank=4), TuneOptions([], lora_rank=0)) == preset
 
 
 def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
@@ -147,7 +147,7 @@ def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
         tensors = load_file(low.path / f"{name}.safetensors")
         assert all(key.endswith((lowrank.A, lowrank.B)) for key in tensors), name
         assert any(value.any() for key, value in tensors.items() if key.endswith(lowrank.B)), name
-    assert json.loads((low.path / "subject.json").read_text())["settings"]["rank"] == 2
+    assert json.loads((low.path / "subject.json").read_text())["settings"]["lora_rank"] == 2
 
     def frames(name, **who):
         render(RenderOptions(poses=[poses], output=f"{tmp_path / name}/", steps=2, **who))
@@ -197,7 +197,7 @@ def test_a_subject_keeps_a_share_of_what_was_learned(tiny_base, clip, rank):
             base.config.tuning,
             TuneOptions([], steps=2, decoder_steps=1, learning_rate=1e-3, batch_size=1, lora_rank=rank),
         )
-        fit_subject(base, views, dataclasses.replace(preset, blend=blend), 0, None, None)
+        fit_subject(base, views, dataclasses.replace(preset, weight_interpolation=blend), 0, None, None)
         learned[blend] = {name: weight - before[name] for name, weight in base.unet.state_dict().items()}
     assert sum(delta.abs().sum() for delta in learned[1.0].values()) > 0
     for name, delta in learned[1.0].items():

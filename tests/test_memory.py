@@ -14,19 +14,18 @@ from dreampose_cli.errors import OutOfMemoryError, UsageError
 from dreampose_cli.inference import batch_plan as memory
 from dreampose_cli.inference.batch_plan import SMALLEST, Portions, plan
 from dreampose_cli.inference.clip import pose_windows
-from dreampose_cli.inference.denoise import RenderSettings, render_frames
+from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
 from dreampose_cli.inference.prefetch import ahead
-from dreampose_cli.networks.dreampose.conditioning import prepare_photo
-from dreampose_cli.networks.dreampose.network import load_base
-from dreampose_cli.networks.footprint import Peak
+from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.subjects.views import read_views
-from dreampose_cli.training import memory as thrift_module
-from dreampose_cli.training.memory import Thrift
+from dreampose_cli.training import memory as memory_module
+from dreampose_cli.training.memory import MemoryPlan
 from dreampose_cli.training.tuning import fit_subject
 from dreampose_cli.workflows import render as rendering
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.tune import resolve_settings, tune
+from footprint import Peak
 
 GIGABYTE = 10**9
 
@@ -47,7 +46,7 @@ def photo(clip):
 
 
 def frames_of(base, poses, photo, settings, portions, **options):
-    prepared = prepare_photo(base, media.read_photo(photo), poses.frame(0))
+    prepared = prepare(base, media.read_photo(photo), poses.frame(0))
     made = render_frames(base, prepared, pose_windows(base, poses), settings, portions, **options)
     return np.stack(list(made)).astype(int)
 
@@ -76,9 +75,6 @@ def test_portions_follow_what_is_free(base, monkeypatch):
         monkeypatch.setattr(memory, "free_bytes", lambda device: amount)
         return plan(base, rows, **options)
 
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert with_free(100 * GIGABYTE) == Portions(1, None, 1)  # two cores are as fast with one frame
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert with_free(100 * GIGABYTE) == Portions(4, None, 4)
     assert with_free((3 * 3 * row + 1) / memory.MARGIN).frames == 3
     assert with_free(0) == Portions(1, 1, 1)
@@ -125,7 +121,7 @@ def test_out_of_memory_is_known_by_its_words(error, expected):
 
 @pytest.mark.parametrize("sampler", ["pndm", "dpm++-sde"])
 def test_portions_do_not_change_a_frame(base, poses, photo, sampler):
-    settings = RenderSettings(sampler, 4, 2.0, 1.5, seed=4)
+    settings = RenderSettings(sampler, 4, {"image": 2.0, "pose": 1.5}, seed=4)
     one, many = (frames_of(base, poses, photo, settings, p) for p in (SMALLEST, Portions(5, None, 2)))
     assert np.abs(one - many).max() <= 1
     uneven = frames_of(base, poses, photo, settings, Portions(5, 1, 3, even=True))
@@ -133,7 +129,7 @@ def test_portions_do_not_change_a_frame(base, poses, photo, sampler):
 
 
 def test_out_of_memory_leads_to_smaller_batches_and_the_same_frames(base, poses, photo):
-    settings = RenderSettings("ddim", 2, 2.0, 1.5)
+    settings = RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5})
     expected = frames_of(base, poses, photo, settings, Portions(4))
     sizes, notes = hungry(base.unet, 4), []
     found = frames_of(base, poses, photo, settings, Portions(4), note=notes.append)
@@ -143,7 +139,7 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_frames(base, poses,
 
 
 def test_rows_go_one_at_a_time_where_three_do_not_fit(base, poses, photo):
-    settings = RenderSettings("ddim", 2, 2.0, 1.5)
+    settings = RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5})
     expected = frames_of(base, poses, photo, settings, Portions(1))
     sizes, notes = hungry(base.unet, 1), []
     found = frames_of(base, poses, photo, settings, Portions(1, decoded=1), note=notes.append)
@@ -155,7 +151,7 @@ def test_rows_go_one_at_a_time_where_three_do_not_fit(base, poses, photo):
 def test_too_little_memory_for_one_row_is_a_sentence(base, poses, photo):
     hungry(base.unet, 0)
     with pytest.raises(OutOfMemoryError, match="too little memory for one frame of 32x48"):
-        frames_of(base, poses, photo, RenderSettings("ddim", 2, 2.0, 1.5), Portions(8))
+        frames_of(base, poses, photo, RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5}), Portions(8))
 
 
 def test_other_errors_are_not_mistaken_for_too_little_memory(base, poses, photo):
@@ -164,7 +160,7 @@ def test_other_errors_are_not_mistaken_for_too_little_memory(base, poses, photo)
 
     base.unet.forward = broken
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        frames_of(base, poses, photo, RenderSettings("ddim", 2, 2.0, 1.5), Portions(8))
+        frames_of(base, poses, photo, RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5}), Portions(8))
 
 
 @pytest.mark.parametrize(
@@ -172,14 +168,20 @@ def test_other_errors_are_not_mistaken_for_too_little_memory(base, poses, photo)
 )
 def test_guidance_in_an_interval_computes_fewer_rows(base, poses, photo, interval, rows):
     sizes = hungry(base.unet, 100)
-    settings = RenderSettings("ddim", 5, 2.0, 1.5, guidance_interval=interval)
+    settings = RenderSettings("ddim", 5, {"image": 2.0, "pose": 1.5}, guidance_interval=interval)
     frames = frames_of(base, poses, photo, settings, Portions(8))
     assert len(frames) == 8 and sum(sizes) == 8 * rows  # trailing timesteps: 999, 799, 599, 399, 199
 
 
 def test_without_guidance_an_interval_changes_nothing(base, poses, photo):
     plain, within = (
-        frames_of(base, poses, photo, RenderSettings("ddim", 3, 1.0, 1.0, guidance_interval=interval), Portions(8))
+        frames_of(
+            base,
+            poses,
+            photo,
+            RenderSettings("ddim", 3, {"image": 1.0, "pose": 1.0}, guidance_interval=interval),
+            Portions(8),
+        )
         for interval in ((0.0, 1.0), (0.2, 0.6))
     )
     assert np.array_equal(plain, within)
@@ -245,7 +247,7 @@ def test_compiled_blocks_compute_the_same(tiny_base, base, poses, photo):
         require_compiler(torch.device("cpu"))
     except UsageError as error:
         pytest.skip(str(error))
-    settings = RenderSettings("ddim", 3, 2.0, 1.5)
+    settings = RenderSettings("ddim", 3, {"image": 2.0, "pose": 1.5})
     expected = frames_of(base, poses, photo, settings, Portions(4))
     compile_blocks(base)
     found = frames_of(base, poses, photo, settings, Portions(4, even=True))
@@ -305,14 +307,14 @@ def test_whoever_leaves_ends_the_work():
 # ---- tuning
 
 
-def subject_of(base, clip, photo, thrift, batch=4):
+def subject_of(base, clip, photo, plan, batch=4):
     config = base.config
     preset = dataclasses.replace(
         resolve_settings(config.tuning, TuneOptions([], steps=2, decoder_steps=1, batch_size=batch)), decay=0.0
     )
     views = read_views(config, [photo], [media.read_photo(photo)], [clip / "video.poses"], config.estimator, "cpu")
     notes = []
-    tuned = fit_subject(base, views, preset, 0, None, None, None, notes.append, thrift)
+    tuned = fit_subject(base, views, preset, 0, None, None, None, notes.append, plan)
     return {f"{part}.{name}": value for part, each in tuned.items() for name, value in each.items()}, notes
 
 
@@ -321,9 +323,9 @@ def differ(one, other):
     return max(float((one[name] - other[name]).abs().max()) for name in one) / 1.5e-4
 
 
-def test_thrift_changes_nothing_but_rounding(tiny_base, clip, photo):
-    plain, _ = subject_of(load_base(tiny_base), clip, photo, Thrift())
-    sparing, _ = subject_of(load_base(tiny_base), clip, photo, Thrift(checkpointing=True, parts=4))
+def test_sparing_memory_changes_nothing_but_rounding(tiny_base, clip, photo):
+    plain, _ = subject_of(load_base(tiny_base), clip, photo, MemoryPlan())
+    sparing, _ = subject_of(load_base(tiny_base), clip, photo, MemoryPlan(checkpointing=True, parts=4))
     untuned = {f"unet.{name}": value for name, value in load_base(tiny_base).unet.state_dict().items()}
     assert differ(untuned, plain) > 0.5
     moved = [name for name in untuned if not torch.equal(untuned[name], plain[name])]
@@ -331,24 +333,19 @@ def test_thrift_changes_nothing_but_rounding(tiny_base, clip, photo):
     assert np.mean(close) > 0.9  # Adam's first steps go by the sign alone, and the sign of nothing is rounding
 
 
-def test_few_cores_compute_one_sample_at_a_time(tiny_base, monkeypatch):
-    preset = dataclasses.replace(resolve_settings(load_base(tiny_base).config.tuning, TuneOptions([])), batch_size=4)
-
-    def with_threads(count, device="cpu", memory="auto"):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: count)
-        return Thrift.of(preset, torch.device(device), memory, None)
-
-    assert with_threads(2) == Thrift(checkpointing=True, parts=4) == with_threads(8, memory="low")
-    assert with_threads(8) == with_threads(2, "mps") == with_threads(2, memory="high") == Thrift()
+def test_memory_is_spared_where_that_is_asked_for(tiny_base):
+    preset = dataclasses.replace(load_base(tiny_base).config.tuning, batch_size=4)
+    cpu = torch.device("cpu")
+    assert MemoryPlan.of(preset, cpu, "auto", None) == MemoryPlan()
+    assert MemoryPlan.of(preset, cpu, "low", None) == MemoryPlan(checkpointing=True, parts=4)
 
 
 def test_blended_weights_are_the_same_whether_the_old_ones_are_in_memory_or_in_files(tiny_base, clip, photo, tmp_path):
     results = []
     for folder in (None, tmp_path):
         base = load_base(tiny_base)
-        preset = dataclasses.replace(
-            resolve_settings(base.config.tuning, TuneOptions([], steps=2, decoder_steps=0)), blend=0.25
-        )
+        preset = resolve_settings(base.config.tuning, TuneOptions([], steps=2, decoder_steps=0))
+        preset = dataclasses.replace(preset, weight_interpolation=0.25)
         views = read_views(
             base.config, [photo], [media.read_photo(photo)], [clip / "video.poses"], base.config.estimator, "cpu"
         )
@@ -376,10 +373,10 @@ def test_texture_blocks_computed_twice_learn_the_same(tiny_base):
     assert any(a.any() for a in found[0])
 
 
-def test_out_of_memory_leads_to_more_thrift(tiny_base, clip, photo):
+def test_running_out_of_memory_spares_more(tiny_base, clip, photo):
     base = load_base(tiny_base)
     sizes = hungry(base.unet, 2)
-    _, notes = subject_of(base, clip, photo, Thrift())
+    _, notes = subject_of(base, clip, photo, MemoryPlan())
     assert sizes == [4, 4, 2, 2, 2, 2]  # with checkpointing, then in two parts, in two steps
     assert "going on with activations computed twice" in notes[0] and "2 parts a step" in notes[1]
 
@@ -388,14 +385,14 @@ def test_tuning_that_cannot_fit_is_a_sentence(tiny_base, clip, photo):
     base = load_base(tiny_base)
     hungry(base.unet, 0)
     with pytest.raises(OutOfMemoryError, match="too little memory to tune"):
-        subject_of(base, clip, photo, Thrift())
+        subject_of(base, clip, photo, MemoryPlan())
 
 
 def test_what_will_not_fit_is_spared_from_the_beginning(tiny_base, clip, photo, monkeypatch):
-    monkeypatch.setattr(thrift_module, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(memory_module, "free_bytes", lambda device: 0)
     base, on = load_base(tiny_base), []
     monkeypatch.setattr(base.unet, "enable_gradient_checkpointing", lambda: on.append("unet"))
-    subject_of(base, clip, photo, Thrift())
+    subject_of(base, clip, photo, MemoryPlan())
     assert on == ["unet", "unet"]  # in both phases
 
 
@@ -426,23 +423,23 @@ def test_the_peak_is_what_was_alive_together():
 
 @pytest.mark.slow
 def test_render_needs_what_is_planned_with():
+    from full_size import build_full_size
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from dreampose_cli.networks.dreampose.conditioning import decode
-    from dreampose_cli.networks.fullsize import build_full_size
+    from dreampose_cli.networks.dreampose.conditioning import DreamPoseCondition
 
     with FakeTensorMode(), torch.inference_mode():
         base = build_full_size("cpu", torch.bfloat16)
-        with Peak(*base.components().values()) as row:
-            base.predict(
-                torch.empty(1, 4, 80, 64), torch.tensor(500).expand(1), torch.empty(1, 50, 768),
-                torch.empty(1, 10, 80, 64), torch.empty(1, 0, 80, 64),
-            )  # fmt: skip
-        with Peak(*base.components().values()) as decoded:
-            decode(base, torch.empty(1, 4, 80, 64))
+        with Peak(*base.modules.values()) as row:
+            condition = DreamPoseCondition(
+                torch.empty(1, 50, 768), torch.empty(1, 10, 80, 64), torch.empty(1, 0, 80, 64)
+            )
+            base.predict(torch.empty(1, 4, 80, 64), torch.tensor(500).expand(1), condition)
+        with Peak(*base.modules.values()) as decoded:
+            base.decode(torch.empty(1, 4, 80, 64))
     assert row.bytes == pytest.approx(memory.row_bytes(base), rel=0.05)
     assert decoded.bytes == pytest.approx(memory.decode_bytes(base), rel=0.05)
-    weights = sum(p.numel() * p.element_size() for m in base.components().values() for p in m.parameters())
+    weights = sum(p.numel() * p.element_size() for m in base.modules.values() for p in m.parameters())
     assert weights + max(row.bytes, decoded.bytes) < 4e9  # `render --memory low`, before anything is put away
 
 
@@ -457,28 +454,31 @@ def test_render_needs_what_is_planned_with():
     ],
 )
 def test_tuning_stays_within_its_budget(stage, rank, optimizer_bytes, limit):
+    from full_size import build_full_size
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from dreampose_cli.networks import lora as lowrank
-    from dreampose_cli.networks.fullsize import build_full_size
-    from dreampose_cli.subjects.views import Views
-    from dreampose_cli.training.loop import Draw, LoopSettings
-    from dreampose_cli.training.tuning import DecoderTuning, NetworkTuning
+    from dreampose_cli.networks import lora
+    from dreampose_cli.training.autoencoder import ReconstructionTask
+    from dreampose_cli.training.crops import CropSource
+    from dreampose_cli.training.denoising import DenoisingTask
+    from dreampose_cli.training.loop import LoopSettings, SampleRng
 
-    views = Views(np.zeros((1, 640, 512, 3), np.uint8), np.zeros((1, 3, 640, 512), np.float32), [None])
+    pictures, poses = np.zeros((1, 640, 512, 3), np.uint8), np.zeros((1, 3, 640, 512), np.float32)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        base = build_full_size("cpu", torch.bfloat16 if rank else torch.float32)  # as `Thrift.of` holds it on CUDA
-        weights = sum(p.numel() * p.element_size() for m in base.components().values() for p in m.parameters())
-        kind = NetworkTuning if stage == "network" else DecoderTuning
-        task = kind(base, views, dataclasses.replace(base.config.tuning, rank=rank))
-        modules = {n: lowrank.attach(m, rank, 0) for n, m in task.modules.items()} if rank else task.modules
-        for module in (base.unet, base.vae):
-            module.enable_gradient_checkpointing()
+        base = build_full_size("cpu", torch.bfloat16 if rank else torch.float32)  # as `MemoryPlan.of` holds it on CUDA
+        weights = sum(p.numel() * p.element_size() for m in base.modules.values() for p in m.parameters())
+        learn = next(each.modules for each in base.tuning_stages if each.name == stage)
+        if stage == "network":
+            task = DenoisingTask(base, CropSource(base, pictures, poses, base.config.tuning), learn)
+        else:
+            task = ReconstructionTask(base, pictures, learn)
+        modules = {n: lora.attach(m, rank, 0) for n, m in task.modules.items()} if rank else task.modules
+        base.checkpoint_activations(True)
         for module in task.modules.values():
             module.train()
         learning = sum(p.numel() for m in modules.values() for p in m.parameters() if p.requires_grad)
-        loaded = task.load([Draw.of(0, 0)])
-        with Peak(*base.components().values(), *modules.values()) as peak:
+        loaded = task.load([SampleRng.of(0, 0)])
+        with Peak(*base.modules.values(), *modules.values()) as peak:
             with torch.autocast("cpu", torch.bfloat16):
                 loss = task.loss(loaded, 0, LoopSettings(1, 1e-5, 1))
             loss.backward()

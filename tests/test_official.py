@@ -22,9 +22,10 @@ from dreampose_cli.__main__ import main
 from dreampose_cli.bases.config import read_config
 from dreampose_cli.bases.registry import list_bases
 from dreampose_cli.errors import BaseError, OutputExistsError
-from dreampose_cli.networks.dreampose.conditioning import clip_pixels, null_photo, pose_channels, prepare_photo
+from dreampose_cli.inference.denoise import prepare
+from dreampose_cli.networks.dreampose.conditioning import DreamPoseCondition, pose_channels
 from dreampose_cli.networks.dreampose.importer import find_checkpoints, import_official
-from dreampose_cli.networks.dreampose.network import load_base
+from dreampose_cli.networks.storage import load_base
 
 SCHEDULER = {  # as in CompVis/stable-diffusion-v1-4
     "_class_name": "PNDMScheduler",
@@ -269,26 +270,28 @@ def test_each_stage_is_the_official_one(world, imported, tmp_path):
     theirs = Reference(world, picture, tmp_path / "poses", "pndm", 2).conditions()
     base = load_base(imported)
     fitted = fit_picture(np.asarray(picture), base.config.resolution, base.config.fit)
-    photo = prepare_photo(base, fitted, None)
+    photo = prepare(base, fitted, None)
 
-    pixels = clip_pixels(base, [fitted])
-    states = base.image_encoder(pixel_values=pixels).last_hidden_state
-    null_pixels, null_latents = null_photo(base)
+    pixels = base.views(fitted[None]).clip
+    states = base.modules["image_encoder"](pixel_values=pixels).last_hidden_state
+    null_pixels, null_latents = base.null_photo()
     assert difference(pixels, theirs.clip_pixels) < 1e-6
     assert difference(states, theirs.clip_states) < 1e-4
-    assert difference(base.image_encoder(pixel_values=null_pixels).last_hidden_state, theirs.null_states) < 1e-4
+    assert (
+        difference(base.modules["image_encoder"](pixel_values=null_pixels).last_hidden_state, theirs.null_states) < 1e-4
+    )
     # a VAE of random weights amplifies the rounding of its convolutions
-    assert difference(photo.latents, theirs.latents) < 1e-3
+    assert difference(photo.reference.latents, theirs.latents) < 1e-3
     assert difference(null_latents, theirs.null_latents) < 1e-3
     assert difference(photo.start, theirs.start) < 1e-3
-    assert difference(photo.image, theirs.context) < 1e-3
-    assert difference(photo.null, theirs.null_context) < 1e-3
+    assert difference(photo.reference.tokens, theirs.context) < 1e-3
+    assert difference(photo.reference.null_tokens, theirs.null_context) < 1e-3
 
     windows = torch.stack(list(pose_windows(base, open_poses(tmp_path / "poses"))))
-    channels = pose_channels(base.config.poses, windows, base.factor)
+    channels = pose_channels(base.config.network.pose, windows, base.vae_scale_factor)
     for n in (0, 1):
         assert difference(channels[n : n + 1], theirs.window(n)) < 1e-6
-    settings = RenderSettings("pndm", 2, S1, S2, SEED)
+    settings = RenderSettings("pndm", 2, {"image": S1, "pose": S2}, SEED)
     seen = []
     predict = base.predict
     base.predict = lambda *values: seen.append(predict(*values)) or seen[-1]
@@ -339,11 +342,12 @@ def test_an_imported_base_says_what_it_is(world, imported):
     config = read_config(imported)
     assert config.name == "dreampose"
     assert config.resolution == (640, 512)
-    assert (config.poses.range, config.poses.null, config.poses.window_rule) == ((-1.0, 1.0), 0.0, "current")
-    assert (config.photo.condition_range, config.photo.null_transposed) == ((0.0, 255.0), True)
-    assert (config.target_range, config.sampling.start, config.fit) == ((0.0, 1.0), "photo", "stretch")
+    pose, photo = config.network.pose, config.network.photo
+    assert (pose.range, pose.null, config.poses.window_rule) == ((-1.0, 1.0), 0.0, "current")
+    assert (photo.condition_range, photo.null_transposed) == ((0.0, 255.0), True)
+    assert (config.target_range, photo.start, config.fit) == ((0.0, 1.0), "photo", "stretch")
     sampling = config.sampling
-    assert (sampling.sampler, sampling.steps, sampling.image_guidance, sampling.pose_guidance) == ("pndm", 100, 8, 3)
+    assert (sampling.sampler, sampling.steps, sampling.guidance) == ("pndm", 100, {"image": 8.0, "pose": 3.0})
     assert config.provenance["files"] == {
         "unet": "unet_epoch_20.pth",
         "adapter": "adapter_20.pth",
@@ -411,7 +415,7 @@ def test_the_processor_beside_the_encoder_is_kept(world, tmp_path):
     sources = world.sources | {"image_encoder": str(clip)}
     base = load_base(import_official(world.checkpoints, name="processor", **sources))
     white = np.full((640, 512, 3), 255, np.uint8)
-    pixels = clip_pixels(base, [white])
+    pixels = base.views(white[None]).clip
     assert pixels.shape == (1, 3, 224, 224)
     assert torch.allclose(pixels, torch.ones_like(pixels))
 
@@ -494,8 +498,8 @@ def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
 
     base = starting_point(str(world.stable_diffusion), str(world.clip_folder))
     assert base.config.resolution == (640, 512)
-    assert base.config.photo.condition_range == base.config.target_range == (-1.0, 1.0)
-    assert base.config.sampling.start == "noise"
+    assert base.photo_range == base.config.target_range == (-1.0, 1.0)
+    assert base.config.network.photo.start == "noise"
     plain = UNet2DConditionModel.from_pretrained(world.stable_diffusion / "unet").eval()
     latents = torch.randn(2, 4, 16, 8)
     states = torch.randn(2, 50, 768)
@@ -503,14 +507,15 @@ def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
     nothing = torch.zeros(2, 0, 16, 8)
     with torch.no_grad():
         expected = plain(latents, 500, encoder_hidden_states=states).sample
-        assert torch.equal(base.predict(latents, 500, states, pose, nothing), expected)
+        assert torch.equal(base.predict(latents, 500, DreamPoseCondition(states, pose, nothing)), expected)
         # the new channels start at zero: no pose changes anything yet
-        assert torch.allclose(base.predict(latents, 500, states, torch.rand_like(pose), nothing), expected, atol=1e-6)
+        posed = DreamPoseCondition(states, torch.rand_like(pose), nothing)
+        assert torch.allclose(base.predict(latents, 500, posed), expected, atol=1e-6)
         # and the adapter as the identity on CLIP's tokens, whatever the VAE says
         one, other = base.adapter(states, torch.randn(2, 4, 80, 64)), base.adapter(states, torch.randn(2, 4, 80, 64))
         assert torch.equal(one, other)
         assert torch.allclose(one, states, atol=1e-6)
-        assert torch.allclose(base.predict(latents, 500, one, pose, nothing), expected, atol=1e-5)
+        assert torch.allclose(base.predict(latents, 500, DreamPoseCondition(one, pose, nothing)), expected, atol=1e-5)
 
 
 def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch, capsys):
@@ -530,7 +535,9 @@ def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch,
     assert "OpenRAIL" in base.config.provenance["licence"]
     weights = load_file(world.stable_diffusion / "vae" / "diffusion_pytorch_model.safetensors")
     assert torch.equal(base.vae.encoder.conv_in.weight, weights["encoder.conv_in.weight"])  # frozen, as is CLIP
-    assert torch.equal(base.image_encoder.state_dict()["pre_layrnorm.weight"], world.clip.pre_layrnorm.weight)
+    assert torch.equal(
+        base.modules["image_encoder"].state_dict()["pre_layrnorm.weight"], world.clip.pre_layrnorm.weight
+    )
     # from a base there is an image encoder already
     assert main(f"train {clips} -o {tmp_path}/more --base {tmp_path}/people --image-encoder x".split()) == 2
 
@@ -544,7 +551,7 @@ def test_an_imported_base_trains_with_its_own_ranges(world, imported, clips, tmp
     pictures = np.random.default_rng(0).integers(0, 256, (1, 640, 512, 3), dtype=np.uint8)
     frames = FrameStore(tmp_path, pictures, np.zeros((1, 3, 640, 512), np.uint8), [])
     target = encode_frames(base, frames, base.config.target_range)([0])
-    condition = encode_frames(base, frames, base.config.photo.condition_range)([0])
+    condition = encode_frames(base, frames, base.photo_range)([0])
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
     with torch.no_grad():
         expected = world.vae.encode(pixels).latent_dist.mode() * SCALE

@@ -7,7 +7,7 @@ import torch
 from dreampose_cli.errors import UsageError
 from dreampose_cli.names import SAMPLERS
 from dreampose_cli.networks.dreampose.presets import MINI, SCHEDULE, build_mini
-from dreampose_cli.sampling import branch_weights, clip_noise, guide, make_sampler, sample
+from dreampose_cli.sampling import clip_noise, guide, make_sampler, sample
 
 SCHEDULES = {
     "mini": None,  # as built
@@ -16,7 +16,7 @@ SCHEDULES = {
 
 
 def schedule_of(name):
-    return SCHEDULES[name] or build_mini(0, MINI).scheduler
+    return SCHEDULES[name] or build_mini(0, MINI).schedule
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -42,14 +42,16 @@ def test_every_sampler_finds_what_an_oracle_predicts(name, steps, schedule):
 
 
 def test_guidance_is_the_papers_formula():
+    network = build_mini(0, MINI)
     generator = torch.Generator().manual_seed(1)
     null, image, full = torch.randn(3, 2, 4, 3, 3, generator=generator)
     for s_image, s_pose in [(8.0, 3.0), (1.5, 1.5), (0.0, 2.0)]:
-        weights = branch_weights(s_image, s_pose)
-        used = torch.stack([b for b, w in zip((null, image, full), weights, strict=True) if w != 0.0])
+        branches = network.branches({"image": s_image, "pose": s_pose})
+        assert [(b.drop_image, b.drop_pose) for b in branches] == [(True, True), (False, True), (False, False)]
         expected = null + s_image * (image - null) + s_pose * (full - image)
-        torch.testing.assert_close(guide(used, weights), expected)
-    assert branch_weights(1.0, 1.0) == (0.0, 0.0, 1.0)
+        found = guide(torch.stack([null, image, full]), [branch.weight for branch in branches])
+        torch.testing.assert_close(found, expected)
+    assert [branch.weight for branch in network.branches({"image": 1.0, "pose": 1.0})] == [0.0, 0.0, 1.0]
 
 
 def test_clip_noise_is_the_documented_draw():

@@ -20,13 +20,12 @@ from dreampose_cli import media
 from dreampose_cli.errors import MediaError, OutputExistsError, SubjectError, UsageError
 from dreampose_cli.inference.batch_plan import SMALLEST, Portions
 from dreampose_cli.inference.clip import pose_windows
-from dreampose_cli.inference.denoise import RenderSettings, render_frames
-from dreampose_cli.networks.dreampose.conditioning import prepare_photo
-from dreampose_cli.networks.dreampose.network import load_base
+from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
+from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.sequence import PosesInMemory, subsequence
 from dreampose_cli.training import tuning
-from dreampose_cli.training.tuning import random_crop
+from dreampose_cli.training.crops import random_crop
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.render import render
 from dreampose_cli.workflows.tune import tune
@@ -55,12 +54,12 @@ def test_tuning_changes_unet_adapter_and_decoder_only(tiny_base, subject):
     from safetensors.torch import load_file
 
     base = load_base(tiny_base)
-    for name, module in (("unet", base.unet), ("adapter", base.adapter), ("decoder", base.vae.decoder)):
+    for name, module in (("unet", base.unet), ("adapter", base.adapter), ("vae.decoder", base.vae.decoder)):
         tuned = load_file(subject.path / f"{name}.safetensors")
         changed = [key for key, value in module.state_dict().items() if not torch.equal(tuned[key].float(), value)]
         assert changed, name
     assert {p.name for p in subject.path.glob("*.safetensors")} == {
-        "unet.safetensors", "adapter.safetensors", "decoder.safetensors",
+        "unet.safetensors", "adapter.safetensors", "vae.decoder.safetensors",
     }  # fmt: skip
 
 
@@ -130,7 +129,7 @@ def counting(base):
     count(base.unet, "unet")
     count(base.vae.decoder, "decode")
     count(base.vae.encoder, "encode")
-    count(base.image_encoder, "clip")
+    count(base.modules["image_encoder"], "clip")
     return counts
 
 
@@ -139,9 +138,9 @@ def test_a_frame_costs_its_rows_and_one_decode(tiny_base, clip, photo, guidance,
     base = load_base(tiny_base)
     counts = counting(base)
     poses = open_poses(clip / "video.poses")
-    prepared = prepare_photo(base, media.read_photo(photo), poses.frame(0))
+    prepared = prepare(base, media.read_photo(photo), poses.frame(0))
     assert (counts["encode"], counts["clip"]) == (2, 2)  # the photo and the null photo, once
-    settings = RenderSettings("ddim", 3, *guidance)
+    settings = RenderSettings("ddim", 3, dict(zip(("image", "pose"), guidance, strict=True)))
     frames = list(render_frames(base, prepared, pose_windows(base, poses), settings, Portions(3, decoded=2)))
     assert len(frames) == len(poses) == 8
     assert counts == {"unet": 8 * 3 * rows, "decode": 8, "encode": 2, "clip": 2}
@@ -150,8 +149,8 @@ def test_a_frame_costs_its_rows_and_one_decode(tiny_base, clip, photo, guidance,
 def test_batching_does_not_change_a_frame(tiny_base, clip, photo):
     base = load_base(tiny_base)
     poses = open_poses(clip / "video.poses")
-    prepared = prepare_photo(base, media.read_photo(photo), poses.frame(0))
-    settings = RenderSettings("pndm", 3, 2.0, 1.5, seed=4)
+    prepared = prepare(base, media.read_photo(photo), poses.frame(0))
+    settings = RenderSettings("pndm", 3, {"image": 2.0, "pose": 1.5}, seed=4)
     one, many = (
         list(render_frames(base, prepared, pose_windows(base, poses), settings, portions))
         for portions in (SMALLEST, Portions(5))
@@ -175,7 +174,7 @@ def test_windows_are_taken_at_the_training_rate(tiny_base):
 
 def test_windows_of_an_official_base_are_the_neighbours_that_are_rendered(tiny_base, tmp_path):
     base = load_base(tiny_base)
-    poses = dataclasses.replace(base.config.poses, channels="uv", training_fps=None, window_rule="current")
+    poses = dataclasses.replace(base.config.poses, training_fps=None, window_rule="current")
     base.config = dataclasses.replace(base.config, poses=poses)
     for i in (2, 4, 5, 6, 10):
         np.save(tmp_path / f"frame_{i}_densepose.npy", np.full((2, 48, 32), i / 20))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from operator import attrgetter
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch import nn
 from dreampose_cli.__main__ import main
 from dreampose_cli.bases.config import read_config
 from dreampose_cli.errors import TrainingError, UsageError
-from dreampose_cli.networks.dreampose.network import load_base
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+from dreampose_cli.networks.storage import load_base
 from dreampose_cli.training import init as starting
 from dreampose_cli.training import recipes
 from dreampose_cli.training.loop import LoopSettings
@@ -98,7 +99,7 @@ def test_a_card_that_was_changed_is_kept(clips, tiny_base, tmp_path):
 
 
 def test_a_licence_and_an_origin_are_handed_down(clips, tiny_base, tiny_mini, tmp_path):
-    from dreampose_cli.bases.fingerprint import revision
+    from dreampose_cli.bases.fingerprint import fingerprint
 
     shutil.copytree(tiny_base, tmp_path / "start")
     config = json.loads((tmp_path / "start/base.json").read_text())
@@ -108,17 +109,17 @@ def test_a_licence_and_an_origin_are_handed_down(clips, tiny_base, tiny_mini, tm
     phase1.train(TrainOptions(clips, first, preset="mini", base=str(tmp_path / "start"), **QUICK))
     about = read_config(first).provenance
     assert about["licence"] == "CreativeML OpenRAIL-M"
-    assert (about["from"]["base"], about["from"]["revision"]) == ("tiny", revision(tmp_path / "start"))
+    assert (about["from"]["base"], about["from"]["revision"]) == ("tiny", fingerprint(tmp_path / "start"))
     phase1.train(TrainOptions(clips, second, preset="mini", base=str(first), **QUICK))
     card = (second / "README.md").read_text()
     assert read_config(second).provenance["from"]["from"]["stable_diffusion"] == "some/diffusion@0123"
     assert "base_model: some/diffusion\n" in card and "license: creativeml-openrail-m" in card
-    assert f"1. first (revision {revision(first)}; made by `dreampose train --preset mini`" in card
+    assert f"1. first (revision {fingerprint(first)}; made by `dreampose train --preset mini`" in card
     assert "2. tiny (revision" in card and card.endswith("## Licence\n\nCreativeML OpenRAIL-M\n")
     phase1.train(TrainOptions(clips, third, preset="mini", vae=str(first), **QUICK))  # its autoencoder alone
     assert read_config(third).provenance["licence"] == "CreativeML OpenRAIL-M"
     assert (
-        f"1. the autoencoder of first (revision {revision(first)}; licence: CreativeML"
+        f"1. the autoencoder of first (revision {fingerprint(first)}; licence: CreativeML"
         in (third / "README.md").read_text()
     )
 
@@ -157,9 +158,9 @@ def test_without_a_test_list_nothing_is_scored(clips, tiny_base, tmp_path):
 
 ABLATIONS = {
     "one-pose": ({"pose_window": 1}, ("poses", "count", 1)),
-    "uv": ({"pose_channels": "uv"}, ("poses", "channels", "uv")),
-    "clip-only": ({"clip_only": True, "unet_image_input": "none"}, ("photo", "vae_tokens", False)),
-    "latents": ({"unet_image_input": "latents"}, ("photo", "unet_channels", "latents")),
+    "uv": ({"pose_channels": "uv"}, ("network.pose", "channels", "uv")),
+    "clip-only": ({"clip_only": True, "unet_image_input": "none"}, ("network.photo", "vae_tokens", False)),
+    "latents": ({"unet_image_input": "latents"}, ("network.photo", "unet_channels", "latents")),
 }
 
 
@@ -169,12 +170,12 @@ def test_ablations_are_options_and_share_an_autoencoder(name, clips, clip, tiny_
     out = tmp_path / name
     phase1.train(TrainOptions(clips, out, preset="mini", vae=str(tiny_base), **options, **QUICK))
     base = load_base(out)
-    assert getattr(getattr(base.config, part), key) == value
+    assert getattr(attrgetter(part)(base.config), key) == value
     differing = {
         (p, k)
-        for p in ("poses", "photo")
-        for k, v in dataclasses.asdict(getattr(base.config, p)).items()
-        if v != dataclasses.asdict(getattr(tiny_mini, p))[k]
+        for p in ("poses", "network.pose", "network.photo")
+        for k, v in dataclasses.asdict(attrgetter(p)(base.config)).items()
+        if v != dataclasses.asdict(attrgetter(p)(tiny_mini))[k]
     }
     assert len(differing) == len(options)  # and nothing else is another
     assert same(base.vae, load_base(tiny_base).vae)

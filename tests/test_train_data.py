@@ -383,7 +383,7 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_pat
     from pathlib import Path
 
     from dreampose_cli.media import atomic
-    from dreampose_cli.networks.dreampose.network import load_base
+    from dreampose_cli.networks.storage import load_base
     from dreampose_cli.poses.files import PoseWriter
     from dreampose_cli.training.denoising import encode_frames
 
@@ -416,8 +416,9 @@ def test_the_estimate_of_the_room_is_near(mixed):
 
 
 def test_photos_are_a_second_source(clips, tmp_path):
+    from dreampose_cli.networks.network import Views
     from dreampose_cli.training.denoising import PairSource
-    from dreampose_cli.training.loop import Draw
+    from dreampose_cli.training.loop import SampleRng
 
     first = sorted((clips / "train").iterdir())[0]
     photos = tmp_path / "photos"
@@ -444,14 +445,12 @@ def test_photos_are_a_second_source(clips, tmp_path):
 
     class Tiny:
         class config:
-            from dreampose_cli.bases.config import PoseSettings
+            from dreampose_cli.bases.config import PoseWindow
 
-            poses = PoseSettings(training_fps=12.0)
+            poses = PoseWindow(training_fps=12.0)
 
-        def image_processor(self, images, return_tensors):
-            import torch
-
-            return {"pixel_values": torch.zeros(len(images), 3, 4, 4)}
+        def views(self, pictures, poses):
+            return Views(pictures, poses)
 
     import torch
 
@@ -463,7 +462,7 @@ def test_photos_are_a_second_source(clips, tmp_path):
 
     source = PairSource(Tiny(), frames, frames.split("train"), latents)
     count = sum(clip.length for clip in frames.split("train"))
-    source.pairs([Draw.of(0, i) for i in range(count)])
+    source.batch([SampleRng.of(0, i) for i in range(count)])
     targets, photos_of = seen
     assert sorted(targets) == list(range(count))  # an epoch: every frame is the target once
     starts = {row: clip for clip in frames.split("train") for row in range(clip.start, clip.start + clip.length)}

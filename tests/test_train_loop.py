@@ -18,7 +18,7 @@ from dreampose_cli.errors import TrainingError, TrainingStopped, UsageError
 from dreampose_cli.training import loop as loop_module
 from dreampose_cli.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from dreampose_cli.training.csv_log import Log
-from dreampose_cli.training.loop import Draw, LoopSettings, run
+from dreampose_cli.training.loop import LoopSettings, SampleRng, run
 from dreampose_cli.training.prefetch import Loader
 
 
@@ -221,7 +221,7 @@ def test_a_log_goes_on_without_repeating_itself(tmp_path):
 
 
 def test_samples_are_drawn_by_their_number_alone():
-    one, same, other = Draw.of(5, 7), Draw.of(5, 7), Draw.of(5, 8)
+    one, same, other = SampleRng.of(5, 7), SampleRng.of(5, 7), SampleRng.of(5, 8)
     assert one.numpy.random() == same.numpy.random() != other.numpy.random()
     first = torch.randn(4, generator=one.torch)
     assert torch.equal(first, torch.randn(4, generator=same.torch))

@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from dreampose_cli.errors import DreamposeError, OutputError, OutputExistsError, TrainingError, UsageError
-from dreampose_cli.networks.dreampose.conditioning import null_context
-from dreampose_cli.networks.dreampose.network import load_base
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+from dreampose_cli.networks.storage import load_base
 from dreampose_cli.training import init as starting
 from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
 from dreampose_cli.training.frames import prepare_frames
-from dreampose_cli.training.loop import Draw, LoopSettings, latest_checkpoint, run
+from dreampose_cli.training.loop import LoopSettings, SampleRng, latest_checkpoint, run
 from dreampose_cli.training.run_dir import Place
 from dreampose_cli.workflows import train as phase1
 from dreampose_cli.workflows.options import TrainOptions
@@ -36,11 +35,14 @@ class LineTask:
         self.stop_at, self.spoil_at = stop_at, spoil_at
         self.seen = []
 
-    def loss(self, draw, step, settings):
+    def load(self, rngs):
+        return rngs
+
+    def loss(self, rngs, step, settings):
         if step == self.stop_at:
             raise KeyboardInterrupt
-        x = torch.randn(settings.batch_size, 3, generator=draw.torch)
-        self.seen.append(float(x.sum()) + float(draw.numpy.random()))
+        x = torch.cat([torch.randn(1, 3, generator=rng.torch) for rng in rngs])
+        self.seen.append(float(x.sum()) + float(rngs[0].numpy.random()))
         loss = ((self.modules["line"].weight - torch.tensor([1.0, 2.0, 3.0])) * x).square().mean()
         return loss * float("nan") if step == self.spoil_at else loss
 
@@ -97,7 +99,7 @@ def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
     phase1.train(TrainOptions(clips, tmp_path / "whole", **options))
     base = load_base(tmp_path / "whole")
     assert base.config.name == "whole" and base.config.provenance["samples"] == 8
-    assert base.config.latent_scale != MINI.latent_scale
+    assert base.config.scaling_factor != MINI.scaling_factor
     assert (tmp_path / "whole" / "validation" / "00000004.png").exists()
 
     class Killed(Exception):
@@ -116,9 +118,9 @@ def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
     for stage in ("vae", "network"):
         assert curve(tmp_path / "cut/checkpoints" / stage) == curve(tmp_path / "whole/checkpoints" / stage)
     again = load_base(tmp_path / "cut")
-    for name, module in base.components().items():
+    for name, module in base.modules.items():
         for key, value in module.state_dict().items():
-            assert torch.equal(value, again.components()[name].state_dict()[key]), (name, key)
+            assert torch.equal(value, again.modules[name].state_dict()[key]), (name, key)
     assert phase1.train(TrainOptions(clips, tmp_path / "cut", resume=True, **options), note=notes.append).finished
     assert "finished already" in notes[-1]
     with pytest.raises(OutputExistsError, match="--resume"):
@@ -228,26 +230,28 @@ def test_conditions_are_dropped_sample_by_sample():
     count = 400
 
     class Source:
-        def draw(self, rng, n):
+        def batch(self, rngs):
+            n = len(rngs)
             latents = torch.ones(n, 4, 12, 8)
             pose = torch.zeros(n, 3, 48, 32)
             pose[:, 0, 8:40, 8:24] = 2
             pose[:, 1:, 8:40, 8:24] = 0.5
             pictures = np.full((n, 48, 32, 3), 200, np.uint8)
-            return Batch(latents, latents, pictures, pose, pose[:, None].repeat(1, 5, 1, 1, 1))
+            views = dataclasses.replace(base.views(pictures, pose), latents=latents)
+            return Batch(latents, pose[:, None].repeat(1, 5, 1, 1, 1), views)
 
     seen = {}
 
-    def spy(noisy, timestep, tokens, pose, photo, prior=None):
-        seen.update(tokens=tokens, pose=pose, photo=photo)
+    def spy(noisy, timestep, condition, reference):
+        seen.update(tokens=condition.tokens, pose=condition.pose, photo=condition.photo, null=condition.null_tokens)
         return noisy
 
     base.predict = spy
-    task = DenoisingTask(base, Source(), train_encoder=False, dropout=Dropout())
+    task = DenoisingTask(base, Source(), ("unet", "adapter"), Dropout())
     with torch.no_grad():
-        task.loss(Draw.of(0, 0), 0, LoopSettings(steps=1, learning_rate=1, batch_size=count))
-        null = null_context(base)
-    no_image = (seen["tokens"] - null).abs().amax((1, 2)) < 1e-5
+        loaded = task.load([SampleRng.of(0, i) for i in range(count)])
+        task.loss(loaded, 0, LoopSettings(steps=1, learning_rate=1, batch_size=count))
+    no_image = (seen["tokens"] - seen["null"]).abs().amax((1, 2)) < 1e-5
     no_pose = seen["pose"].abs().amax((1, 2, 3)) == 0
     no_photo = seen["photo"].abs().amax((1, 2, 3)) == 0
     shares = [(no_image & ~no_pose), (~no_image & no_pose), (no_image & no_pose)]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import sys
 from pathlib import Path
 
 import psutil
@@ -12,9 +9,6 @@ import torch
 from torch import nn
 
 from .errors import UsageError
-
-_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # of glibc's malloc.h
-_GIVEN_BACK = 2**18  # bytes: blocks from this size on are given back at once
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -101,48 +95,9 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-    elif device.type == "cpu" and (library := _glibc()) is not None:
-        library.malloc_trim(0)
 
 
-def keep_little(device: torch.device) -> None:
-    """On a CPU let this process hold on to less of what it freed, where the C library is glibc.
-
-    By default every thread keeps what it freed to itself, so that what loading left over lies idle beside the thread
-    that computes, and large blocks are cut up instead of given back. Fresh blocks cost time: a fifth of tuning mini on two
-    cores (measured).
-    """
-    library = _glibc() if device.type == "cpu" else None
-    if library is not None:
-        library.mallopt(_M_ARENA_MAX, 1)
-        library.mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK)
-
-
-def few_cores(device: torch.device) -> bool:
-    """Whether this is a CPU with so few threads that little is expected of its memory either."""
-    return device.type == "cpu" and torch.get_num_threads() < 4
-
-
-def spares_memory(device: torch.device, memory: str) -> bool:
-    """Whether one frame or sample at a time is computed from the beginning: for `memory` "low", and for "auto" on a CPU of
-    few cores.
-
-    With mini on two cores a render takes 1.4 times and tuning 2.3 times as long, tuning with six tenths of the memory
-    (measured; `docs/performance.md`): no more than the published procedure takes. "high" is the way out.
-    """
-    return memory == "low" or (memory == "auto" and few_cores(device))
-
-
-@functools.cache
-def _glibc() -> ctypes.CDLL | None:
-    """The C library, where it is glibc."""
-    if not sys.platform.startswith("linux"):
-        return None
-    library = ctypes.CDLL(None)
-    return library if hasattr(library, "gnu_get_libc_version") else None
-
-
-def put_away(*modules: nn.Module) -> None:
+def offload(*modules: nn.Module) -> None:
     """Move components that are not in use any more to the CPU's memory."""
     devices = {parameter.device for module in modules for parameter in module.parameters()}
     for module in modules:

@@ -18,7 +18,7 @@ POSE_CHANNELS = ("uv", "iuv")
 PHOTO_CHANNELS = ("none", "latents", "surface")
 TRACKERS = ("tensorboard",)
 NOISES = ("shared", "per-frame")
-MEMORIES = ("auto", "low", "high")
+MEMORIES = ("auto", "low")
 ALIGNMENTS = ("auto", "on", "off")
 
 GUIDANCE_RANGE = (0.0, 30.0)

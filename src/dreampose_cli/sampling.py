@@ -1,12 +1,13 @@
-"""Sampling (paper section 4.5): a noise schedule and the dual-guidance loop, pure functions on tensors.
+"""Sampling: a noise schedule, guidance and the denoising loop, pure functions on tensors.
 
-e = e(0, 0) + s_I (e(c_I, 0) - e(0, 0)) + s_p (e(c_I, c_p) - e(c_I, 0))
+Guidance is a weighted sum of predictions under conditions that lack something; which there are, and their weights, the
+network says (`Network.branches`).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -51,15 +52,9 @@ def adds_noise(sampler) -> bool:
     return str(sampler.config.get("algorithm_type", "")).startswith("sde")
 
 
-def branch_weights(image_guidance: float, pose_guidance: float) -> tuple[float, float, float]:
-    """The guidance formula as weights of e(0, 0), e(c_I, 0) and e(c_I, c_p). They sum to one."""
-    return 1.0 - image_guidance, image_guidance - pose_guidance, pose_guidance
-
-
-def guide(branches: Tensor, weights: tuple[float, float, float]) -> Tensor:
-    """Branches (k, B, C, h, w), for the k weights that are not zero, -> (B, C, h, w)."""
-    used = [w for w in weights if w != 0.0]
-    return sum(weight * branch for weight, branch in zip(used, branches, strict=True))
+def guide(branches: Tensor, weights: Sequence[float]) -> Tensor:
+    """The predictions of k guidance branches (k, R, C, h, w) and their weights, which sum to one -> (R, C, h, w)."""
+    return sum(weight * branch for weight, branch in zip(weights, branches, strict=True))
 
 
 def sample(

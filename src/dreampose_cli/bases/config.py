@@ -1,78 +1,51 @@
 """What a base is, as data: every convention that differs between bases is a field here, so that one code path serves all.
 
-A base is a folder: `base.json` (this file's `BaseConfig`) beside `unet/`, `vae/`, `image_encoder/`, `scheduler/`
-in the layout of diffusers and transformers, and `adapter/`. Nothing in the network, in training or in sampling
-asks *which* base it runs; it asks these fields.
+A base is a folder: `base.json` (this file's `BaseConfig`) beside a folder for each module, in the layout of diffusers and
+transformers where they know it, and `scheduler/`. What all families share stands in `BaseConfig`; `network` is the part of
+the base's own family (`bases.families`). Nothing in training or in sampling asks *which* base it runs; it asks these fields.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import BaseError
 from ..names import BASE_ESTIMATORS
+from .families import FamilySettings, settings_class
 
 FORMAT = "dreampose-base"
-VERSION = 1
+VERSION = 2
 CONFIG_FILE = "base.json"
 
 
 @dataclass(frozen=True)
-class PoseSettings:
-    """How a pose window reaches the UNet (paper section 4.3)."""
+class PoseWindow:
+    """Which poses a frame is conditioned on: of a window of neighbours, or of the frame alone."""
 
-    channels: str = "uv"  # "uv" as in the paper, "iuv" with the part label
+    kind: str = "densepose"  # body surface coordinates; or "keypoints"
     count: int = 5  # poses in a window, p(i-2)..p(i+2)
-    range: tuple[float, float] = (0.0, 1.0)  # where [0, 1] is mapped to; the part label counts as I / 24
-    null: float = 0.0  # the null pose: this value everywhere, after the mapping
     resize: str = "nearest"  # to the base's resolution: "nearest" or "bilinear"
-    to_latents: str = "nearest"  # to the latent grid: "nearest" (every f-th pixel) or "area"
     window_rule: str = "edge"  # outside the clip: "edge" (nearest end) or "current" (the frame itself)
     training_fps: float | None = None  # windows are taken at this rate; None: neighbours are neighbours
-
-    @property
-    def per_frame(self) -> int:
-        return len(self.channels)
-
-    @property
-    def total_channels(self) -> int:
-        return self.count * self.per_frame
-
-
-@dataclass(frozen=True)
-class PhotoSettings:
-    """How the photo reaches the UNet (paper section 4.2)."""
-
-    condition_range: tuple[float, float] = (-1.0, 1.0)  # the VAE's input range for the image condition
-    null_transposed: bool = False  # the official null image is encoded with height and width swapped
-    adapter: str = "pooled"  # "pooled": four VAE tokens as published; "spatial": a grid of VAE tokens
-    vae_tokens: bool = True  # False: the ablation "CLIP only"
-    unet_channels: str = "none"  # photo channels concatenated at the UNet input: "none", "latents" or "surface"
-    texture_dilations: tuple[int, ...] = (1, 2, 4, 1)  # "surface": one residual block of the texture encoder each
-    guess_variance: float = (
-        0.1  # "surface": how far the texture encoder's guess is trusted, see `networks.dreampose.prior`
-    )
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Defaults of `render` for this base."""
+    """Defaults of `render` for this base. guidance: the weight of each condition, by the names that the network knows."""
 
     sampler: str = "pndm"
     steps: int = 100
-    image_guidance: float = 8.0
-    pose_guidance: float = 3.0
-    start: str = "noise"  # "noise", or "photo": the noised photo latents, as the official code starts
-    start_range: tuple[float, float] = (-1.0, 1.0)  # the VAE's input range for start="photo"
+    guidance: dict[str, float] = field(default_factory=lambda: {"image": 8.0, "pose": 3.0})
 
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """Phase 2 (paper section 4.4 and 5): UNet + adapter, then the VAE decoder."""
+    """Phase 2 (paper section 4.4 and 5): the denoiser, then the VAE decoder."""
 
     steps: int = 500
     learning_rate: float = 1e-5
@@ -82,12 +55,11 @@ class TuningSettings:
     decoder_batch_size: int = 1
     crop: float = 0.85  # smallest share of a side that a random crop keeps
     decay: float = 0.0  # share of each phase, at its end, over which the learning rate falls to zero
-    hide: float = 0.0  # share of samples whose conditioning photo has half of its body parts hidden ("surface" only)
-    blend: float = (
-        1.0  # share that is kept of what UNet + adapter learned (weight-space ensembling; Wortsman et al. 2022)
-    )
+    part_dropout: float = 0.0  # share of samples whose photo has half of its body parts hidden, where its pose is known
+    # The share that is kept of what the denoiser learned (weight-space ensembling; Wortsman et al. 2022).
+    weight_interpolation: float = 1.0
     gradient_checkpointing: bool = False
-    rank: int = 0  # 0: all weights are tuned; else low-rank updates of this rank (`networks.lora`)
+    lora_rank: int = 0  # 0: all weights are tuned; else low-rank updates of this rank (`networks.lora`)
 
 
 @dataclass(frozen=True)
@@ -96,12 +68,13 @@ class BaseConfig:
 
     name: str
     resolution: tuple[int, int]
-    latent_shift: tuple[float, ...] = (0.0,)  # latents = (vae(x) - shift) * scale, per channel or one for all
-    latent_scale: tuple[float, ...] = (0.18215,)
+    network: FamilySettings
+    family: str = "dreampose"
+    shift_factor: tuple[float, ...] = (0.0,)  # latents = (vae(x) - shift) * scaling, per channel or one for all
+    scaling_factor: tuple[float, ...] = (0.18215,)
     target_range: tuple[float, float] = (-1.0, 1.0)  # picture range on the VAE's side, training target and decode
     fit: str = "contain"  # other sizes: "contain" (pad, keep the aspect) or "stretch" (as the official code)
-    poses: PoseSettings = field(default_factory=PoseSettings)
-    photo: PhotoSettings = field(default_factory=PhotoSettings)
+    poses: PoseWindow = field(default_factory=PoseWindow)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
     people: str = "people"  # what the base knows: "people" or "mannequins"
@@ -122,12 +95,16 @@ class BaseConfig:
         if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
             raise BaseError(f"{where} does not describe a dreampose base.")
         version = raw.pop("version", None)
+        if version == 1:
+            raise BaseError(
+                f"{where} is of format version 1, from before the first release; make the base again with this version."
+            )
         if version != VERSION:
             raise BaseError(
                 f"{where} is of format version {version}; this dreampose reads version {VERSION}. Update it."
             )
         try:
-            config = _build(cls, raw)
+            config = _build(cls, raw, {"network": settings_class(raw.get("family", ""))})
             if config.estimator not in BASE_ESTIMATORS:
                 raise ValueError(
                     f"its estimator is {config.estimator!r}, and a base may name only {', '.join(BASE_ESTIMATORS)}; a "
@@ -138,23 +115,18 @@ class BaseConfig:
             raise BaseError(f"{where} cannot be used: {error}.") from error
 
 
-_NESTED = {
-    "poses": PoseSettings,
-    "photo": PhotoSettings,
-    "sampling": SamplingSettings,
-    "tuning": TuningSettings,
-}
-
-
-def _build(cls, raw: dict[str, Any]):
-    known = {f.name for f in dataclasses.fields(cls)}
-    surplus = sorted(set(raw) - known)
+def _build(cls: type, raw: Any, classes: dict[str, type] | None = None):
+    """A dataclass, and those within it, from parsed JSON. Raises ValueError or TypeError for what does not belong there."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{raw!r} is no group of settings")
+    known = typing.get_type_hints(cls) | (classes or {})
+    surplus = sorted(set(raw) - {f.name for f in dataclasses.fields(cls)})
     if surplus:
         raise ValueError(f"unknown setting {', '.join(surplus)}")
     values = {}
     for key, value in raw.items():
-        if cls is BaseConfig and key in _NESTED:
-            value = _build(_NESTED[key], value)
+        if dataclasses.is_dataclass(known[key]):
+            value = _build(known[key], value)
         elif isinstance(value, list):
             value = tuple(value)
         values[key] = value

@@ -9,7 +9,7 @@ from pathlib import Path
 WHOLE = 64 << 20  # files up to this size are hashed whole, larger ones by size, head and tail
 
 
-def revision(folder: Path) -> str:
+def fingerprint(folder: Path) -> str:
     """16 hex digits over `base.json` and every weight file of the base in `folder`.
 
     Of a file over 64 MiB the size and the first and last MiB are hashed, not every byte: hashing Stable Diffusion whole

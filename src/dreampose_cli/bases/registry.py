@@ -117,7 +117,7 @@ def missing_default() -> str | None:
     reference = hub.parse(name)
     if reference is None or _is_stored(name) or Path(name).is_dir():
         return None
-    return None if hub.cached(reference, (CONFIG_FILE, *hub.BASE_FILES)) else name
+    return None if hub.complete(reference) else name
 
 
 def pull(

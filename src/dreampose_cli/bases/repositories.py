@@ -17,18 +17,6 @@ from .hub import Progress, bar, explained, silence
 
 Note = Callable[[str], None]
 
-BASE_FILES = (
-    "unet/config.json",
-    "unet/diffusion_pytorch_model.safetensors",
-    "adapter/adapter.safetensors",
-    "vae/config.json",
-    "vae/diffusion_pytorch_model.safetensors",
-    "image_encoder/config.json",
-    "image_encoder/model.safetensors",
-    "image_encoder/preprocessor_config.json",
-    "scheduler/scheduler_config.json",
-)
-
 INSTEAD = "give a folder (`dreampose base pull` fetches a base in advance)"
 
 _REFERENCE = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.][\w./-]*))?")
@@ -60,7 +48,7 @@ def pull_base(
     Raises BaseError: unknown, gated, no base, offline, interrupted, no space.
     """
     if not update:
-        folder = cached(reference, (CONFIG_FILE, *BASE_FILES))
+        folder = complete(reference)
         if folder is not None:
             return folder
     description = download(reference, [CONFIG_FILE])
@@ -70,17 +58,24 @@ def pull_base(
             f"train from it (`dreampose train VIDEOS -o BASE --base {reference}`)."
         )
     config = read_config(description)  # before gigabytes are fetched that this version cannot use
+    files = config.network.files
     exact = Reference(reference.repo, description.name)
-    if note and cached(exact, BASE_FILES) is None:
+    if note and cached(exact, files) is None:
         note(f"downloading the base {reference} from the Hub")
-    folder = download(exact, [CONFIG_FILE, *BASE_FILES], progress=progress)
-    missing = [name for name in BASE_FILES if not (folder / name).is_file()]
+    folder = download(exact, [CONFIG_FILE, *files], progress=progress)
+    missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise BaseError(f"the base {reference} on the Hub is incomplete: it has no {missing[0]}; tell its owner.")
     if note:
         licence = config.provenance.get("licence") or f"see https://huggingface.co/{reference.repo}"
         note(f"{reference.repo}, revision {folder.name[:12]}; licence: {licence}.")
     return folder
+
+
+def complete(reference: Reference) -> Path | None:
+    """The snapshot of a base on this machine if it holds every file that its `base.json` asks for, without network."""
+    folder = cached(reference, (CONFIG_FILE,))
+    return folder and cached(reference, (CONFIG_FILE, *read_config(folder).network.files))
 
 
 def is_base(reference: Reference) -> bool:

@@ -212,7 +212,7 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="HOW",
-        help="auto, low (as little as will do) or high (for speed).",
+        help="auto, or low (as little as will do).",
         callback=one_of("memory", MEMORIES),
         autocompletion=lambda: list(MEMORIES),
     ),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 PHOTOS = (1, 3, 5, 7)  # figure 12
 GUIDANCE = (1.0, 2.0, 4.0, 8.0)  # figure 7: each of the two, the other at the base's own
@@ -31,7 +31,7 @@ class Variant:
         return self.kind, self.base, self.photos
 
 
-def variants_of(*, tuned: bool, ablations: bool, against: list[str], sampling: dict[str, Any]) -> list[Variant]:
+def variants_of(*, tuned: bool, ablations: bool, against: list[str], guidance: Mapping[str, float]) -> list[Variant]:
     """The rows of a run, in order: floor, untuned, tuned, the other bases, then the ablations on the base itself."""
     rows = [Variant("copied", "the photo, copied", "copied"), Variant("untuned", "untuned", "untuned", rival="copied")]
     main = "untuned"
@@ -50,9 +50,9 @@ def variants_of(*, tuned: bool, ablations: bool, against: list[str], sampling: d
         Variant("smoothed", f"smoothed over {SMOOTHING} frames", "smoothed", rival="full"),
     ]
     rows += [Variant(f"photos-{n}", f"{n} photos", "tuned", photos=n, rival="full") for n in PHOTOS if n > 1]
-    for option, words in (("image_guidance", "image"), ("pose_guidance", "pose")):
+    for name, default in guidance.items():
         for value in GUIDANCE:
-            if value != sampling[option]:
-                key = f"{words}-guidance-{value:g}"
-                rows.append(Variant(key, f"{words} guidance {value:g}", "tuned", rival="full", **{option: value}))
+            if value != default:
+                key, option = f"{name}-guidance-{value:g}", {f"{name}_guidance": value}
+                rows.append(Variant(key, f"{name} guidance {value:g}", "tuned", rival="full", **option))
     return rows

@@ -16,13 +16,12 @@ from ..bases.config import BaseConfig
 from ..errors import DreamposeError, PoseError
 from ..media.fitting import body_box, span
 from ..poses.photo import estimate_photo
-from ..poses.sequence import PoseSequence
+from ..poses.sequence import PARTS, PoseSequence
 from ..reporting import Note
 from ..subjects.loading import LoadedSubject
 
 LANDMARKS = ("crown", "neck", "hips", "knees", "ankles", "soles")
 HEAD, TORSO, THIGHS, SHINS, FEET = (23, 24), (1, 2), (7, 8, 9, 10), (11, 12, 13, 14), (5, 6)
-PARTS = 24
 LOOKED_AT = 48  # frames of a clip that are measured, spread evenly
 STRAY = 0.01  # share of a part's pixels at each of its ends that may be mistakes of an estimator
 SEEN = 0.005  # a part that covers less of the body is a mistake
@@ -225,7 +224,7 @@ def match(photo_ys: np.ndarray, photo_xs: np.ndarray, ys: np.ndarray, xs: np.nda
 
 def _takes_as_is(config: BaseConfig) -> bool:
     """Whether the base's convention is to take poses as they are: the official code stretches whatever comes."""
-    return config.fit == "stretch" or "imported_from" in config.provenance
+    return config.fit == "stretch"
 
 
 def _region(subject: LoadedSubject) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..device import free_bytes, spares_memory
+from ..device import free_bytes
 from ..errors import UsageError
 from ..names import MEMORIES, check_choice
-from ..networks.dreampose.network import Base
+from ..networks.network import Network
 
 # Bytes alive at the peak of one UNet row or one decode, counted on the real networks without computing anything
-# (`networks.footprint`): 26 maps of the first level's width on the latent grid, and 6 of them on the picture's.
+# (`tests/footprint.py`): 26 maps of the first level's width on the latent grid, and 6 of them on the picture's.
 ROW_MAPS = 26
 DECODE_MAPS = 6
 MARGIN = 0.8  # share of the free memory that is planned with: libraries want workspaces, allocators fragment
@@ -47,11 +47,11 @@ class Portions:
 SMALLEST = Portions(1, 1, 1)
 
 
-def plan(base: Base, rows: int, memory: str = "auto", batch_size: int | None = None) -> Portions:
+def plan(network: Network, rows: int, memory: str = "auto", batch_size: int | None = None) -> Portions:
     """The portions for `rows` UNet rows a frame on the base's device, whose memory already holds the weights.
 
-    memory "auto" and "high": as many frames as fit what is free, up to what pays ("auto" spares it where there are few
-    cores, see `spares_memory`); "low": one row at a time. `batch_size` frames where it is given. Raises UsageError.
+    memory "auto": as many frames as fit what is free, up to what pays; "low": one row at a time. `batch_size` frames where it
+    is given. Raises UsageError.
     """
     check_choice("memory", memory, MEMORIES)
     if memory == "low":
@@ -60,27 +60,25 @@ def plan(base: Base, rows: int, memory: str = "auto", batch_size: int | None = N
         return SMALLEST
     if batch_size is not None:
         return Portions(batch_size, decoded=min(4, batch_size))
-    room = free_bytes(base.device) * MARGIN
-    row, decoded = row_bytes(base), decode_bytes(base)
-    frames = max(1, min(default_frames(base.device, memory), int(room / (rows * row))))
+    room = free_bytes(network.device) * MARGIN
+    row, decoded = row_bytes(network), decode_bytes(network)
+    frames = max(1, min(default_frames(network.device), int(room / (rows * row))))
     together = max(1, min(4, int(room / decoded)))
     return Portions(frames, rows=1 if rows * row > room else None, decoded=min(together, frames))
 
 
-def default_frames(device: torch.device, memory: str = "auto") -> int:
+def default_frames(device: torch.device) -> int:
     """Frames rendered together where there is room for them: more bring hardly more speed."""
-    if spares_memory(device, memory):
-        return 1
     return 16 if device.type == "cuda" else 4
 
 
-def row_bytes(base: Base) -> int:
+def row_bytes(network: Network) -> int:
     """About how much memory one UNet row needs beside the weights."""
-    height, width = base.latent_size
-    return ROW_MAPS * height * width * base.unet.config.block_out_channels[0] * base.dtype.itemsize
+    height, width = network.latent_size
+    return ROW_MAPS * height * width * network.unet.config.block_out_channels[0] * network.dtype.itemsize
 
 
-def decode_bytes(base: Base) -> int:
+def decode_bytes(network: Network) -> int:
     """About how much memory the decode of one frame needs beside the weights."""
-    height, width = base.config.resolution
-    return DECODE_MAPS * height * width * base.vae.config.block_out_channels[0] * base.dtype.itemsize
+    height, width = network.config.resolution
+    return DECODE_MAPS * height * width * network.vae.config.block_out_channels[0] * network.dtype.itemsize

@@ -7,32 +7,30 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from ..device import put_away
+from ..device import offload
 from ..media.fitting import fit_pose
-from ..networks.dreampose.conditioning import Photo
-from ..networks.dreampose.network import Base
+from ..networks.network import Network
 from ..poses.sequence import PoseSequence, numbered_window, window_indices
 from ..poses.visualize import colour
 from ..reporting import Note, Progress
-from ..sampling import branch_weights
 from ..subjects.loading import LoadedSubject
 from .batch_plan import Portions, default_frames, plan
-from .denoise import RenderSettings, render_frames
+from .denoise import Prepared, RenderSettings, render_frames
 
 
-def make_room(model: Base, settings: RenderSettings, memory: str, batch_size: int | None) -> Portions:
+def make_room(model: Network, settings: RenderSettings, memory: str, batch_size: int | None) -> Portions:
     """What to compute at once now that the photo is encoded; where memory is short, the encoders are put away first."""
-    rows = sum(weight != 0.0 for weight in branch_weights(settings.image_guidance, settings.pose_guidance))
+    rows = len(settings.branches(model))
     portions = plan(model, rows, memory, batch_size)
-    if memory == "low" or portions.frames < (batch_size or default_frames(model.device, memory)):
-        put_away(model.image_encoder, model.vae.encoder, model.vae.quant_conv)
+    if memory == "low" or portions.frames < (batch_size or default_frames(model.device)):
+        offload(*(model.module(name) for name in model.encoders))
         portions = plan(model, rows, memory, batch_size)
     return portions
 
 
 def render_sequence(
     subject: LoadedSubject,
-    prepared: Photo,
+    prepared: Prepared,
     sequence: PoseSequence,
     settings: RenderSettings,
     portions: Portions,
@@ -53,7 +51,7 @@ def render_sequence(
         yield frame
 
 
-def pose_windows(model: Base, sequence: PoseSequence) -> Iterator[torch.Tensor]:
+def pose_windows(model: Network, sequence: PoseSequence) -> Iterator[torch.Tensor]:
     """The pose window (n, 3, H, W) of every frame, neighbours at the base's training frame rate; memory stays flat.
 
     A base that knows no rate, such as an imported official one, takes the neighbours among the frames that are rendered.

@@ -11,7 +11,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 
 from ..errors import UsageError
-from ..networks.dreampose.network import Base
+from ..networks.network import Network
 
 PAYS_FROM = 400  # UNet calls of one shape; for fewer, compiling takes longer than it saves
 SHAPES = 64  # of blocks, each with code of its own
@@ -29,7 +29,7 @@ def require_compiler(device: torch.device) -> None:
         raise UsageError(f"--compile needs {need} that works here ({reason[:200]}); leave it out.") from error
 
 
-def compile_blocks(model: Base) -> None:
+def compile_blocks(model: Network) -> None:
     """Let the UNet's residual and transformer blocks be compiled at their first use; once is enough."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     for module in model.unet.modules():

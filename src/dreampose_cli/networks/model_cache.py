@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..bases.fingerprint import revision
-from .dreampose.network import Base, load_base
+from ..bases.fingerprint import fingerprint
+from .network import Network
+from .storage import load_base
 
 
 class Shelf:
@@ -20,14 +21,14 @@ class Shelf:
     def __init__(self, keep: bool = False, lean: bool = False):
         self.keep, self.lean = keep, lean
         self._mark: tuple | None = None
-        self._model: Base | None = None
+        self._model: Network | None = None
         self._weights: dict[str, dict[str, Tensor]] = {}
 
-    def base(self, folder: Path, device: torch.device, dtype: torch.dtype) -> Base:
+    def base(self, folder: Path, device: torch.device, dtype: torch.dtype) -> Network:
         """The base in `folder` on `device` as it came, held in `dtype`. Raises BaseError."""
-        mark = (revision(folder), device, dtype)
+        mark = (fingerprint(folder), device, dtype)
         if self._model is not None and mark == self._mark:
-            for name, module in tuned_modules(self._model).items():
+            for name, module in self._model.tuned.items():
                 module.load_state_dict(self._weights[name])
             return self._model.to(device)
         self._mark = self._model = None
@@ -39,11 +40,6 @@ class Shelf:
             self._mark, self._model = mark, model
             self._weights = {
                 name: {key: value.to("cpu", copy=True) for key, value in module.state_dict().items()}
-                for name, module in tuned_modules(model).items()
+                for name, module in model.tuned.items()
             }
         return model
-
-
-def tuned_modules(model: Base) -> dict[str, nn.Module]:
-    """What tuning changes, by the name of the file that a subject keeps it in."""
-    return {"unet": model.unet, "adapter": model.adapter, "decoder": model.vae.decoder}

@@ -28,9 +28,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL, ModelMixin
 from torch import Tensor, nn
 
 from ..bases.config import BaseConfig
+from ..errors import BaseError
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,23 @@ class Network(ABC):
 
     context: ClassVar[ContextWindow] | ContextWindow = ContextWindow()
 
-    def __init__(self, config: BaseConfig, modules: dict[str, nn.Module], schedule: dict[str, Any]):
-        """modules: by the names of their folders. schedule: the noise schedule, as diffusers' schedulers take it."""
-        self.config, self.modules, self.schedule = config, modules, schedule
+    def __init__(
+        self,
+        config: BaseConfig,
+        modules: dict[str, nn.Module],
+        processors: dict[str, Any],
+        schedule: dict[str, Any],
+    ):
+        """modules, and processors of their inputs, by the names in `config.network`; schedule: as diffusers' schedulers take
+        it. Raises BaseError where they do not fit each other."""
+        self.config, self.modules, self.processors, self.schedule = config, modules, processors, schedule
+        # What a module froze itself, such as a copy of another one's weights, never learns.
+        self._fixed = {id(p) for module in modules.values() for p in module.parameters() if not p.requires_grad}
+
+    @classmethod
+    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, nn.Module]) -> nn.Module:
+        """The module `name` that no library describes, without its trained weights, sized from those that are there."""
+        raise BaseError(f"the family {config.family} has no module {name} of its own.")
 
     # What it computes.
 
@@ -177,17 +193,37 @@ class Network(ABC):
         latents (R, C, h, w) noised to t, a scalar or (R,); reference: what `at` gave for t.
         """
 
+    def regression(self, condition: Condition, target: Tensor) -> Tensor | float:
+        """A loss beside that of denoising: the squared error of a first guess of the target's latents (R, C, h, w)."""
+        return 0.0
+
     def start(self, views: Views) -> Tensor | None:
         """The latents (N, C, h, w) that sampling noises to start from; None where it starts from noise alone."""
         return None
 
-    @abstractmethod
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in a value range that the VAE takes -> normalised latents (B, C, h, w), no sampling."""
+        """Pictures (B, 3, H, W) in a value range that the VAE takes -> latents (B, C, h, w): the mode, normalised."""
+        latents = self.vae.encode(pictures.to(self.dtype)).latent_dist.mode()
+        return (latents - self.shift_factor) * self.scaling_factor
 
-    @abstractmethod
+    @property
+    def photo_range(self) -> tuple[float, float]:
+        """The range of pixels in which the VAE sees photos that condition."""
+        return self.config.target_range
+
+    def encode_views(self, views: Views) -> Tensor:
+        """The latents (N, C, h, w) of photos as conditions."""
+        return self.encode(pictures_to_tensor(views.pictures, self.photo_range).to(self.device))
+
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1], clamped."""
+        pixels = self.reconstruct(latents).float()
+        low, high = self.config.target_range
+        return ((pixels - low) / (high - low)).clamp(0.0, 1.0)
+
+    def reconstruct(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, C, h, w) -> pictures (B, 3, H, W) as the VAE gives them, in `config.target_range`."""
+        return self.vae.decode((latents / self.scaling_factor + self.shift_factor).to(self.dtype)).sample
 
     # What learns, and what is needed when.
 
@@ -206,6 +242,13 @@ class Network(ABC):
         """The modules, or parts with dots, that nothing needs once `reference` and `start` are there."""
         return ()
 
+    def autoencoder_changed(self) -> None:
+        """To be called when the autoencoder has got its weights: parts that hold a copy of them (`look_as`) take them over."""
+        for module in self.modules.values():
+            for part in module.modules():
+                if hasattr(part, "look_as"):
+                    part.look_as(self.vae)
+
     # What follows from the modules.
 
     def module(self, name: str) -> nn.Module:
@@ -213,26 +256,56 @@ class Network(ABC):
         first, _, rest = name.partition(".")
         return self.modules[first].get_submodule(rest) if rest else self.modules[first]
 
+    def learn(self, names: Sequence[str]) -> dict[str, nn.Module]:
+        """The modules, or parts with dots, of these names: their weights get gradients from now on, and no others."""
+        for module in self.modules.values():
+            module.requires_grad_(False)
+        learning = {name: self.module(name) for name in names}
+        for module in learning.values():
+            for parameter in module.parameters():
+                parameter.requires_grad_(id(parameter) not in self._fixed)
+        return learning
+
     @property
     def tuned(self) -> dict[str, nn.Module]:
         """The modules that tuning changes, by the names that a subject keeps them under."""
         return {name: self.module(name) for stage in self.tuning_stages for name in stage.modules}
 
     @property
-    @abstractmethod
-    def latent_channels(self) -> int:
-        """C."""
+    def unet(self) -> nn.Module:
+        """The denoiser."""
+        return self.modules["unet"]
 
     @property
-    @abstractmethod
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder of pictures."""
+        return self.modules["vae"]
+
+    @property
+    def latent_channels(self) -> int:
+        """C."""
+        return self.vae.config.latent_channels
+
+    @property
     def vae_scale_factor(self) -> int:
         """f: pixels per latent along a side."""
+        return scale_factor(self.vae)
 
     @property
     def latent_size(self) -> tuple[int, int]:
         """(h, w)."""
         height, width = self.config.resolution
         return height // self.vae_scale_factor, width // self.vae_scale_factor
+
+    @property
+    def shift_factor(self) -> Tensor:
+        """(1, C or 1, 1, 1)."""
+        return torch.tensor(self.config.shift_factor, device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
+
+    @property
+    def scaling_factor(self) -> Tensor:
+        """(1, C or 1, 1, 1): latents = (vae(x) - shift_factor) * scaling_factor."""
+        return torch.tensor(self.config.scaling_factor, device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
 
     @property
     def device(self) -> torch.device:
@@ -249,11 +322,23 @@ class Network(ABC):
         return self
 
     def checkpoint_activations(self, on: bool) -> None:
-        """Whether activations are computed twice instead of kept, in every module and part that can."""
-        for module in self.modules.values():
-            if hasattr(module, "enable_gradient_checkpointing"):
+        """Whether activations are computed twice instead of kept, where the module, or a part of our own, offers it."""
+        for name, module in self.modules.items():
+            if isinstance(module, ModelMixin):
                 module.enable_gradient_checkpointing() if on else module.disable_gradient_checkpointing()
-            else:
+            elif not self.config.network.modules[name]:
                 for part in module.modules():
                     if hasattr(part, "gradient_checkpointing"):
                         part.gradient_checkpointing = on
+
+
+def scale_factor(vae: AutoencoderKL) -> int:
+    """Pixels per latent along a side."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def pictures_to_tensor(pictures: np.ndarray, value_range: tuple[float, float]) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) with [0, 255] mapped to `value_range`."""
+    pixels = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255.0
+    low, high = value_range
+    return pixels * (high - low) + low

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from ..bases.hub import fetch_file
 from ..errors import PoseError
 from .fingerprint import FILES, REPOSITORY, REVISION, file_fingerprint
-from .sequence import paste
+from .sequence import PARTS, paste
 from .torchvision_ops import ensure_torchvision_operators
 from .tracking import Follower
 from .trusted_code import require_trusted
@@ -36,7 +36,6 @@ ATTRIBUTION = (
 )
 
 CHANNELS = "BGR"  # the order detectron2 was trained with; "RGB" would feed pictures as they are
-PARTS = 24
 CHART = 112  # a chart's side
 LONG_OVER_SHORT = 1333 / 800  # detectron2's test setting: the long side is at most this times the asked-for short side
 EXPECTED = (

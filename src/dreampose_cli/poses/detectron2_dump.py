@@ -16,11 +16,10 @@ from PIL import Image
 from ..errors import NoPersonError, PoseError
 from ..media.files import natural_order
 from .safe_pickle import Record, Tensor, read_pickle
-from .sequence import PoseSequence, paste
+from .sequence import PARTS, PoseSequence, paste
 from .tracking import Follower, count_of, describe_ranges, nearest_seen, ranges_of
 
 SUFFIXES = (".pkl", ".pickle", ".pt", ".pth")
-PARTS = 24
 _KNOWN = {r"(\w+\.)*densepose\.structures(\.\w+)*": ("DensePoseChartResult", "DensePoseChartResultWithConfidences")}
 _PURPOSE = "a DensePose dump of detectron2's apply_net.py"
 _LARGEST_SIDE = 16384

@@ -20,17 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..device import few_cores
 from ..errors import PoseError, UsageError
 from ..media.fitting import fit_picture
 from ..names import BASE_ESTIMATORS, ESTIMATORS
 from .densepose import SUFFIX, DensePose, load_densepose
 from .fingerprint import CONFIG_FILE, ESTIMATOR_FILE, FILES, bundled_estimator, folder_fingerprint
+from .sequence import PARTS
 from .zoom_search import Search
 
-PARTS = 24
 MIN_PERSON = 0.004  # a person covers at least this share of what is looked at
-AT_ONCE = 2  # pictures that a CPU of few cores computes together: more are no faster
+AT_ONCE = 2  # pictures that a CPU computes together: more are no faster
 
 
 class Block(nn.Module):
@@ -107,7 +106,7 @@ class Estimator:
     def _see(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Pictures, each fitted as a whole, -> poses (n, 3, *resolution)."""
         fitted = np.stack([fit_picture(picture, self.resolution, "contain") for picture in pictures])
-        size = AT_ONCE if few_cores(self.device) else len(fitted)
+        size = AT_ONCE if self.device.type == "cpu" else len(fitted)
         found = []
         for begin in range(0, len(fitted), size):
             pixels = torch.from_numpy(fitted[begin : begin + size]).permute(0, 3, 1, 2).to(self.device)

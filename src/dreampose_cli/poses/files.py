@@ -28,7 +28,7 @@ from ..media.atomic import atomic_folder, atomic_path
 from ..media.files import list_files
 from .detectron2_dump import SUFFIXES as DUMP_SUFFIXES
 from .detectron2_dump import DumpPoses
-from .sequence import PoseSequence, subsequence
+from .sequence import PARTS, PoseSequence, subsequence
 
 __all__ = [
     "PoseWriter",
@@ -42,7 +42,6 @@ __all__ = [
 
 FORMAT = "dreampose-poses"
 VERSION = 1
-PARTS = 24
 DEFAULT_FPS = 30.0  # of sources that do not know their rate; the rate of the paper's data
 
 _SCALE = 65535

@@ -15,6 +15,8 @@ import numpy as np
 from ..errors import UsageError
 from ..media.files import first_index, require_frames, require_range, resampled_length, shown_index
 
+PARTS = 24  # body parts of DensePose; 0 is the background
+
 
 class PoseSequence(ABC):
     """Pose frames of one size at a constant rate, with random access; subclasses read them from where they are.

@@ -92,7 +92,7 @@ def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description
     """What was tuned, by the names of the modules, with the photos and their poses; `subject.json` last."""
     import torch
 
-    from ..networks.dreampose.network import save_tensors
+    from ..networks.storage import save_tensors
 
     for name, tensors in tuned.items():
         save_tensors(tensors, folder / f"{name}.safetensors", torch.float16)

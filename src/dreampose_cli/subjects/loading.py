@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import cache, media
 from ..bases.config import read_config
-from ..bases.fingerprint import revision
+from ..bases.fingerprint import fingerprint
 from ..bases.registry import resolve_base
 from ..errors import BaseError, DreamposeError, SubjectError, UsageError
 from ..media.fitting import Crop, Fit, fit_picture
@@ -21,8 +21,8 @@ from .views import Views, read_views
 if TYPE_CHECKING:
     import torch
 
-    from ..networks.dreampose.network import Base
     from ..networks.model_cache import Shelf
+    from ..networks.network import Network
 
 
 @dataclass
@@ -34,7 +34,7 @@ class LoadedSubject:
     who it is in words.
     """
 
-    model: Base
+    model: Network
     picture: np.ndarray
     pose: np.ndarray
     size: tuple[int, int]
@@ -53,7 +53,7 @@ def find_subject(token: str | None, base: str | None, photo_index: int = 1) -> t
     Of several with one name or photo the newest on `base` is taken, and where there is none on it, that is a UsageError.
     Raises SubjectError, BaseError, and UsageError where it has no photo number `photo_index`.
     """
-    asked = None if base is None else revision(resolve_base(base))
+    asked = None if base is None else fingerprint(resolve_base(base))
     record = read_subject(cache.find_subject(token, asked).path)
     home = _base_of(record)
     if asked is not None and asked != record.base["revision"]:
@@ -82,11 +82,11 @@ def load_subject(
     from safetensors.torch import load_file
 
     from ..networks.lora import put_on
-    from ..networks.model_cache import Shelf, tuned_modules
+    from ..networks.model_cache import Shelf
 
     model = (shelf or Shelf()).base(home, device, dtype)
     try:
-        for name, module in tuned_modules(model).items():
+        for name, module in model.tuned.items():
             put_on(module, load_file(record.weight_file(name)))
         picture, pose = record.view(photo_index)
     except Exception as error:  # whatever a damaged file makes its library raise
@@ -107,7 +107,7 @@ def load_photo(
 ) -> LoadedSubject:
     """An untuned photo on the base in `home`. Its pose comes from `pose`, else from the base's estimator where needed.
 
-    A base that knows no surface needs it only to find a small person in a photo of another aspect than the base's;
+    A network that does not look at it needs it only to find a small person in a photo of another aspect than the base's;
     where that fails, the whole photo is used.
     """
     from ..networks.model_cache import Shelf
@@ -115,7 +115,7 @@ def load_photo(
     picture, config = media.read_photo(photo), read_config(home)
     size = picture.shape[:2]
     views = None
-    must = pose is not None or config.photo.unet_channels == "surface"
+    must = pose is not None or config.network.needs_photo_pose
     fit = Fit.of(size, config.resolution, config.fit)
     if must or (fit.height, fit.width) != tuple(config.resolution):
         try:
@@ -145,7 +145,7 @@ def _base_of(record: SubjectRecord) -> Path:
             folder = resolve_base(candidate)
         except BaseError:
             continue
-        if revision(folder) == origin["revision"]:
+        if fingerprint(folder) == origin["revision"]:
             return folder
     raise SubjectError(
         f"subject {record.id} was tuned on the base {origin['name']} (revision {origin['revision']}), which has changed or "

@@ -1,16 +1,17 @@
-"""Stage "vae" of a from-scratch base: an autoencoder of the training pictures, and the statistics of its latents."""
+"""The tasks of the autoencoder: training one from scratch, and tuning its decoder on a subject's photos."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..networks.dreampose.conditioning import pictures_to_tensor
-from ..networks.dreampose.network import Base
+from ..networks.network import Network, pictures_to_tensor
 from .frames import Clip, FrameStore
-from .loop import Draw, LoopSettings
+from .loop import LoopSettings, SampleRng
 
 
 class AutoencoderTask:
@@ -21,24 +22,24 @@ class AutoencoderTask:
     channels of some pictures are permuted, which prevents it.
     """
 
-    def __init__(self, base: Base, frames: FrameStore, clips: list[Clip], crop: int = 80):
-        self.base, self.frames = base, frames
+    def __init__(self, network: Network, frames: FrameStore, clips: list[Clip], crop: int = 80):
+        self.network, self.frames = network, frames
         self.crop = min(crop, *frames.pictures.shape[1:3])
         self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
-        self.modules: dict[str, nn.Module] = {"vae": base.vae}
+        self.modules = network.learn(("vae",))
 
-    def load(self, draws: list[Draw]) -> tuple[Tensor, list[Draw]]:
-        crops = np.stack([self._crop(draw.numpy) for draw in draws])
-        return pictures_to_tensor(crops, self.base.config.target_range), draws
+    def load(self, rngs: list[SampleRng]) -> tuple[Tensor, list[SampleRng]]:
+        crops = np.stack([self._crop(rng.numpy) for rng in rngs])
+        return pictures_to_tensor(crops, self.network.config.target_range), rngs
 
-    def loss(self, loaded: tuple[Tensor, list[Draw]], step: int, settings: LoopSettings) -> Tensor:
-        target, draws = loaded[0].to(self.base.device), loaded[1]
-        posterior = self.base.vae.encode(target).latent_dist
+    def loss(self, loaded: tuple[Tensor, list[SampleRng]], step: int, settings: LoopSettings) -> Tensor:
+        target, rngs = loaded[0].to(self.network.device), loaded[1]
+        posterior = self.network.vae.encode(target).latent_dist
         shape = posterior.mean.shape[1:]
-        noise = torch.stack([torch.randn(shape, generator=draw.torch) for draw in draws]).to(target.device)
-        output = self.base.vae.decode(posterior.mean + posterior.std * noise).sample
-        thumbnail = F.avg_pool2d(target, self.base.factor)
-        loss = reconstruction_loss(output, target, self.base.factor)
+        noise = torch.stack([torch.randn(shape, generator=rng.torch) for rng in rngs]).to(target.device)
+        output = self.network.vae.decode(posterior.mean + posterior.std * noise).sample
+        thumbnail = F.avg_pool2d(target, self.network.vae_scale_factor)
+        loss = reconstruction_loss(output, target, self.network.vae_scale_factor)
         loss = loss + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
         pull = max(0.0, 1.0 - step / (0.25 * settings.steps))
         if pull:
@@ -58,6 +59,26 @@ class AutoencoderTask:
         return picture[..., rng.permutation(3)] if rng.random() < 0.5 else picture
 
 
+class ReconstructionTask:
+    """The VAE decoder on full frames of a subject's photos uint8 (N, H, W, 3): crops would shift what it does to the
+    background. `modules` names what learns."""
+
+    def __init__(self, network: Network, pictures: np.ndarray, modules: Sequence[str]):
+        self.network, self.modules = network, network.learn(modules)
+        self.target = pictures_to_tensor(pictures, network.config.target_range)
+        with torch.no_grad():
+            self.latents = torch.cat([network.encode(photo[None].to(network.device)).float() for photo in self.target])
+
+    def load(self, rngs: list[SampleRng]) -> list[int]:
+        """Which photos: all of them in turn, so that a step of as many samples sees each once."""
+        return [rng.index % len(self.target) for rng in rngs]
+
+    def loss(self, rows: list[int], step: int, settings: LoopSettings) -> Tensor:
+        target = self.target[rows].to(self.network.device)
+        output = self.network.reconstruct(self.latents[rows])
+        return reconstruction_loss(output, target, self.network.vae_scale_factor)
+
+
 def reconstruction_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:
     """L1 + half the L1 of the gradients + 3 MSE + L1 of the means over factor x factor blocks."""
     difference = output - target
@@ -71,13 +92,13 @@ def reconstruction_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:
 
 
 @torch.no_grad()
-def latent_statistics(base: Base, frames: FrameStore, clips: list[Clip], count: int = 512) -> tuple[list, list]:
+def latent_statistics(network: Network, frames: FrameStore, clips: list[Clip], count: int = 512) -> tuple[list, list]:
     """Per-channel shift (mean) and scale (1 / standard deviation) of the latents of `count` random frames."""
     rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
     rows = np.sort(np.random.default_rng(0).choice(rows, min(count, len(rows)), replace=False))
     means = []
     for part in np.array_split(rows, max(1, len(rows) // 16)):
-        pictures = pictures_to_tensor(frames.pictures[part], base.config.target_range).to(base.device)
-        means.append(base.vae.encode(pictures).latent_dist.mode())
+        pictures = pictures_to_tensor(frames.pictures[part], network.config.target_range).to(network.device)
+        means.append(network.vae.encode(pictures).latent_dist.mode())
     latents = torch.cat(means).transpose(0, 1).flatten(1)
     return latents.mean(1).tolist(), (1 / latents.std(1)).tolist()

@@ -16,7 +16,8 @@ import torch
 from ..bases.config import CONFIG_FILE, read_config
 from ..errors import BaseError
 from ..media import atomic_path
-from ..networks.dreampose.network import Base, save_base, save_module
+from ..networks.network import Network
+from ..networks.storage import save_base, save_module
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE, PoseNet
 from ..version import __version__
@@ -62,7 +63,7 @@ def provenance_of(
 
 
 def publish_base(
-    model: Base,
+    model: Network,
     output: Path,
     dtype: torch.dtype | None,
     strip: Path | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 
 from ..bases import repositories as hub
 from ..bases.config import CONFIG_FILE, BaseConfig
-from ..bases.fingerprint import revision
+from ..bases.fingerprint import fingerprint as folder_fingerprint
 from ..bases.registry import lasting_name, list_bases, resolve_base
 from ..errors import BaseError, UsageError
 from ..names import BASE_ESTIMATORS
 from ..networks import pretrained as components
-from ..networks.dreampose.network import Base, load_base
 from ..networks.dreampose.presets import MINI, PAPER, build_mini, from_stable_diffusion
+from ..networks.network import Network
+from ..networks.storage import fingerprint, load_base
 
 Progress = Callable[[int, int | None, str], None]
 Note = Callable[[str], None]
@@ -28,7 +28,7 @@ class Shape:
     """What a new base is to be like where it is not to be like its preset: the ablations of the paper, and the estimator.
 
     window: poses in a window. pose_channels, photo_channels, vae_tokens: `PoseSettings.channels`,
-    `PhotoSettings.unet_channels` and `vae_tokens`. None: as the preset has it.
+    `PhotoSettings.unet_channels` and `vae_tokens` of the DreamPose family. None: as the preset has it.
     """
 
     window: int | None = None
@@ -38,12 +38,13 @@ class Shape:
 
     def of(self, config: BaseConfig) -> BaseConfig:
         """`config` with these settings."""
-        poses = _given(count=self.window, channels=self.pose_channels)
+        network = config.network
+        pose = dataclasses.replace(network.pose, **_given(channels=self.pose_channels))
         photo = _given(unet_channels=self.photo_channels, vae_tokens=self.vae_tokens)
         return dataclasses.replace(
             config,
-            poses=dataclasses.replace(config.poses, **poses),
-            photo=dataclasses.replace(config.photo, **photo),
+            poses=dataclasses.replace(config.poses, **_given(count=self.window)),
+            network=dataclasses.replace(network, pose=pose, photo=dataclasses.replace(network.photo, **photo)),
         )
 
 
@@ -53,7 +54,7 @@ class Start:
     one it is made for) before the first step. identity: the preset, what the weights come from, and the settings they depend
     on, for the checkpoints. taken: what was taken over from elsewhere, for the provenance."""
 
-    model: Base | None
+    model: Network | None
     config: BaseConfig
     identity: dict[str, Any]
     taken: dict[str, Any]
@@ -77,7 +78,7 @@ def starting_model(
     taken = {}
     if base:
         model = starting_point(base, image_encoder, progress, note, shape)
-        identity["base"] = fingerprint(model)
+        identity["base"] = fingerprint(model.modules)
     else:
         model = build_mini(seed, *((shape.of(MINI),) if shape != Shape() else ()))
         if vae:
@@ -101,7 +102,7 @@ def starting_point(
     progress: Progress | None = None,
     note: Note | None = None,
     shape: Shape | None = None,
-) -> Base:
+) -> Network:
     """What `--base` means to phase 1: a base as it is, or a Stable Diffusion, widened (paper section 4)."""
     if not _is_stable_diffusion(base):
         if image_encoder:
@@ -113,7 +114,7 @@ def starting_point(
             )
         start = resolve_base(base, note, progress)
         model = load_base(start)
-        which = {"base": lasting_name(start), "revision": revision(start)}
+        which = {"base": lasting_name(start), "revision": folder_fingerprint(start)}
         model.config = dataclasses.replace(model.config, provenance=model.config.provenance | which)
         return model
     folder, name = components.stable_diffusion_folder(base, ("unet", "vae"), progress, note)
@@ -123,7 +124,7 @@ def starting_point(
     return from_stable_diffusion(folder, encoder, config)
 
 
-def _take_vae(model: Base, name: str, progress: Progress | None, note: Note) -> dict[str, str]:
+def _take_vae(model: Network, name: str, progress: Progress | None, note: Note) -> dict[str, str]:
     """Give a new model the trained autoencoder of the base `name`, with the statistics of its latents; returns which it was,
     and its licence."""
     folder = resolve_base(name, note, progress)
@@ -136,36 +137,21 @@ def _take_vae(model: Base, name: str, progress: Progress | None, note: Note) -> 
         ) from error
     model.config = dataclasses.replace(
         model.config,
-        latent_shift=other.config.latent_shift,
-        latent_scale=other.config.latent_scale,
+        shift_factor=other.config.shift_factor,
+        scaling_factor=other.config.scaling_factor,
         target_range=other.config.target_range,
     )
-    if model.adapter.texture is not None:
-        model.adapter.texture.look_as(model.vae)
+    model.autoencoder_changed()
     note(f"the autoencoder is that of {name}; the stage vae is left out.")
     licence = other.config.provenance.get("licence")
-    return {"from": lasting_name(folder), "revision": revision(folder), **_given(licence=licence)}
-
-
-def fingerprint(model: Base, *components: str) -> str:
-    """16 hex digits of the weights of a model or of its `components`: of each tensor its name, its size and some of its
-    values."""
-    digest = hashlib.sha256()
-    for name, module in model.components().items():
-        if components and name not in components:
-            continue
-        for key, value in module.state_dict().items():
-            some = value.detach().flatten()[:: max(1, value.numel() // 64)].cpu().float().contiguous()
-            digest.update(f"{name}.{key}{tuple(value.shape)}".encode() + some.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return {"from": lasting_name(folder), "revision": folder_fingerprint(folder), **_given(licence=licence)}
 
 
 def _conventions(config: BaseConfig) -> dict[str, Any]:
     """The settings of a base that its training depends on, flat."""
     flat = {"resolution": list(config.resolution), "fit": config.fit, "target_range": list(config.target_range)}
-    for part in ("poses", "photo"):
-        flat |= {f"{part}.{key}": value for key, value in asdict(getattr(config, part)).items()}
-    return flat
+    groups = {"poses": asdict(config.poses), **asdict(config.network)}
+    return flat | {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
 
 
 def _is_stable_diffusion(base: str) -> bool:

@@ -1,9 +1,8 @@
 """One training loop for everything that is trained: the VAE, the network, subjects, decoders and the estimator.
 
 A task says which modules train and what a step's loss is; the loop owns the optimizer, the average of the weights, the
-precision, the checkpoints and the logs. All randomness is keyed: by (seed, step) for tasks that draw as they go, by
-(seed, sample) for tasks that load samples. So a killed run that resumes draws what it would have drawn, and a batch is the
-same whether one process computes it at once, in parts, or several processes together.
+precision, the checkpoints and the logs. All randomness is keyed by (seed, sample). So a killed run that resumes draws what it
+would have drawn, and a batch is the same whether one process computes it at once, in parts, or several together.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from .csv_log import Log
 from .distributed import ALONE, Crew
 from .prefetch import Loader
 
-__all__ = ["Draw", "LoopResult", "LoopSettings", "SampledTask", "Task", "latest_checkpoint", "run", "sigterm_flag"]
+__all__ = ["LoopResult", "LoopSettings", "SampleRng", "Task", "latest_checkpoint", "run", "sigterm_flag"]
 
 Progress = Callable[[int, int | None, str], None]
 PACE_EVERY = 20  # steps between two rows of speed.csv and two reports to a tracker
@@ -62,38 +61,28 @@ class LoopSettings:
 
 
 @dataclass
-class Draw:
-    """The randomness of one step or one sample: a numpy generator for data, a torch generator (CPU) for noise."""
+class SampleRng:
+    """The randomness of one sample: a numpy generator for data, a torch generator (CPU) for noise."""
 
     numpy: np.random.Generator
     torch: torch.Generator
     seed: int = 0
-    index: int = 0  # the step, or the sample counted from the beginning of the training
+    index: int = 0  # the sample, counted from the beginning of the training
 
     @classmethod
-    def of(cls, seed: int, index: int) -> Draw:
+    def of(cls, seed: int, index: int) -> SampleRng:
         sequence = np.random.SeedSequence([seed, index])
         generator = torch.Generator("cpu").manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
         return cls(np.random.default_rng(sequence), generator, seed, index)
 
 
 class Task(Protocol):
-    """What the loop trains, drawn step by step."""
+    """What the loop trains. Samples are drawn one by one, so they can be loaded ahead, in parts and by several processes."""
 
     modules: dict[str, nn.Module]
 
-    def loss(self, draw: Draw, step: int, settings: LoopSettings) -> Tensor:
-        """The scalar loss of one step, drawn with `draw`."""
-        ...
-
-
-class SampledTask(Protocol):
-    """What the loop trains, drawn sample by sample: then samples can be loaded ahead, in parts and by several processes."""
-
-    modules: dict[str, nn.Module]
-
-    def load(self, draws: list[Draw]) -> Any:
-        """What the loss needs of these samples: everything that is read, in any thread, as a function of the draws."""
+    def load(self, rngs: list[SampleRng]) -> Any:
+        """What the loss needs of these samples: everything that is read, in any thread, as a function of the generators."""
         ...
 
     def loss(self, loaded: Any, step: int, settings: LoopSettings) -> Tensor:
@@ -112,7 +101,7 @@ class LoopResult:
 
 
 def run(
-    task: Task | SampledTask,
+    task: Task,
     settings: LoopSettings,
     *,
     checkpoints: Path | None = None,
@@ -251,17 +240,9 @@ def require_eight_bit_adam() -> None:
         ) from None
 
 
-def _feed(task, settings: LoopSettings, crew: Crew, first: int, loaders: int) -> Loader:
+def _feed(task: Task, settings: LoopSettings, crew: Crew, first: int, loaders: int) -> Loader:
     """What each part of each step is computed from, in their order, for this process."""
     parts = settings.accumulate * crew.count
-    load = getattr(task, "load", None)
-    if load is None:
-        if parts > 1:
-            raise UsageError(
-                "this training draws whole steps and cannot be divided; leave --gradient-accumulation-steps out."
-            )
-        steps = range(first, settings.steps)
-        return Loader(((lambda step=step: Draw.of(settings.seed, step)) for step in steps), 0)
     if settings.batch_size % parts:
         raise UsageError(f"a step of {settings.batch_size} samples cannot be divided into {parts} equal parts.")
     share = settings.batch_size // parts
@@ -270,7 +251,7 @@ def _feed(task, settings: LoopSettings, crew: Crew, first: int, loaders: int) ->
         for step in range(first, settings.steps):
             for part in range(settings.accumulate):
                 begin = step * settings.batch_size + (part * crew.count + crew.rank) * share
-                yield lambda begin=begin: load([Draw.of(settings.seed, begin + i) for i in range(share)])
+                yield lambda begin=begin: task.load([SampleRng.of(settings.seed, begin + i) for i in range(share)])
 
     return Loader(jobs(), loaders)
 

@@ -175,9 +175,8 @@ def _settings(config: BaseConfig) -> str:
         f"seed {network.get('seed', 0)}",
         f"average of the weights {network['ema']:g}" if network.get("ema") else "no average of the weights",
         f"{about['processes']} process" + ("es" if about["processes"] > 1 else "") + f" on {about['device']}",
-        f"pose window of {config.poses.count}, channels {config.poses.channels}",
-        "CLIP and VAE tokens" if config.photo.vae_tokens else "CLIP tokens only",
-        f"photo channels {config.photo.unet_channels}",
+        f"family {config.family}, pose window of {config.poses.count}",
+        *config.network.facts,
     ]
     if "vae" in about:
         facts.append(f"autoencoder of {about['vae']['from']}")

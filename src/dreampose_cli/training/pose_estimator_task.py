@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from ..poses.estimator import PoseNet
 from .frames import Clip, FrameStore
-from .loop import Draw, LoopSettings
+from .loop import LoopSettings, SampleRng
 
 NOBODY = 0.12  # share of samples that show nobody, so that the estimator can say so
 
@@ -26,11 +26,11 @@ class PosingTask:
         self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
         self.modules: dict[str, nn.Module] = {"network": network}
 
-    def load(self, draws: list[Draw]) -> tuple[np.ndarray, np.ndarray, list[Draw]]:
+    def load(self, draws: list[SampleRng]) -> tuple[np.ndarray, np.ndarray, list[SampleRng]]:
         rows = [int(draw.numpy.choice(self.rows)) for draw in draws]
         return self.frames.pictures[rows], self.frames.pose(rows), draws
 
-    def loss(self, loaded: tuple[np.ndarray, np.ndarray, list[Draw]], step: int, settings: LoopSettings) -> Tensor:
+    def loss(self, loaded: tuple[np.ndarray, np.ndarray, list[SampleRng]], step: int, settings: LoopSettings) -> Tensor:
         pictures, poses, draws = loaded
         rngs = [draw.numpy for draw in draws]
         pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -27,6 +27,9 @@ STAGES = {
     },
 }
 EPOCHS = {"paper": 5.0}
+# What learns in a stage beside what the network's own stage says: CLIP, where it starts from scratch.
+ALSO_LEARNS = {"mini": {"network": ("image_encoder",)}}
+STORED_AS = {"mini": "float16"}  # the format of a finished base's weights; others keep what they are trained in
 
 
 def preset_of(

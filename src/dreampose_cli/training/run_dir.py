@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bases.config import CONFIG_FILE
+from ..bases.families import FAMILIES, settings_class
 from ..errors import OutputExistsError, TrainingError
 from ..media.atomic import require_replaceable
-from ..networks.dreampose.network import COMPONENTS, Base
+from ..networks.network import Network
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE
 from .checkpoints import latest_checkpoint, read_state, step_of
@@ -23,7 +24,7 @@ Note = Callable[[str], None]
 
 # What a run leaves in its folder: a folder that holds anything else is never cleared or written over.
 STARTED = {"checkpoints", "validation", "logs", "partial", "scheduler", CONFIG_FILE, ESTIMATOR_CONFIG, ESTIMATOR_FILE}
-STARTED |= set(COMPONENTS)
+STARTED |= {name for family in FAMILIES for name in settings_class(family)().modules}
 OWN = STARTED | {CARD_FILE, STRIP_FILE}
 
 
@@ -122,11 +123,13 @@ class Place:
                 "one back, or train anew with --overwrite or into another -o."
             )
 
-    def require_room(self, model: Base | None, settings: dict[str, LoopSettings]) -> None:
-        """TrainingError where the checkpoints will not fit on the disk."""
+    def require_room(
+        self, model: Network | None, settings: dict[str, LoopSettings], learning: dict[str, tuple[str, ...]]
+    ) -> None:
+        """TrainingError where the checkpoints of the modules that are `learning` in each stage will not fit on the disk."""
         if model is None:
             return
-        sizes = {"vae": [model.vae], "network": [model.unet, model.adapter, model.image_encoder]}
+        sizes = {stage: [model.module(name) for name in names] for stage, names in learning.items()}
         most = 0
         for name, stage in settings.items():
             weights = sum(p.numel() for module in sizes[name] for p in module.parameters())

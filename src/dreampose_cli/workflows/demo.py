@@ -56,11 +56,9 @@ def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note |
         poses = extract(
             folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=options.device, progress=progress
         )
-        note(
-            f"dreampose tune photo.png --memory high    # a mannequin no base has seen; {poses.frames} frames of dance"
-        )
+        note(f"dreampose tune photo.png    # a mannequin no base has seen; {poses.frames} frames of dance")
         started = time.monotonic()
-        subject = tune(TuneOptions([photo], base="mini", memory="high", **how), progress=progress)
+        subject = tune(TuneOptions([photo], base="mini", **how), progress=progress)
         tuned_in = time.monotonic() - started
         note("dreampose render --poses dance.mp4 -o result.mp4")
         shots = {}

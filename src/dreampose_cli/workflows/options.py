@@ -17,7 +17,7 @@ class TuneOptions:
 
     poses: pose sources, one a photo, in place of the estimator. name: to find the subject by. steps, learning_rate: of
     UNet and adapter; decoder_steps, decoder_learning_rate: of the VAE decoder. lora_rank: of a low-rank subject, 0 tunes
-    all weights. memory: "auto", "low" to spare it, "high" not to, which changes nothing else but rounding.
+    all weights. memory: "auto", or "low" to spare it, which changes nothing else but rounding.
     """
 
     photos: Sequence[Path]

@@ -75,33 +75,29 @@ def render(
     request = _check(options, progress, note)
     config = request.config
 
-    from ..device import keep_little, pick_device, pick_dtype, release, spares_memory
+    from ..device import pick_device, pick_dtype, release
     from ..inference.alignment import place
     from ..inference.clip import counted, make_room, render_sequence
     from ..inference.compilation import PAYS_FROM, compile_blocks, require_compiler
-    from ..inference.denoise import RenderSettings
+    from ..inference.denoise import RenderSettings, prepare
     from ..inference.prefetch import ahead
-    from ..networks.dreampose.conditioning import prepare_photo
     from ..networks.model_cache import Shelf
 
     device = pick_device(options.device)
     if options.compile:
         require_compiler(device)
-    if spares_memory(device, options.memory):
-        keep_little(device)
     shelf = shelf or Shelf(lean=options.memory == "low")
     subject = _load(options, request, device, pick_dtype(options.dtype, device), shelf, note)
     settings = RenderSettings.of(
         subject.model,
         sampler=options.sampler,
         steps=options.steps,
-        image_guidance=options.image_guidance,
-        pose_guidance=options.pose_guidance,
+        guidance={"image": options.image_guidance, "pose": options.pose_guidance},
         seed=options.seed,
         noise=options.noise,
         guidance_interval=options.guidance_interval,
     )
-    prepared = prepare_photo(subject.model, subject.picture, subject.pose)
+    prepared = prepare(subject.model, subject.picture, subject.pose)
     portions = make_room(subject.model, settings, options.memory, options.batch_size)
     release(device)  # what loading and the photo took
     # All of them before the first frame is rendered: a bad one is said at once.

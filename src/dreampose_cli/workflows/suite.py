@@ -22,7 +22,7 @@ import torch
 
 from .. import cache
 from ..bases.config import read_config
-from ..bases.fingerprint import revision
+from ..bases.fingerprint import fingerprint
 from ..bases.registry import resolve_base
 from ..errors import DreamposeError, EvaluationError, MediaError, NoPersonError, PoseError, UsageError
 from ..evaluation import literature as published
@@ -63,9 +63,9 @@ def suite(
     }  # in the user's own cache, before the run takes one of its own
     bases |= {name: resolve_base(source, note, progress) for name, source in compared.items()}
     config = read_config(bases["base"])
-    sampling = dataclasses.asdict(config.sampling)
-    rows = variants_of(tuned=options.tune, ablations=options.ablations, against=list(compared), sampling=sampling)
-    own = {"base", *(row.key for row in variants_of(tuned=True, ablations=True, against=[], sampling=sampling))}
+    guidance = config.sampling.guidance
+    rows = variants_of(tuned=options.tune, ablations=options.ablations, against=list(compared), guidance=guidance)
+    own = {"base", *(row.key for row in variants_of(tuned=True, ablations=True, against=[], guidance=guidance))}
     keys = [row.key for row in rows]
     if clash := next((key for key in (*compared, *keys) if key in own & set(compared) or keys.count(key) > 1), None):
         raise UsageError(
@@ -131,7 +131,7 @@ def _open(output: Path, options: SuiteOptions, bases: dict[str, Path]) -> None:
         "version": VERSION,
         "software": __version__,
         "settings": settings_of(options),
-        "bases": {name: revision(folder) for name, folder in bases.items()},
+        "bases": {name: fingerprint(folder) for name, folder in bases.items()},
     }
     file = output / "settings.json"
     if output.exists() and not output.is_dir():
@@ -187,7 +187,7 @@ def _document(rows, scores, options: SuiteOptions, bases, found, seconds) -> dic
         "bases": {
             name: {
                 "name": config.name,
-                "revision": revision(bases[name]),
+                "revision": fingerprint(bases[name]),
                 "sampling": dataclasses.asdict(config.sampling),
                 "tuning": dataclasses.asdict(config.tuning),
                 "provenance": config.provenance,

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from .. import cache, media
-from ..bases.config import PoseSettings, read_config
+from ..bases.config import PoseWindow, read_config
 from ..errors import EvaluationError
 from ..evaluation.frame_pairs import scored_size
 from ..evaluation.pairing import ClipFiles
 from ..evaluation.variants import PHOTOS, SMOOTHING, Variant
-from ..networks.dreampose.network import load_base, save_tensors
+from ..networks.storage import load_base, save_module
 from ..poses.extraction import poses_of
 from ..poses.files import PoseWriter, open_poses
 from ..poses.sequence import PoseSequence
@@ -155,7 +155,6 @@ class ClipJob:
                 seed=self.options.seed,
                 device=self.options.device,
                 dtype=self.options.dtype,
-                memory="high",
             )
         )
         kept = [subject.path]
@@ -191,7 +190,7 @@ class ClipJob:
             with media.open_frames(f"{work}/frames") as made:
                 self._write(row.key, (frame for i, frame in enumerate(made) if i % every == every // 2))
 
-    def _driving(self, row: Variant, poses: PoseSettings) -> tuple[Path, dict[str, float], int]:
+    def _driving(self, row: Variant, poses: PoseWindow) -> tuple[Path, dict[str, float], int]:
         """The pose source of a variant, the part of it in seconds, and which share of its frames is meant (1: all)."""
         if not row.one_pose:
             span = {"start": self.rows[0] / self.fps, "end": (self.rows[-1] + 1) / self.fps}
@@ -227,7 +226,10 @@ def _without_decoder(subject: TunedSubject, base: Path) -> Path:
     twin = cache.path_of("subject", cache.key("suite", subject.id, "without its decoder"))
     shutil.rmtree(twin, ignore_errors=True)
     shutil.copytree(subject.path, twin)
-    save_tensors(load_base(base).vae.decoder.state_dict(), twin / "decoder.safetensors", torch.float16)
+    network = load_base(base)
+    for stage in network.tuning_stages:
+        for name in stage.modules if stage.loss == "reconstruction" else ():
+            save_module(network.module(name), twin / f"{name}.safetensors", torch.float16)
     return twin
 
 

@@ -25,20 +25,21 @@ from ..bases.config import CONFIG_FILE
 from ..bases.registry import register
 from ..device import autocast_of
 from ..errors import TrainingError, UsageError
+from ..networks.storage import fingerprint
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import PoseNet
 from ..reporting import Note, Progress, no_note
 from ..training.autoencoder import AutoencoderTask, latent_statistics
 from ..training.checkpoints import read_state, require_same, step_of
 from ..training.data import counted
-from ..training.denoising import Dropout, PairSource, PairTask, encode_frames
+from ..training.denoising import DenoisingTask, Dropout, PairSource, encode_frames
 from ..training.distributed import assemble
 from ..training.export import provenance_of, publish_base, publish_estimator
 from ..training.frames import FrameStore, prepare_frames
-from ..training.init import Shape, fingerprint, starting_model
+from ..training.init import Shape, starting_model
 from ..training.loop import LoopResult, LoopSettings, require_eight_bit_adam, run, sigterm_flag
 from ..training.pose_estimator_task import PosingTask
-from ..training.recipes import EPOCHS, STAGES, in_epochs, precision_of, preset_of, settle
+from ..training.recipes import ALSO_LEARNS, EPOCHS, STAGES, STORED_AS, in_epochs, precision_of, preset_of, settle
 from ..training.run_dir import Place
 from .options import TrainOptions
 from .validation import Watch
@@ -110,10 +111,13 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         preset, options.base, options.image_encoder, options.vae, shape, options.estimator, seed, progress, note
     )
     model, known, identity = start.model, start.config, dict(start.identity)
+    learning = {}
     if model is not None:
+        also = ALSO_LEARNS.get(preset, {})
+        learning = {stage.name: (*stage.modules, *also.get(stage.name, ())) for stage in model.stages}
         model.to(where)
         if options.gradient_checkpointing:
-            model.unet.enable_gradient_checkpointing()
+            model.checkpoint_activations(True)
     for name in settings:  # the data comes later, and may take hours
         if newest := place.newest(name):
             require_same(newest, asdict(settings[name]) | identity)
@@ -124,7 +128,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
             photos=options.photos,
             fit=known.fit,
             resize=known.poses.resize,
-            parts=known.poses.channels == "iuv" or known.photo.unet_channels == "surface" or model is None,
+            parts=known.network.needs_parts or model is None,
             estimator=options.estimator or known.estimator,
             device=options.device,
             workers=options.prepare_workers,
@@ -155,7 +159,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         if options.overwrite and not options.resume and output.exists():
             place.clear()  # not before everything else is known to be there
         output.mkdir(parents=True, exist_ok=True)
-        place.require_room(model, settings)
+        place.require_room(model, settings, learning)
     crew.begin_tracking(
         {"preset": preset, **{f"{n}.{k}": v for n, s in settings.items() for k, v in asdict(s).items()}}
     )
@@ -197,21 +201,19 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         if "network" not in chosen:
             note(f"the stage network is left: `--stage network --resume` makes {output} a base.")
             return result(False)
-        identity["autoencoder"] = fingerprint(model, "vae")
+        identity["autoencoder"] = fingerprint({"vae": model.vae})
         place.require_autoencoder(identity["autoencoder"])
-        if model.adapter.texture is not None:
-            model.adapter.texture.look_as(model.vae)
+        model.autoencoder_changed()
         shift, scale = latent_statistics(model, frames, clips)
-        model.config = dataclasses.replace(model.config, latent_shift=tuple(shift), latent_scale=tuple(scale))
+        model.config = dataclasses.replace(model.config, shift_factor=tuple(shift), scaling_factor=tuple(scale))
     share = (crew.rank, crew.count)
     latents = encode_frames(model, frames, model.config.target_range, progress, share)
-    shared = model.config.photo.condition_range == model.config.target_range
-    conditions = (
-        latents if shared else encode_frames(model, frames, model.config.photo.condition_range, progress, share)
-    )
-    task = PairTask(
-        model, PairSource(model, frames, clips, latents, conditions), train_encoder=preset == "mini", dropout=Dropout()
-    )
+    photos_as = model.photo_range
+    conditions = latents
+    if photos_as != model.config.target_range:
+        conditions = encode_frames(model, frames, photos_as, progress, share)
+    source = PairSource(model, frames, clips, latents, conditions)
+    task = DenoisingTask(model, source, learning["network"], Dropout())
     watch = Watch(model, frames, output / "validation", step_of(place.newest("network")), crew, note)
     stage("network", task, watch)
     if not crew.main:
@@ -219,7 +221,14 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     figures = watch(results["network"].steps)
     provenance = provenance_of(start, settings, results, frames, options.estimator, where.type, figures, output)
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance, figures={})
-    publish_base(model, output, torch.float16 if preset == "mini" else None, watch.last_strip, figures, note)
+    publish_base(
+        model,
+        output,
+        getattr(torch, STORED_AS[preset]) if preset in STORED_AS else None,
+        watch.last_strip,
+        figures,
+        note,
+    )
     register(output, note)
     return result(True, figures)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import cache, media
 from ..bases.config import BaseConfig, TuningSettings, read_config
-from ..bases.fingerprint import revision
+from ..bases.fingerprint import fingerprint
 from ..bases.registry import lasting_name, resolve_base
 from ..errors import UsageError
 from ..names import DTYPES, MEMORIES, check_choice, check_device
@@ -56,7 +56,7 @@ def tune(options: TuneOptions, *, progress: Progress | None = None, note: Note |
     settings = resolve_settings(config.tuning, options)
     identity = {
         "version": SUBJECT_VERSION,
-        "base": revision(folder),
+        "base": fingerprint(folder),
         "photos": [cache.file_digest(path) for path in options.photos],
         "poses": _origin_of_poses(options, estimator, note, progress),
         "settings": asdict(settings),
@@ -94,7 +94,7 @@ def tune(options: TuneOptions, *, progress: Progress | None = None, note: Note |
 
 def resolve_settings(preset: TuningSettings, options: TuneOptions) -> TuningSettings:
     """The base's preset, but for what was asked for. The preset's learning rates are those of full tuning."""
-    if options.lora_rank if options.lora_rank is not None else preset.rank:
+    if options.lora_rank if options.lora_rank is not None else preset.lora_rank:
         preset = replace(
             preset,
             learning_rate=LOW_RANK_RATE * preset.learning_rate,
@@ -106,7 +106,7 @@ def resolve_settings(preset: TuningSettings, options: TuneOptions) -> TuningSett
         "learning_rate": options.learning_rate,
         "decoder_learning_rate": options.decoder_learning_rate,
         "batch_size": options.batch_size,
-        "rank": options.lora_rank,
+        "lora_rank": options.lora_rank,
     }
     return replace(preset, **{key: value for key, value in asked.items() if value is not None})
 
@@ -158,24 +158,22 @@ def _learn(
     """Tune the base in `folder` and write the subject into `partial`, where its checkpoints are too."""
     pictures = [media.read_photo(path) for path in options.photos]
 
-    from ..device import autocast_of, keep_little, pick_device, release, spares_memory
-    from ..networks.dreampose.network import load_base
-    from ..training.memory import Thrift
+    from ..device import autocast_of, pick_device, release
+    from ..networks.storage import load_base
+    from ..training.memory import MemoryPlan
     from ..training.tuning import fit_subject
 
     device = pick_device(options.device)
     autocast = autocast_of(options.dtype, device)
-    if spares_memory(device, options.memory):
-        keep_little(device)
-    thrift = Thrift.of(settings, device, options.memory, autocast)
+    plan = MemoryPlan.of(settings, device, options.memory, autocast)
     estimator = options.estimator or config.estimator
     views = read_views(config, options.photos, pictures, options.poses, estimator, options.device, note)
-    model = load_base(folder, device=device, dtype=thrift.frozen)
+    model = load_base(folder, device=device, dtype=plan.frozen)
     release(device)  # what reading and loading took
     # Another device may compute in another format: its checkpoints are not these.
-    how = f"{autocast or 'float32'}{'-8bit' if thrift.eight_bit_adam else ''}"
+    how = f"{autocast or 'float32'}{'-8bit' if plan.eight_bit_adam else ''}"
     tuned = fit_subject(
-        model, views, settings, options.seed, autocast, partial / "checkpoints" / how, progress, note, thrift
+        model, views, settings, options.seed, autocast, partial / "checkpoints" / how, progress, note, plan
     )
     about["photos"] = [
         {"file": path.name, "sha256": digest, "size": list(picture.shape[:2])}

@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 
 from ..evaluation.metrics import l1, mean, ssim
-from ..inference.denoise import RenderSettings, render_batch
+from ..inference.denoise import RenderSettings, prepare, render_batch
 from ..media import atomic_path
-from ..networks.dreampose.conditioning import prepare_photo
-from ..networks.dreampose.network import Base
+from ..networks.network import Network
 from ..poses.visualize import colour
 from ..training.csv_log import Log
 from ..training.distributed import Crew
@@ -44,7 +43,7 @@ def watched(frames: FrameStore) -> list[Clip]:
     return (frames.split("test") or frames.split("train"))[:CLIPS]
 
 
-def predictions(model: Base, frames: FrameStore) -> Iterator[Shown]:
+def predictions(model: Network, frames: FrameStore) -> Iterator[Shown]:
     """For each watched clip its first frame as the photo, and the frames at one and at two thirds."""
     settings = RenderSettings.of(model)
     if settings.steps > STEPS:
@@ -56,7 +55,7 @@ def predictions(model: Base, frames: FrameStore) -> Iterator[Shown]:
         windows = np.stack(
             [frames.window(clip, row, poses.count, poses.training_fps, poses.window_rule) for row in rows]
         )
-        prepared = prepare_photo(model, photo, frames.pose([clip.start])[0])
+        prepared = prepare(model, photo, frames.pose([clip.start])[0])
         made = render_batch(model, prepared, torch.from_numpy(windows), settings)
         drawn = np.stack([colour(window[poses.count // 2]) for window in windows])
         yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]])
@@ -88,7 +87,7 @@ def write_strip(shown: list[Shown], path: Path) -> None:
 class Watch:
     """Strips and scores of the network on the clips that are watched, in `folder`."""
 
-    model: Base
+    model: Network
     frames: FrameStore
     folder: Path
     first: int
@@ -103,7 +102,7 @@ class Watch:
         """Predict, write the strip and log the scores of `step`; returns them, None without a test list."""
         if not self.crew.main or step == self.last_step:
             return self.last
-        for module in self.model.components().values():
+        for module in self.model.modules.values():
             module.eval()
         shown = list(predictions(self.model, self.frames))
         self.last_step, self.last_strip = step, self.folder / f"{step:08d}.png"

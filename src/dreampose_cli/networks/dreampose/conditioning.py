@@ -1,74 +1,89 @@
 """Photos and poses as the tensors that condition the UNet; the null photo and the null pose live here and nowhere else.
 
-Pure functions: a `Base` (or its config) and arrays in, tensors out. Shapes: H, W of the base's resolution, h, w of its
-latent grid, f = H / h, T context tokens of width D.
+Shapes: H, W of the base's resolution, h, w of its latent grid, f = H / h, T context tokens of width D, C latent channels,
+N photos, R rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...bases.config import BaseConfig, PoseSettings
+from ...bases.config import BaseConfig
+from ...poses.sequence import PARTS
+from ..network import SHARED, Condition
 from .prior import Prior
-from .surface import PARTS, Surface, build_surface, surface_channels, transfer
-
-if TYPE_CHECKING:
-    from .network import Base
+from .settings import PoseSettings
+from .surface import Surface, surface_channels
 
 
-def pictures_to_tensor(pictures: np.ndarray, value_range: tuple[float, float]) -> Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) with [0, 255] mapped to `value_range`."""
-    pixels = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255.0
-    low, high = value_range
-    return pixels * (high - low) + low
+@dataclass(frozen=True)
+class DreamPoseReference:
+    """What photos contribute, whatever the pose.
+
+    tokens (N, T, D): c_I; null_tokens (1, T, D): those of the null image, None where no row will be without its image;
+    latents (N, C, h, w) of the image condition; surface or None, by `PhotoSettings.unet_channels`.
+    """
+
+    tokens: Tensor
+    null_tokens: Tensor | None
+    latents: Tensor
+    surface: Surface | None
 
 
-def clip_pixels(base: Base, pictures: list[np.ndarray]) -> Tensor:
-    """uint8 (H, W, 3) each -> (B, 3, s, s), by the base's own image processor."""
-    return base.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+@dataclass(frozen=True)
+class DreamPoseCondition(Condition):
+    """c_I and c_p of R rows.
 
+    tokens (R, T, D): the context of cross-attention; pose (R, n, h, w) and photo (R, k, h, w), k possibly 0: channels at the
+    UNet's input. guess (R, C, h, w): the first guess of the target's latents of a base with a texture encoder, and
+    guessed (R,): where it may be used. photo_needs_pose: the photo's channels are made of image and pose.
+    """
 
-def encode(base: Base, pictures: Tensor) -> Tensor:
-    """Pictures in a VAE input range (B, 3, H, W) -> latents (B, C, h, w): the distribution's mode, normalised."""
-    latents = base.vae.encode(pictures.to(base.dtype)).latent_dist.mode()
-    return (latents - base.latent_shift) * base.latent_scale
+    tokens: Tensor
+    pose: Tensor
+    photo: Tensor
+    guess: Tensor | None = None
+    guessed: Tensor | None = None
+    null_tokens: Tensor | None = field(default=None, metadata=SHARED)
+    null_pose: float = field(default=0.0, metadata=SHARED)
+    photo_needs_pose: bool = field(default=False, metadata=SHARED)
 
+    def drop(self, image: bool | Tensor, pose: bool | Tensor) -> DreamPoseCondition:
+        """The null image is a black picture, encoded as any photo is; the null pose is `PoseSettings.null` everywhere; photo
+        channels of what is null are zero, and a guess that was made of it is none."""
+        no_image, no_pose = (torch.as_tensor(mask).expand(self.rows) for mask in (image, pose))
+        no_photo = no_image | no_pose if self.photo_needs_pose else no_image
+        changed = {}
+        if no_image.any():  # masks are on the CPU: no device is asked
+            changed["tokens"] = torch.where(self._at(no_image, 3), self.null_tokens, self.tokens)
+        if no_pose.any():
+            changed["pose"] = torch.where(self._at(no_pose, 4), torch.full_like(self.pose, self.null_pose), self.pose)
+        if no_photo.any():
+            changed["photo"] = torch.where(self._at(no_photo, 4), torch.zeros_like(self.photo), self.photo)
+            if self.guessed is not None:
+                changed["guessed"] = self.guessed & ~self._at(no_photo, 1)
+        return replace(self, **changed)
 
-def decode(base: Base, latents: Tensor) -> Tensor:
-    """Latents (B, C, h, w) -> pictures (B, 3, H, W) clamped to [0, 1]."""
-    pixels = base.vae.decode((latents / base.latent_scale + base.latent_shift).to(base.dtype)).sample.float()
-    low, high = base.config.target_range
-    return ((pixels - low) / (high - low)).clamp(0.0, 1.0)
+    def prior(self, variance: float) -> Prior | None:
+        """What the guess says of the target where it may be used; `variance` is how far it is trusted."""
+        if self.guess is None:
+            return None
+        blank = ~self.guessed.view(-1, 1, 1, 1)
+        mean = torch.where(blank, torch.zeros_like(self.guess, dtype=torch.float32), self.guess.float())
+        spread = torch.full_like(blank, variance, dtype=torch.float32)
+        return Prior(mean, torch.where(blank, torch.ones_like(spread), spread))
 
-
-def context(base: Base, clip: Tensor, latents: Tensor) -> Tensor:
-    """c_I = A(c_CLIP, c_VAE): clip pixels (B, 3, s, s), latents (B, C, h, w) -> (B, T, D)."""
-    states = base.image_encoder(pixel_values=clip.to(base.dtype)).last_hidden_state
-    return base.adapter(states, latents.to(base.dtype) if base.config.photo.vae_tokens else None)
-
-
-def null_photo(base: Base) -> tuple[Tensor, Tensor]:
-    """The null image: CLIP's view of a black picture (1, 3, s, s), and the latents of a zero VAE input (1, C, h, w)."""
-    height, width = base.config.resolution
-    clip = clip_pixels(base, [np.zeros((height, width, 3), np.uint8)])
-    size = (width, height) if base.config.photo.null_transposed else (height, width)
-    zeros = torch.zeros(1, 3, *size, device=base.device)
-    return clip.to(base.device), encode(base, zeros)
-
-
-def null_context(base: Base) -> Tensor:
-    """The context of the null image, (1, T, D)."""
-    return context(base, *null_photo(base))
+    def _at(self, mask: Tensor, dimensions: int) -> Tensor:
+        """A mask (R,) on the condition's device, to be spread over tensors of so many dimensions."""
+        return mask.to(self.pose.device).view(-1, *[1] * (dimensions - 1))
 
 
 def pose_channels(settings: PoseSettings, windows: Tensor, factor: int) -> Tensor:
-    """c_p: pose windows (B, n, 3, H, W) as I in 0..24, U and V in [0, 1] -> (B, n * channels, h, w).
+    """c_p: pose windows (R, n, 3, H, W) as I in 0..24, U and V in [0, 1] -> (R, n * channels, h, w).
 
     Oldest pose first; for each pose the channels of `settings.channels`.
     """
@@ -83,78 +98,15 @@ def pose_channels(settings: PoseSettings, windows: Tensor, factor: int) -> Tenso
     return planes[..., ::factor, ::factor] if settings.to_latents == "nearest" else F.avg_pool2d(planes, factor)
 
 
-def null_pose(settings: PoseSettings, channels: Tensor) -> Tensor:
-    """The null pose in the shape of `channels`."""
-    return torch.full_like(channels, settings.null)
-
-
-def unet_photo_channels(config: BaseConfig, latent_channels: int, factor: int) -> int:
-    """How many photo channels `PhotoSettings.unet_channels` adds at the UNet input."""
-    kind = config.photo.unet_channels
-    return {"none": 0, "latents": latent_channels, "surface": surface_channels(factor) + latent_channels}[kind]
+def unet_inputs(config: BaseConfig, latent_channels: int, factor: int) -> int:
+    """Input channels of the widened UNet: latents, then the pose window, then the photo channels."""
+    photo = {"none": 0, "latents": latent_channels, "surface": surface_channels(factor) + latent_channels}
+    poses = config.poses.count * len(config.network.pose.channels)
+    return latent_channels + poses + photo[config.network.photo.unet_channels]
 
 
 def texture_inputs(config: BaseConfig, factor: int) -> int:
     """Input channels of the adapter's `TextureEncoder`, 0 where the base has none."""
-    surface = config.photo.unet_channels == "surface"
-    return surface_channels(factor) + config.poses.total_channels if surface else 0
-
-
-@dataclass
-class Photo:
-    """Everything a photo contributes, computed once per subject.
-
-    image and null: contexts (1, T, D); latents (1, C, h, w) of the image condition; start (1, C, h, w) or None;
-    surface or None, by `PhotoSettings.unet_channels`.
-    """
-
-    image: Tensor
-    null: Tensor
-    latents: Tensor
-    start: Tensor | None
-    surface: Surface | None
-
-
-@torch.no_grad()
-def prepare_photo(base: Base, picture: np.ndarray, pose: np.ndarray | None) -> Photo:
-    """A photo uint8 (H, W, 3) at the base's resolution and, for surface bases, its pose (3, H, W)."""
-    config = base.config
-    stacked = picture[None]
-    latents = encode(base, pictures_to_tensor(stacked, config.photo.condition_range).to(base.device))
-    image = context(base, clip_pixels(base, [picture]).to(base.device), latents)
-    start = None
-    if config.sampling.start == "photo":
-        start = encode(base, pictures_to_tensor(stacked, config.sampling.start_range).to(base.device))
-    surface = None
-    if config.photo.unet_channels == "surface":
-        pixels = pictures_to_tensor(stacked, (-1.0, 1.0)).to(base.device)
-        surface = build_surface(pixels, torch.as_tensor(pose, dtype=torch.float32, device=base.device)[None])
-    return Photo(image, null_context(base), latents, start, surface)
-
-
-def prior_of(base: Base, guess: Tensor, blank: Tensor) -> Prior:
-    """The prior of rows with guesses (B, C, h, w), and of rows without where `blank` (B,) is true."""
-    blank = blank.view(-1, 1, 1, 1)
-    variance = torch.full_like(blank, base.config.photo.guess_variance, dtype=torch.float32)
-    return Prior(
-        torch.where(blank, torch.zeros_like(guess, dtype=torch.float32), guess.float()),
-        torch.where(blank, torch.ones_like(variance), variance),
-    )
-
-
-def photo_channels(
-    base: Base, latents: Tensor, surface: Surface | None, target: Tensor, pose: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """The photo channels at the UNet input for target poses (B, 3, H, W) with pose channels (B, n, h, w).
-
-    Returns (B, k, h, w), k possibly 0, and for "surface" the first guess of the target's latents (B, C, h, w), which
-    is the last C of the k channels.
-    """
-    kind = base.config.photo.unet_channels
-    if kind == "surface":
-        carried = transfer(surface, target, base.factor)
-        guess = base.adapter.texture(carried, pose)
-        return torch.cat([carried, guess.to(carried)], dim=1), guess
-    if kind == "latents":
-        return latents.expand(target.shape[0], -1, -1, -1), None
-    return latents.new_zeros(target.shape[0], 0, *latents.shape[-2:]), None
+    if config.network.photo.unet_channels != "surface":
+        return 0
+    return surface_channels(factor) + config.poses.count * len(config.network.pose.channels)

@@ -7,7 +7,6 @@ nothing else needs to know where a base comes from.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from ... import cache
-from ...bases.config import CONFIG_FILE, BaseConfig, PhotoSettings, PoseSettings, SamplingSettings, TuningSettings
+from ...bases.config import CONFIG_FILE, BaseConfig, PoseWindow, TuningSettings
 from ...bases.registry import MINI, OFFICIAL_HOME
 from ...errors import BaseError, OutputExistsError
 from ...names import check_name
 from ...version import __version__
 from .. import pretrained as components
+from ..network import scale_factor
+from ..storage import save_config, save_description
 from ..weight_files import misfits, read_weights, write_weights
-from .network import ADAPTER_FILE, SCHEDULER_FILE, make_adapter, unet_inputs
+from .conditioning import unet_inputs
+from .network import make_adapter
+from .settings import DreamPoseSettings, PhotoSettings, PoseSettings
 
 PATTERNS = {"unet": r"unet_epoch_(\d+)\.pth", "adapter": r"adapter_(\d+)\.pth", "vae": r"vae_(\d+)\.pth"}
 
@@ -31,26 +34,15 @@ PATTERNS = {"unet": r"unet_epoch_(\d+)\.pth", "adapter": r"adapter_(\d+)\.pth", 
 OFFICIAL = BaseConfig(
     name="official",
     resolution=(640, 512),
-    latent_shift=(0.0,),
-    latent_scale=(0.18215,),
+    network=DreamPoseSettings(
+        PoseSettings(channels="uv", range=(-1.0, 1.0), null=0.0, to_latents="nearest"),
+        PhotoSettings(
+            condition_range=(0.0, 255.0), null_transposed=True, adapter="pooled", start="photo", start_range=(-1.0, 1.0)
+        ),
+    ),
     target_range=(0.0, 1.0),  # it was trained on pictures in 0..1, so that is what its latents decode to
     fit="stretch",
-    poses=PoseSettings(
-        channels="uv",
-        count=5,
-        range=(-1.0, 1.0),
-        null=0.0,
-        resize="bilinear",
-        to_latents="nearest",
-        window_rule="current",
-        training_fps=None,
-    ),
-    photo=PhotoSettings(
-        condition_range=(0.0, 255.0), null_transposed=True, adapter="pooled", vae_tokens=True, unet_channels="none"
-    ),
-    sampling=SamplingSettings(
-        sampler="pndm", steps=100, image_guidance=8.0, pose_guidance=3.0, start="photo", start_range=(-1.0, 1.0)
-    ),
+    poses=PoseWindow(count=5, resize="bilinear", window_rule="current", training_fps=None),
     tuning=TuningSettings(gradient_checkpointing=True),
     people="people",
     estimator="r50",
@@ -127,11 +119,11 @@ def import_official(
         for done, (part, source) in enumerate(sources.items()):
             if progress:
                 progress(done, len(sources), f"writing {part}")
-            _write_part(part, modules[part], _tensors(part, source, modules[part]), target)
+            save_config(modules[part], target / part)
+            file = target / config.network.module_files(part)[-1]
+            write_weights(_tensors(part, source, modules[part]), file)
         processor.save_pretrained(target / "image_encoder")
-        (target / SCHEDULER_FILE).parent.mkdir()
-        (target / SCHEDULER_FILE).write_text(json.dumps(schedule, indent=2) + "\n", encoding="utf-8")
-        (target / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        save_description(config, schedule, target)
     if progress:
         progress(len(sources), len(sources), "")
     return cache.path_of("base", name)
@@ -161,8 +153,8 @@ def skeletons(config: BaseConfig, parts: Path, encoder: Path) -> dict[str, nn.Mo
     """Every component without weights, sized from the configs of the given Stable Diffusion and image encoder."""
     vae = components.skeleton("vae", parts / "vae")
     image_encoder = components.skeleton("image_encoder", encoder)
-    channels, factor = vae.config.latent_channels, 2 ** (len(vae.config.block_out_channels) - 1)
-    unet = components.skeleton("unet", parts / "unet", in_channels=unet_inputs(config, channels, factor))
+    inputs = unet_inputs(config, vae.config.latent_channels, scale_factor(vae))
+    unet = components.skeleton("unet", parts / "unet", in_channels=inputs)
     components.check_widths(unet, image_encoder)
     with torch.device("meta"):
         adapter = make_adapter(config, vae, image_encoder)
@@ -171,12 +163,3 @@ def skeletons(config: BaseConfig, parts: Path, encoder: Path) -> dict[str, nn.Mo
 
 def _tensors(part: str, source: Path, module: nn.Module) -> dict[str, Tensor]:
     return components.rename(part, read_weights(source), module.state_dict())
-
-
-def _write_part(part: str, module: nn.Module, tensors: dict[str, Tensor], target: Path) -> None:
-    if part == "adapter":
-        write_weights(tensors, target / ADAPTER_FILE)
-        return
-    (target / part).mkdir()
-    module.config.save_pretrained(target / part) if part == "image_encoder" else module.save_config(target / part)
-    write_weights(tensors, target / part / components.WEIGHT_FILES[part][0])

@@ -1,111 +1,178 @@
-"""A base as one object: the network of the paper (section 4, figure 3) with its conventions, loaded and saved as a folder."""
+"""DreamPose (arXiv 2304.06025, section 4, figure 3): a UNet that sees the photo by cross-attention and the poses at its input.
+
+e = UNet(z_t, c_p; t, c_I): the pose window c_p is concatenated to the noisy latents, the image condition c_I = A(c_CLIP, c_VAE)
+is the context of cross-attention. Guidance (section 4.5): e = e(0, 0) + s_I (e(c_I, 0) - e(0, 0)) + s_p (e(c_I, c_p) - e(c_I, 0)).
+"""
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPImageProcessorPil, CLIPVisionModel
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
 
-from ...bases.config import CONFIG_FILE, BaseConfig, read_config
+from ...bases.config import BaseConfig
 from ...errors import BaseError
 from ...sampling import make_sampler
+from ..network import Branch, Network, Stage, Views, pictures_to_tensor, scale_factor
 from .adapter import ADAPTERS
-from .conditioning import texture_inputs, unet_photo_channels
-from .prior import Prior, with_prior
-
-ADAPTER_FILE = "adapter/adapter.safetensors"
-SCHEDULER_FILE = "scheduler/scheduler_config.json"
-COMPONENTS = ("unet", "adapter", "vae", "image_encoder")
+from .conditioning import DreamPoseCondition, DreamPoseReference, pose_channels, texture_inputs, unet_inputs
+from .prior import with_prior
+from .settings import DreamPoseSettings
+from .surface import build_surface, transfer
 
 
-@dataclass
-class Base:
-    """The components with the conventions that tie them together. Modules are in eval mode unless training."""
+class DreamPose(Network):
+    """UNet, adapter, VAE and CLIP's image encoder. Frames are independent of each other but for their pose windows."""
 
-    config: BaseConfig
-    unet: UNet2DConditionModel
-    adapter: nn.Module
-    vae: AutoencoderKL
-    image_encoder: CLIPVisionModel
-    image_processor: CLIPImageProcessorPil
-    scheduler: dict  # the config of the noise schedule, SD's by default
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.conv_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.conv_in.weight.dtype
-
-    @property
-    def factor(self) -> int:
-        """f: pixels per latent along a side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def latent_channels(self) -> int:
-        return self.vae.config.latent_channels
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        height, width = self.config.resolution
-        return height // self.factor, width // self.factor
-
-    @property
-    def latent_shift(self) -> Tensor:
-        return torch.tensor(self.config.latent_shift, device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
-
-    @property
-    def latent_scale(self) -> Tensor:
-        return torch.tensor(self.config.latent_scale, device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
-
-    def components(self) -> dict[str, nn.Module]:
-        return {name: getattr(self, name) for name in COMPONENTS}
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Base:
-        for module in self.components().values():
-            nn.Module.to(module, device=device, dtype=dtype).eval()  # diffusers' own `to` warns for every cast
-        return self
-
-    def predict(
+    def __init__(
         self,
-        noisy: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        pose: Tensor,
-        photo: Tensor,
-        prior: Prior | None = None,
-    ) -> Tensor:
-        """The network's prediction (B, C, h, w), float32, in the schedule's prediction type.
+        config: BaseConfig,
+        modules: dict[str, nn.Module],
+        processors: dict[str, Any],
+        schedule: dict[str, Any],
+    ):
+        super().__init__(config, modules, processors, schedule)
+        expected = unet_inputs(config, self.latent_channels, self.vae_scale_factor)
+        if self.unet.config.in_channels != expected:
+            raise BaseError(f"its UNet takes {self.unet.config.in_channels} channels, its settings need {expected}.")
 
-        noisy latents (B, C, h, w), timestep (B,) or a scalar, context (B, T, D), pose and photo channels (B, *, h, w);
-        `prior` where the base has a texture encoder.
-        """
-        inputs = torch.cat([noisy, pose, photo], dim=1).to(self.dtype)
-        output = self.unet(inputs, timestep, encoder_hidden_states=context.to(self.dtype)).sample.float()
+    @classmethod
+    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, nn.Module]) -> nn.Module:
+        if name != "adapter":
+            return super().build(name, config, modules)
+        return make_adapter(config, modules["vae"], modules["image_encoder"])
+
+    @property
+    def settings(self) -> DreamPoseSettings:
+        """The family's own part of the config."""
+        return self.config.network
+
+    @property
+    def adapter(self) -> nn.Module:
+        """A of the paper."""
+        return self.modules["adapter"]
+
+    @property
+    def photo_range(self) -> tuple[float, float]:
+        return self.settings.photo.condition_range
+
+    # What it computes.
+
+    def views(self, pictures: np.ndarray, poses: np.ndarray | None = None) -> Views:
+        clip = self.processors["image_encoder"](images=list(pictures), return_tensors="pt")["pixel_values"]
+        return Views(pictures, None if poses is None else torch.as_tensor(poses, dtype=torch.float32), clip)
+
+    def reference(self, views: Views, null: bool = True) -> DreamPoseReference:
+        latents = (self.encode_views(views) if views.latents is None else views.latents).to(self.device)
+        tokens = self._tokens(views.clip.to(self.device), latents)
+        surface = None
+        if self.settings.photo.unet_channels == "surface":
+            pixels = pictures_to_tensor(views.pictures, (-1.0, 1.0)).to(self.device)
+            surface = build_surface(pixels, views.poses.to(self.device))
+        return DreamPoseReference(tokens, self._tokens(*self.null_photo()) if null else None, latents, surface)
+
+    def condition(self, reference: DreamPoseReference, poses: Tensor) -> DreamPoseCondition:
+        settings, rows = self.settings, len(poses)
+        poses = poses.to(self.device)
+        pose = pose_channels(settings.pose, poses, self.vae_scale_factor)
+        photo, guess, guessed = self._photo_channels(reference, poses[:, self.config.poses.count // 2], pose)
+        return DreamPoseCondition(
+            reference.tokens.expand(rows, -1, -1),
+            pose,
+            photo.to(pose),
+            guess,
+            guessed,
+            null_tokens=reference.null_tokens,
+            null_pose=settings.pose.null,
+            photo_needs_pose=reference.surface is not None,
+        )
+
+    def branches(self, guidance: Mapping[str, float]) -> tuple[Branch, ...]:
+        image, pose = guidance["image"], guidance["pose"]
+        return (
+            Branch(1.0 - image, drop_image=True, drop_pose=True),
+            Branch(image - pose, drop_pose=True),
+            Branch(pose),
+        )
+
+    def predict(self, latents: Tensor, t: Tensor, condition: DreamPoseCondition, reference: Any = None) -> Tensor:
+        inputs = torch.cat([latents, condition.pose, condition.photo], dim=1).to(self.dtype)
+        output = self.unet(inputs, t, encoder_hidden_states=condition.tokens.to(self.dtype)).sample.float()
+        prior = condition.prior(self.settings.photo.guess_variance)
         if prior is None:
             return output
-        alpha_bar = self.alphas_cumprod.to(output.device)[timestep.long()].view(-1, 1, 1, 1)
-        return with_prior(output, noisy, alpha_bar, prior)
+        alpha_bar = self.alphas_cumprod.to(output.device)[t.long()].view(-1, 1, 1, 1)
+        return with_prior(output, latents, alpha_bar, prior)
+
+    def regression(self, condition: DreamPoseCondition, target: Tensor) -> Tensor | float:
+        return 0.0 if condition.guess is None else F.mse_loss(condition.guess.float(), target)
+
+    def start(self, views: Views) -> Tensor | None:
+        if self.settings.photo.start == "noise":
+            return None
+        pixels = pictures_to_tensor(views.pictures, self.settings.photo.start_range)
+        return self.encode(pixels.to(self.device))
+
+    def null_photo(self) -> tuple[Tensor, Tensor]:
+        """The null image: CLIP's view of a black picture (1, 3, s, s), and the latents of a zero VAE input (1, C, h, w)."""
+        height, width = self.config.resolution
+        clip = self.views(np.zeros((1, height, width, 3), np.uint8)).clip
+        size = (width, height) if self.settings.photo.null_transposed else (height, width)
+        zeros = torch.zeros(1, 3, *size, device=self.device)
+        return clip.to(self.device), self.encode(zeros)
+
+    def _tokens(self, clip: Tensor, latents: Tensor) -> Tensor:
+        """c_I = A(c_CLIP, c_VAE): clip pixels (N, 3, s, s), latents (N, C, h, w) -> (N, T, D)."""
+        states = self.modules["image_encoder"](pixel_values=clip.to(self.dtype)).last_hidden_state
+        return self.adapter(states, latents.to(self.dtype) if self.settings.photo.vae_tokens else None)
+
+    def _photo_channels(
+        self, reference: DreamPoseReference, target: Tensor, pose: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The photo channels (R, k, h, w) for target poses (R, 3, H, W) with pose channels (R, n, h, w); for "surface" also the
+        guess (R, C, h, w), which is the last C of them, and that it may be used (R,)."""
+        rows, latents = len(target), reference.latents
+        if reference.surface is not None:
+            surface = reference.surface.expand(rows)
+            carried = transfer(surface, target, self.vae_scale_factor)
+            guess = self.adapter.texture(carried, pose)
+            known = torch.ones(rows, dtype=torch.bool, device=self.device)
+            return torch.cat([carried, guess.to(carried)], dim=1), guess, known
+        if self.settings.photo.unet_channels == "latents":
+            return latents.expand(rows, -1, -1, -1), None, None
+        return latents.new_zeros(rows, 0, *latents.shape[-2:]), None, None
 
     @functools.cached_property
     def alphas_cumprod(self) -> Tensor:
         """alpha_bar of every training timestep."""
-        return make_sampler("ddim", self.scheduler).alphas_cumprod
+        return make_sampler("ddim", self.schedule).alphas_cumprod
 
+    # What learns, and what is needed when.
 
-def unet_inputs(config: BaseConfig, latent_channels: int, factor: int) -> int:
-    """Input channels of the widened UNet: latents, then the pose window, then the photo channels."""
-    return latent_channels + config.poses.total_channels + unet_photo_channels(config, latent_channels, factor)
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (
+            Stage("vae", ("vae",), "autoencoder"),
+            Stage("network", ("unet", "adapter"), "denoising"),
+        )
+
+    @property
+    def tuning_stages(self) -> tuple[Stage, ...]:
+        return (
+            Stage("network", ("unet", "adapter"), "denoising"),
+            Stage("decoder", ("vae.decoder",), "reconstruction"),
+        )
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return ("image_encoder", "vae.encoder", "vae.quant_conv")
 
 
 def widen(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
@@ -129,91 +196,9 @@ def widen(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
 
 def make_adapter(config: BaseConfig, vae: AutoencoderKL, image_encoder: CLIPVisionModel) -> nn.Module:
     """An adapter sized from the base: CLIP's token count and width, and the latent grid."""
-    vision = image_encoder.config
+    vision, photo = image_encoder.config, config.network.photo
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    factor = scale_factor(vae)
     shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)
     texture = texture_inputs(config, factor)
-    return ADAPTERS[config.photo.adapter](
-        shape, tokens, vision.hidden_size, texture, vae, config.photo.texture_dilations
-    )
-
-
-def save_base(base: Base, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    """Write every component and `base.json` into `folder` (which the caller made and publishes atomically)."""
-    folder = Path(folder)
-    weights = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
-    for name, file in weights.items():
-        module = getattr(base, name)
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        module.config.save_pretrained(folder / name) if name == "image_encoder" else module.save_config(folder / name)
-        _forget_origin(folder / name / "config.json")
-        save_module(module, folder / name / f"{file}.safetensors", dtype)
-    save_module(base.adapter, folder / ADAPTER_FILE, dtype)
-    base.image_processor.save_pretrained(folder / "image_encoder")
-    (folder / SCHEDULER_FILE).parent.mkdir(exist_ok=True)
-    (folder / SCHEDULER_FILE).write_text(json.dumps(base.scheduler, indent=2) + "\n", encoding="utf-8")
-    (folder / CONFIG_FILE).write_text(base.config.to_json(), encoding="utf-8")
-    return folder
-
-
-def _forget_origin(file: Path) -> None:
-    """Take the path that a component was loaded from out of its config: a base that is given away names no folder."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    if config.pop("_name_or_path", None) is not None:
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def save_module(module: nn.Module, file: Path, dtype: torch.dtype | None = None) -> None:
-    """The weights of one module as safetensors, cast to `dtype` on the way if given."""
-    save_tensors(module.state_dict(), file, dtype)
-
-
-def save_tensors(tensors: dict[str, Tensor], file: Path, dtype: torch.dtype | None = None) -> None:
-    """Tensors by their names as safetensors, cast to `dtype` on the way if given."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in tensors.items()}
-    save_file(tensors, file, metadata={"format": "pt"})
-    mask = os.umask(0)  # there is no other way to ask for it; safetensors writes for the owner alone
-    os.umask(mask)
-    file.chmod(0o666 & ~mask)
-
-
-def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
-    """Load the base in `folder`. Raises BaseError naming the component that is missing or does not fit."""
-    folder = Path(folder)
-    config = read_config(folder)
-    try:
-        scheduler = json.loads((folder / SCHEDULER_FILE).read_text(encoding="utf-8"))
-        kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "image_encoder": CLIPVisionModel}
-        parts = {}
-        for name, kind in kinds.items():
-            parts[name] = load_component(kind, folder / name, dtype)
-        processor = CLIPImageProcessorPil.from_pretrained(folder / "image_encoder")
-        factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-        adapter = make_adapter(config, parts["vae"], parts["image_encoder"]).to(dtype)
-        adapter.load_state_dict(load_file(folder / ADAPTER_FILE))
-    except BaseError:
-        raise
-    except Exception as error:  # the libraries raise a dozen types for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseError(f"the base in {folder} cannot be loaded: {reason}") from error
-    expected = unet_inputs(config, parts["vae"].config.latent_channels, factor)
-    if parts["unet"].config.in_channels != expected:
-        raise BaseError(
-            f"the base in {folder} contradicts itself: its UNet takes {parts['unet'].config.in_channels} channels, "
-            f"its {CONFIG_FILE} needs {expected}."
-        )
-    return Base(config, adapter=adapter, image_processor=processor, scheduler=scheduler, **parts).to(device)
-
-
-def load_component(kind: type, folder: Path, dtype: torch.dtype) -> nn.Module:
-    """One diffusers or transformers component from a folder, safetensors only, without the libraries' own chatter."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    name = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
-    return kind.from_pretrained(folder, use_safetensors=True, local_files_only=True, **{name: dtype})
+    return ADAPTERS[photo.adapter](shape, tokens, vision.hidden_size, texture, vae, photo.texture_dilations)

@@ -8,10 +8,13 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-from ...bases.config import BaseConfig, PhotoSettings, PoseSettings, SamplingSettings, TuningSettings
+from ...bases.config import BaseConfig, PoseWindow, SamplingSettings, TuningSettings
 from .. import pretrained as components
+from ..network import scale_factor
 from ..pretrained import OPENAI_MEAN, OPENAI_STD
-from .network import Base, make_adapter, unet_inputs, widen
+from .conditioning import unet_inputs
+from .network import DreamPose, make_adapter, widen
+from .settings import DreamPoseSettings, PhotoSettings, PoseSettings
 
 # SD's noise schedule. Zero terminal SNR would suit a small base better, but PNDM divides by alpha_bar_T.
 SCHEDULE = {
@@ -28,19 +31,22 @@ SCHEDULE = {
 MINI = BaseConfig(
     name="mini",
     resolution=(160, 128),
-    latent_shift=(0.0, 0.0, 0.0, 0.0),
-    latent_scale=(1.0, 1.0, 1.0, 1.0),
-    poses=PoseSettings(channels="iuv", to_latents="area", training_fps=12.0),
-    photo=PhotoSettings(adapter="spatial", unet_channels="surface", texture_dilations=(1, 2, 4, 1, 2, 4, 2, 1)),
-    sampling=SamplingSettings(sampler="ddim", steps=3, image_guidance=1.4, pose_guidance=1.4),
+    network=DreamPoseSettings(
+        PoseSettings(channels="iuv", to_latents="area"),
+        PhotoSettings(adapter="spatial", unet_channels="surface", texture_dilations=(1, 2, 4, 1, 2, 4, 2, 1)),
+    ),
+    shift_factor=(0.0, 0.0, 0.0, 0.0),
+    scaling_factor=(1.0, 1.0, 1.0, 1.0),
+    poses=PoseWindow(training_fps=12.0),
+    sampling=SamplingSettings(sampler="ddim", steps=3, guidance={"image": 1.4, "pose": 1.4}),
     tuning=TuningSettings(
         steps=32,
         learning_rate=1.5e-4,
         batch_size=8,
         decay=0.5,
-        hide=0.5,
+        part_dropout=0.5,
         # Half of the way from the base loses none of the likeness that the whole way wins, and half of the sharpness.
-        blend=0.5,
+        weight_interpolation=0.5,
         decoder_steps=40,
         decoder_learning_rate=2e-4,
         decoder_batch_size=4,
@@ -54,16 +60,15 @@ MINI = BaseConfig(
 PAPER = BaseConfig(
     name="paper",
     resolution=(640, 512),
-    poses=PoseSettings(channels="uv", training_fps=30.0),  # the rate of the paper's videos
-    photo=PhotoSettings(adapter="pooled"),
-    sampling=SamplingSettings(),
+    network=DreamPoseSettings(),
+    poses=PoseWindow(training_fps=30.0),  # the rate of the paper's videos
     tuning=TuningSettings(gradient_checkpointing=True),
     people="people",
     estimator="r50",
 )
 
 
-def build_mini(seed: int, config: BaseConfig = MINI) -> Base:
+def build_mini(seed: int, config: BaseConfig = MINI) -> DreamPose:
     """The mini architecture at random initialisation: every component of the paper at about a hundredth of the size."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -114,12 +119,12 @@ def build_mini(seed: int, config: BaseConfig = MINI) -> Base:
         # The surface channels need no pretrained prediction to protect: from scratch nothing is gained by zeros.
         torch.nn.init.kaiming_uniform_(unet.conv_in.weight, a=5**0.5)
     schedule = {**SCHEDULE, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "set_alpha_to_one": True}
-    return Base(config, unet, adapter, vae, encoder, processor, schedule).to("cpu")
+    return _assemble(config, unet, adapter, vae, encoder, processor, schedule)
 
 
 def from_stable_diffusion(
     stable_diffusion: Path, image_encoder: Path, config: BaseConfig = PAPER, dtype: torch.dtype = torch.float32
-) -> Base:
+) -> DreamPose:
     """Widen a Stable Diffusion in the diffusers layout (unet/, vae/, scheduler/) into a base, as the paper does.
 
     `image_encoder` is a folder of a CLIP or of its vision part. The adapter is new; its VAE part starts without effect.
@@ -129,9 +134,13 @@ def from_stable_diffusion(
     vae = components.load("vae", stable_diffusion / "vae", dtype)
     encoder = components.load("image_encoder", image_encoder, dtype)
     components.check_widths(unet, encoder)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    widen(unet, unet_inputs(config, vae.config.latent_channels, factor))
+    widen(unet, unet_inputs(config, vae.config.latent_channels, scale_factor(vae)))
     adapter = make_adapter(config, vae, encoder).to(dtype)
     processor = components.image_processor(image_encoder, encoder.config.image_size)
     scheduler = components.schedule(stable_diffusion / "scheduler")
-    return Base(config, unet, adapter, vae, encoder, processor, scheduler).to("cpu")
+    return _assemble(config, unet, adapter, vae, encoder, processor, scheduler)
+
+
+def _assemble(config: BaseConfig, unet, adapter, vae, image_encoder, processor, schedule: dict) -> DreamPose:
+    modules = {"unet": unet, "adapter": adapter, "vae": vae, "image_encoder": image_encoder}
+    return DreamPose(config, modules, {"image_encoder": processor}, schedule).to("cpu")

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PARTS = 24
+from ...poses.sequence import PARTS
+
 TEXELS = 32  # side of one chart in the atlas, a power of two
 OPPOSITE = {1: 2, 2: 1, 7: 9, 9: 7, 8: 10, 10: 8, 11: 13, 13: 11, 12: 14, 14: 12}
 OPPOSITE |= {15: 17, 17: 15, 16: 18, 18: 16, 19: 21, 21: 19, 20: 22, 22: 20}

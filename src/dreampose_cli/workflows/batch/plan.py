@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ... import cache, media
-from ...bases.fingerprint import revision
 from ...bases.registry import resolve_base
 from ...errors import MediaError, OutputExistsError, SubjectError, UsageError
 from ...media.metadata import KEY
@@ -164,7 +163,7 @@ class Planner:
     def _base(self, name: str | None) -> tuple[Path, str]:
         if name not in self._bases:
             folder = resolve_base(name, self.note).absolute()
-            self._bases[name] = folder, revision(folder)
+            self._bases[name] = folder, fingerprint(folder)
         return self._bases[name]
 
     def _request(self, job: Job) -> dict[str, Any]:

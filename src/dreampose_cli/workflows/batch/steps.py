@@ -14,7 +14,6 @@ import psutil
 import torch
 
 from ...bases.config import read_config
-from ...bases.fingerprint import revision
 from ...bases.registry import resolve_base
 from ...device import pick_device, release
 from ...errors import BaseError, MediaError
@@ -72,7 +71,7 @@ class StepRunner:
 
     def _base(self, task: dict[str, Any]) -> Path:
         folder = resolve_base(task["base"])
-        if revision(folder) != task["base_fingerprint"]:
+        if fingerprint(folder) != task["base_fingerprint"]:
             raise BaseError(
                 f"the base in {folder} has changed since the batch was planned; run the same command again."
             )

@@ -12,10 +12,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-from ..bases.config import BaseConfig
-from .dreampose.network import Base, make_adapter, unet_inputs
-from .dreampose.presets import PAPER, SCHEDULE
-from .pretrained import OPENAI_MEAN, OPENAI_STD
+from dreampose_cli.bases.config import BaseConfig
+from dreampose_cli.networks.dreampose.conditioning import unet_inputs
+from dreampose_cli.networks.dreampose.network import DreamPose, make_adapter
+from dreampose_cli.networks.dreampose.presets import PAPER, SCHEDULE
+from dreampose_cli.networks.pretrained import OPENAI_MEAN, OPENAI_STD
 
 # TFLOP at 512x640, two per multiplication and addition: one UNet row, one decode, one encode.
 ROW_TFLOP, DECODE_TFLOP, ENCODE_TFLOP = 1.04, 3.15, 1.41
@@ -23,7 +24,7 @@ ROW_TFLOP, DECODE_TFLOP, ENCODE_TFLOP = 1.04, 3.15, 1.41
 
 def build_full_size(
     device: torch.device | str = "meta", dtype: torch.dtype = torch.float32, config: BaseConfig | None = None
-) -> Base:
+) -> DreamPose:
     """The published architecture as a base, its weights random, or absent on the "meta" device."""
     config = config or replace(PAPER, name="full-size")
     before = torch.get_default_dtype()
@@ -69,7 +70,8 @@ def build_full_size(
         image_std=OPENAI_STD,
     )
     schedule = {**SCHEDULE, "prediction_type": "epsilon", "timestep_spacing": "leading"}
-    base = Base(config, unet, adapter, vae, encoder, processor, schedule)
-    for module in base.components().values():
+    modules = {"unet": unet, "adapter": adapter, "vae": vae, "image_encoder": encoder}
+    base = DreamPose(config, modules, {"image_encoder": processor}, schedule)
+    for module in base.modules.values():
         module.eval()
     return base

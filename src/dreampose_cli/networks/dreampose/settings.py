@@ -1,0 +1,66 @@
+"""The settings of the DreamPose family: how photo and poses reach the UNet (paper sections 4.2 and 4.3). Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...bases.families import FamilySettings
+
+
+@dataclass(frozen=True)
+class PoseSettings:
+    """How a pose window becomes channels at the UNet's input (paper section 4.3)."""
+
+    channels: str = "uv"  # "uv" as in the paper, "iuv" with the part label
+    range: tuple[float, float] = (0.0, 1.0)  # where [0, 1] is mapped to; the part label counts as I / 24
+    null: float = 0.0  # the null pose: this value everywhere, after the mapping
+    to_latents: str = "nearest"  # to the latent grid: "nearest" (every f-th pixel) or "area"
+
+
+@dataclass(frozen=True)
+class PhotoSettings:
+    """How the photo reaches the UNet (paper section 4.2)."""
+
+    condition_range: tuple[float, float] = (-1.0, 1.0)  # the VAE's input range for the image condition
+    null_transposed: bool = False  # the official null image is encoded with height and width swapped
+    adapter: str = "pooled"  # "pooled": four VAE tokens as published; "spatial": a grid of VAE tokens
+    vae_tokens: bool = True  # False: the ablation "CLIP only"
+    unet_channels: str = "none"  # photo channels concatenated at the UNet input: "none", "latents" or "surface"
+    texture_dilations: tuple[int, ...] = (1, 2, 4, 1)  # "surface": one residual block of the texture encoder each
+    guess_variance: float = 0.1  # "surface": how far the texture encoder's guess is trusted, see `prior`
+    start: str = "noise"  # sampling starts from "noise", or "photo": its noised latents, as the official code does
+    start_range: tuple[float, float] = (-1.0, 1.0)  # the VAE's input range for start="photo"
+
+
+@dataclass(frozen=True)
+class DreamPoseSettings(FamilySettings):
+    """The family's own part of `base.json`."""
+
+    pose: PoseSettings = field(default_factory=PoseSettings)
+    photo: PhotoSettings = field(default_factory=PhotoSettings)
+
+    @property
+    def modules(self) -> dict[str, str]:
+        return {
+            "unet": "diffusers:UNet2DConditionModel",
+            "adapter": "",
+            "vae": "diffusers:AutoencoderKL",
+            "image_encoder": "transformers:CLIPVisionModel",
+        }
+
+    @property
+    def processors(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        return {"image_encoder": ("transformers:CLIPImageProcessorPil", ("preprocessor_config.json",))}
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        tokens = "CLIP and VAE tokens" if self.photo.vae_tokens else "CLIP tokens only"
+        return f"pose channels {self.pose.channels}", tokens, f"photo channels {self.photo.unet_channels}"
+
+    @property
+    def needs_photo_pose(self) -> bool:
+        return self.photo.unet_channels == "surface"
+
+    @property
+    def needs_parts(self) -> bool:
+        return self.pose.channels == "iuv" or self.needs_photo_pose
