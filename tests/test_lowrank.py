@@ -143,7 +143,7 @@ def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
         return sum(p.stat().st_size for p in subject.path.glob("*.safetensors"))
 
     assert weights(low) < weights(full) / 5
-    for name in ("unet", "adapter", "decoder"):
+    for name in ("unet", "adapter", "vae.decoder"):
         tensors = load_file(low.path / f"{name}.safetensors")
         assert all(key.endswith((lowrank.A, lowrank.B)) for key in tensors), name
         assert any(value.any() for key, value in tensors.items() if key.endswith(lowrank.B)), name

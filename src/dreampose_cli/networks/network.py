@@ -273,7 +273,7 @@ class Network(ABC):
 
     @property
     def unet(self) -> nn.Module:
-        """The denoiser."""
+        """The denoiser, a UNet of diffusers."""
         return self.modules["unet"]
 
     @property
@@ -309,11 +309,11 @@ class Network(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(next(iter(self.modules.values())).parameters()).device
+        return self.unet.conv_in.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(next(iter(self.modules.values())).parameters()).dtype
+        return self.unet.conv_in.weight.dtype
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """Move (and cast) all modules, in place."""
