@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import cache, media
+from ...bases.fingerprint import fingerprint
 from ...bases.registry import resolve_base
 from ...errors import MediaError, OutputExistsError, SubjectError, UsageError
 from ...media.metadata import KEY

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from ...bases.config import read_config
+from ...bases.fingerprint import fingerprint
 from ...bases.registry import resolve_base
 from ...device import pick_device, release
 from ...errors import BaseError, MediaError
