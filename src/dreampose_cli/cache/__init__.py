@@ -20,6 +20,7 @@ An entry appears whole or not at all: it is written under partial/ and renamed. 
 read-only cache can be read. Every failure is a StoreError (or a SubjectError) that names the folder and the way out.
 """
 
+from .archive import export_entry, import_entry
 from .entries import (
     Entry,
     find_entry,
@@ -66,10 +67,12 @@ __all__ = [
     "clear",
     "discard_partial",
     "ensure",
+    "export_entry",
     "file_digest",
     "find_entry",
     "find_subject",
     "get",
+    "import_entry",
     "key",
     "last_subject",
     "list_entries",

@@ -158,11 +158,14 @@ class Driver:
             self.engine.submit(worker.name, step.id, self._task(step), ahead and self._task(ahead))
 
     def _task(self, step: Step) -> dict[str, Any]:
-        """The step's task, with the subject that a step before it has made."""
+        """The step's task, with the entries of the cache that steps before it have made."""
         task = {**step.task, "id": step.id}
         for need in step.needs:
-            if "subject" in self.results.get(need, {}):
-                task["subject"] = self.results[need]["subject"]
+            found = self.results.get(need, {})
+            if "subject" in found:
+                task["subject"] = found["subject"]
+            elif "poses" in found:
+                task["poses_entry"] = found["poses"]
         return task
 
     # ---- hearing

@@ -80,7 +80,7 @@ def plan_batch(options: BatchOptions, progress: Progress | None = None, note: No
 def run_batch(options: BatchOptions, planned: Planned, listener: Listener, on_driver=None) -> Summary:
     """Do what was planned. `on_driver` is given the driver before it starts, for its summary where it is interrupted.
     Raises EngineError, OutputError, KeyboardInterrupt."""
-    engine = make_engine(options, planned)
+    engine = make_engine(options, planned, listener.note)
     with Manifest(planned.plan.folder, options.shard) as manifest:
         planned.digests.remember()
         policy = Policy(options.retries, options.max_failures, options.timeout)
@@ -90,11 +90,17 @@ def run_batch(options: BatchOptions, planned: Planned, listener: Listener, on_dr
         return driver.run()
 
 
-def make_engine(options: BatchOptions, planned: Planned) -> Engine:
+def make_engine(options: BatchOptions, planned: Planned, note: Note | None = None) -> Engine:
     """The engine that was asked for, not started yet."""
     kind, _, address = options.engine.partition("=")
     if kind == "local" and not address:
         return LocalEngine(options.workers or 1, list(options.devices), options.threads)
+    if kind == "ray":
+        if options.devices:
+            raise UsageError("--devices is for the local engine; a cluster knows its own devices.")
+        from .ray_engine import RayEngine
+
+        return RayEngine(planned.plan, address or None, options.workers, note)
     raise UsageError(f"there is no engine {options.engine!r}; choose local, ray or ray=ADDRESS.")
 
 
