@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UsageError
 from . import options
+from .cache_travel import export, import_
 from .output import Output, size, table, when
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
     out.result([folder] if done else [], {"dry_run": dry_run, "cleared": folder if done else None})
 
 
-app = typer.Typer(help="List and remove what is kept: subjects, bases, poses.", no_args_is_help=True)
-for name, command in {"dir": folder, "ls": ls, "rm": rm, "prune": prune, "repair": repair, "verify": verify}.items():
+app = typer.Typer(help="List, move and remove what is kept: subjects, bases, poses.", no_args_is_help=True)
+COMMANDS: dict[str, Callable] = {"dir": folder, "ls": ls, "rm": rm, "prune": prune, "repair": repair, "verify": verify}
+for name, command in (COMMANDS | {"export": export, "import": import_}).items():
     app.command(name, help=options.described(command))(command)

@@ -16,10 +16,11 @@ from typing import Any
 from ... import cache, media
 from ...bases.fingerprint import fingerprint
 from ...bases.registry import resolve_base
-from ...errors import MediaError, OutputExistsError, SubjectError, UsageError
+from ...errors import MediaError, OutputExistsError
 from ...media.metadata import KEY
 from ...media.mp4_comment import read_comment
 from ...poses.files import is_pose_source
+from ...subjects.loading import find_subject
 from ...version import __version__
 from .digests import Digests
 from .jobs import SHOWN, Job
@@ -135,22 +136,9 @@ class Planner:
 
     def _subject(self, job: Job) -> _Who:
         """A subject that is in the cache, by its id, a name or a photo."""
-        base = job.options.base
-        asked = None if base is None else self._base(base)[1]
-        entry = cache.find_subject(job.subject, asked)
-        try:
-            origin = entry.info["base"]
-            fingerprint, places = str(origin["revision"]), (origin["path"], origin["name"])
-        except (KeyError, TypeError) as error:
-            raise SubjectError(
-                f"the subject {entry.id} is damaged; `dreampose cache rm {entry.id}` removes it."
-            ) from error
-        if asked is not None and asked != fingerprint:
-            raise UsageError(
-                f"subject {entry.id} was tuned on the base {places[1]}, not on {base}; leave the base out."
-            )
-        home = next((place for place in places if os.path.isdir(place)), places[1])
-        return _Who(entry.id, Path(home), fingerprint, subject=entry.id)
+        index = job.options.render.get("photo_index", 1)
+        record, home = find_subject(job.subject, job.options.base, index)
+        return _Who(record.id, home, record.base["revision"], subject=record.id)
 
     def _photos(self, job: Job) -> _Who:
         """Photos to be tuned, or one that is rendered as it is."""

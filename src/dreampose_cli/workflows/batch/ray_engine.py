@@ -247,7 +247,9 @@ class RayEngine:
     def _bring_home(self, task: dict[str, Any], made: bytes) -> None:
         """Put what a node made where it belongs here."""
         if task["kind"] in (SUBJECT, POSES):
-            cache.import_entry(io.BytesIO(made), "what a node sent")
+            kind, id, _, _ = cache.import_entry(io.BytesIO(made), "what a node sent")
+            if kind == "subject" and os.path.isdir(task["base"]):
+                cache.note_place(id, Path(task["base"]))
             return
         output = task["output"]
         os.makedirs(os.path.dirname(output.rstrip("/")), exist_ok=True)

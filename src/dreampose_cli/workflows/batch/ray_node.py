@@ -103,7 +103,9 @@ class RayWorker:
             return self.runner.run(task, ahead, self._report, self._note)
         with tempfile.TemporaryDirectory(dir=self.place) as folder:
             for entry in entries:
-                cache.import_entry(io.BytesIO(entry), "an entry from the driver")
+                kind, id, _, _ = cache.import_entry(io.BytesIO(entry), "an entry from the driver")
+                if kind == "subject":
+                    cache.note_place(id, Path(task["base"]))
             local = _placed(task, inputs, Path(folder))
             kind, data = self.runner.run(local, None, self._report, self._note)
             if "result" in data:
