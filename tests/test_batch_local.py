@@ -43,7 +43,9 @@ def words(base, *more, photos=("photos",), dances=("walk.mp4", "turn.poses"), ou
 
 
 def start(*arguments, **options):
-    """A batch in a process group of its own."""
+    """A batch in a process group of its own, which Ctrl-C reaches however the tests themselves were started."""
+    if os.name != "nt":
+        options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in background jobs
     return subprocess.Popen(
         [sys.executable, "-m", "dreampose_cli", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options,

@@ -443,7 +443,6 @@ def test_what_cannot_be_compared_is_a_sentence(tmp_path, pair, capsys):
         ((tmp_path / "made", tmp_path / "truth"), "nothing in"),
         ((text, right), "no whole video"),
         ((left, right, "--poses", tmp_path / "gone"), "does not exist"),
-        ((left, right, "--per-frame", tmp_path / "nowhere" / "x.csv"), "does not exist"),
     ):
         code, out, err = run(*words, capsys=capsys)
         assert (code, out) == (1, ""), words

@@ -219,10 +219,11 @@ def test_frames_are_prepared_once_and_bad_clips_left_out(clips, tmp_path, cache)
 
 
 def test_training_needs_clips(tmp_path):
+    (tmp_path / "clips").mkdir()
     with pytest.raises(TrainingError, match="no training clips"):
-        phase1.train(TrainOptions(tmp_path, tmp_path / "out", preset="mini"))
+        phase1.train(TrainOptions(tmp_path / "clips", tmp_path / "out", preset="mini"))
     with pytest.raises(UsageError, match="unknown preset"):
-        phase1.train(TrainOptions(tmp_path, tmp_path / "out", preset="huge"))
+        phase1.train(TrainOptions(tmp_path / "clips", tmp_path / "out", preset="huge"))
 
 
 def test_conditions_are_dropped_sample_by_sample():

@@ -226,6 +226,7 @@ def _without_decoder(subject: TunedSubject, base: Path) -> Path:
     twin = cache.path_of("subject", cache.key("suite", subject.id, "without its decoder"))
     shutil.rmtree(twin, ignore_errors=True)
     shutil.copytree(subject.path, twin)
+    cache.note_place(twin.name, base)
     network = load_base(base)
     for stage in network.tuning_stages:
         for name in stage.modules if stage.loss == "reconstruction" else ():

@@ -176,7 +176,7 @@ def _learn(
         model, views, settings, options.seed, autocast, partial / "checkpoints" / how, progress, note, plan
     )
     about["photos"] = [
-        {"file": path.name, "sha256": digest, "size": list(picture.shape[:2])}
+        {"file": Path(path).name, "sha256": digest, "size": list(picture.shape[:2])}
         | ({"crop": asdict(crop)} if crop else {})
         for path, digest, picture, crop in zip(options.photos, identity["photos"], pictures, views.crops, strict=True)
     ]
