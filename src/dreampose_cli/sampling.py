@@ -1,4 +1,4 @@
-"""Sampling: a noise schedule, guidance and the denoising loop, pure functions on tensors.
+"""Sampling: noise schedules, guidance, the denoising loop and the windows of long clips, pure functions on tensors.
 
 Guidance is a weighted sum of predictions under conditions that lack something; which there are, and their weights, the
 network says (`Network.branches`).
@@ -81,3 +81,33 @@ def sample(
         if on_step is not None:
             on_step(index + 1)
     return latents
+
+
+def context_windows(frames: int, size: int, overlap: int = 0, closed: bool = True) -> list[list[int]]:
+    """The windows of `size` frames that a clip of `frames` is denoised in; a shorter clip is one window.
+
+    They start every size - overlap frames. `closed`: the last ones wrap around to the first frames, which makes the clip a
+    loop, as in the authors' code of MagicAnimate and AnimateAnyone; else the last one ends with the clip.
+    """
+    if frames <= size:
+        return [list(range(frames))]
+    stride = size - overlap
+    if closed:
+        return [[(start + k) % frames for k in range(size)] for start in range(0, frames, stride)]
+    starts = [*range(0, frames - size, stride), frames - size]
+    return [list(range(start, start + size)) for start in starts]
+
+
+def window_counts(windows: list[list[int]], frames: int) -> Tensor:
+    """In how many windows each frame is, (frames,): what sums of predictions are divided by for their mean."""
+    return torch.bincount(torch.tensor([frame for window in windows for frame in window]), minlength=frames)
+
+
+def joint_noise(rule: str, frames: int, shape: tuple[int, int, int], seed: int, period: int = 1) -> Tensor:
+    """The noise (frames, C, h, w) that a clip starts from, drawn on the CPU by one seed.
+
+    "tiled": that of `period` frames, again and again; "independent" for each frame; "shared" by all of them.
+    """
+    drawn = {"tiled": min(period, frames), "independent": frames, "shared": 1}[rule]
+    noise = torch.randn((shape[0], drawn, *shape[1:]), generator=torch.Generator("cpu").manual_seed(seed))
+    return noise.transpose(0, 1)[torch.arange(frames) % drawn]

@@ -16,6 +16,10 @@ FAMILIES = {
         "dreampose_cli.networks.dreampose.settings:DreamPoseSettings",
         "dreampose_cli.networks.dreampose.network:DreamPose",
     ),
+    "animate": (
+        "dreampose_cli.networks.animate.settings:AnimateSettings",
+        "dreampose_cli.networks.animate.network:AnimateNetwork",
+    ),
 }
 
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
@@ -57,6 +61,11 @@ class FamilySettings(ABC):
     @property
     def needs_photo_pose(self) -> bool:
         """Whether the network must know the pose in the photo."""
+        return False
+
+    @property
+    def joint(self) -> bool:
+        """Whether the frames of a clip are denoised together, in windows."""
         return False
 
     @property

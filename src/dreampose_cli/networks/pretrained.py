@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    PreTrainedModel,
+)
 
 from ..bases import repositories as hub
 from ..errors import BaseError
@@ -27,12 +35,19 @@ SD_LICENCE = "CreativeML OpenRAIL-M (https://huggingface.co/spaces/CompVis/stabl
 OPENAI_MEAN = [0.48145466, 0.4578275, 0.40821073]
 OPENAI_STD = [0.26862954, 0.26130258, 0.27577711]
 
-KINDS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "image_encoder": CLIPVisionModel}
+KINDS = {
+    "unet": UNet2DConditionModel,
+    "control": ControlNetModel,
+    "vae": AutoencoderKL,
+    "image_encoder": CLIPVisionModel,
+}
 # The files that may hold a component's weights, the best first.
 WEIGHT_FILES = {
     "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "control": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
     "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
     "image_encoder": ("model.safetensors", "pytorch_model.bin"),
+    "text_encoder": ("model.safetensors", "pytorch_model.bin"),
 }
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -66,6 +81,24 @@ def image_encoder_folder(
         note(f"image encoder from the Hub: {reference}, licence of https://huggingface.co/{reference.repo}.")
     weights = [list(WEIGHT_FILES["image_encoder"])]
     return _fetch(reference, ("config.json",), weights, ("preprocessor_config.json",), progress), str(reference)
+
+
+def folder_of(
+    source: str | None,
+    default: hub.Reference,
+    needed: tuple[str, ...],
+    options: list[list[str]],
+    progress=None,
+    note: Callable[[str], None] | None = None,
+) -> Path:
+    """The folder `source`, or the snapshot of the repository `source`, by default `default`, on the Hub with the files
+    `needed` and of each of `options` the first that is there. Raises BaseError."""
+    if source is not None and Path(source).is_dir():
+        return Path(source)
+    reference = _reference(source, default)
+    if note:
+        note(f"from the Hub: {reference}, licence of https://huggingface.co/{reference.repo}.")
+    return _fetch(reference, needed, options, (), progress)
 
 
 def _reference(source: str | None, default: hub.Reference) -> hub.Reference:
@@ -114,6 +147,40 @@ def load(name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     require(file, misfits(tensors, shapes(module)))
     module.load_state_dict(tensors)
     return module.eval()
+
+
+def text_encoder(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
+    """The text encoder and the tokenizer of a Stable Diffusion, float32. Raises BaseError."""
+    encoder = _whole(CLIPTextModel, folder / "text_encoder")
+    try:
+        return encoder, CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except Exception as error:  # the library raises what it likes for files that are missing or make no sense
+        raise BaseError(f"{folder / 'tokenizer'} holds no tokenizer of CLIP: {_first_line(error)}.") from error
+
+
+def clip_with_projection(folder: Path) -> CLIPVisionModelWithProjection:
+    """CLIP's image encoder with its projection, float32. Raises BaseError."""
+    return _whole(CLIPVisionModelWithProjection, folder)
+
+
+def _whole(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
+    """A model of transformers; BaseError where weights are missing, which transformers would draw at random."""
+    read_json(folder / "config.json")
+    try:
+        with _quiet():
+            model, found = kind.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:  # the library raises what it likes for files that are missing or damaged
+        raise BaseError(f"{folder} holds no {kind.__name__}: {_first_line(error)}.") from error
+    missing, mismatched = sorted(found["missing_keys"]), list(found.get("mismatched_keys", ()))
+    require(folder, [f"{len(missing)} missing ({', '.join(missing[:3])})"] if missing else [])
+    require(folder, [f"{len(mismatched)} of another shape"] if mismatched else [])
+    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _build(name: str, folder: Path, changes: dict[str, Any]) -> nn.Module:
@@ -228,6 +295,7 @@ def _quiet() -> Iterator[None]:
     before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:

@@ -40,8 +40,13 @@ def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.
             name: find(place).from_pretrained(folder / name) for name, (place, _) in config.network.processors.items()
         }
         for name in own_modules(config):
-            modules[name] = kind.build(name, config, modules).to(dtype)
-            modules[name].load_state_dict(load_file(folder / config.network.module_files(name)[-1]))
+            module = nn.Module.to(kind.build(name, config, modules), dtype=dtype)  # diffusers' own `to` warns
+            tensors = load_file(folder / config.network.module_files(name)[-1])
+            if any(tensor.is_meta for tensor in module.state_dict().values()):  # built without memory: they take its place
+                module.load_state_dict({key: tensor.to(dtype) for key, tensor in tensors.items()}, assign=True)
+            else:
+                module.load_state_dict(tensors)
+            modules[name] = module
     except BaseError:
         raise
     except Exception as error:  # the libraries raise a dozen types for a damaged file

@@ -55,6 +55,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise BaseError(f"{path} is cut short, damaged or no PyTorch checkpoint; download it again.") from error
     if not isinstance(content, Mapping):
         raise BaseError(f"{path} holds a {type(content).__name__}, not weights by name (a state_dict).")
+    if isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]  # beside it stands where training was
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise BaseError(

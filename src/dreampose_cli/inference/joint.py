@@ -1,0 +1,89 @@
+"""A clip denoised as a whole, by a network that attends across frames: window by window, their predictions averaged.
+
+Of what grows with the clip only latents are held: poses come when a window asks for them, what conditions a window goes
+with it, and frames are decoded one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..networks.network import Branch, Network
+from ..sampling import sample, window_counts
+
+
+@torch.inference_mode()
+def denoise_clip(
+    network: Network,
+    reference: Any,
+    poses: Callable[[list[int]], Tensor],
+    start: Tensor,
+    sampler,
+    steps: int,
+    branches: Sequence[Branch],
+    windows: list[list[int]],
+    *,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    in_turn: bool = False,
+    on_window: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Noise (N, C, h, w) -> latents (N, C, h, w), in `steps` steps.
+
+    `poses(frames)`: what the network's `condition` takes for these frames. guidance_interval: the noise levels at which
+    guidance is on, as shares of the schedule; at the others the full condition alone is computed (Kynkaanniemi et al.,
+    2024). `in_turn`: the branches of guidance are computed one after the other, in half the memory. `on_window(done,
+    total)` is called after each window of each step.
+    """
+    guided = [branch for branch in branches if branch.weight != 0.0]
+    low, high = (share * (sampler.config.num_train_timesteps - 1) for share in guidance_interval)
+    counts = window_counts(windows, len(start)).to(start).view(-1, 1, 1, 1)
+    done = 0
+
+    def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+        nonlocal done
+        now = network.at(reference, timestep)
+        total = torch.zeros_like(latents)
+        used = guided if low <= float(timestep) <= high else [Branch(1.0)]
+        for window in windows:
+            condition = network.condition(now, poses(window))
+            rows = torch.tensor(window, device=latents.device)
+            prediction = guided_prediction(network, latents[rows], timestep, condition, now, used, in_turn)
+            total.index_add_(0, rows, prediction.to(total))
+            done += 1
+            if on_window is not None:
+                on_window(done, steps * len(windows))
+        return total.div_(counts)
+
+    return sample(predict, start, sampler, steps)
+
+
+def guided_prediction(
+    network: Network,
+    latents: Tensor,
+    timestep: Tensor,
+    condition: Any,
+    reference: Any,
+    branches: Sequence[Branch],
+    in_turn: bool,
+) -> Tensor:
+    """The weighted sum of the branches' predictions for the rows (R, C, h, w) of one condition."""
+    conditions = [condition.drop(branch.drop_image, branch.drop_pose) for branch in branches]
+    if in_turn:
+        parts = (network.predict(latents, timestep, each, reference) for each in conditions)
+    else:
+        rows = latents.repeat(len(branches), 1, 1, 1)
+        parts = network.predict(rows, timestep, condition.cat(conditions), reference).chunk(len(branches))
+    return sum(branch.weight * part for branch, part in zip(branches, parts, strict=True))
+
+
+@torch.inference_mode()
+def decode_frames(network: Network, latents: Tensor) -> Iterator[np.ndarray]:
+    """Latents (N, C, h, w) -> frames uint8 (H, W, 3), one at a time; levels are cut and not rounded, as the authors do."""
+    for frame in latents:
+        pixels = network.decode(frame[None])[0]
+        yield (pixels * 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()

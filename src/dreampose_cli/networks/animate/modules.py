@@ -1,0 +1,72 @@
+"""The modules of the family that no library describes by a config of its own, sized from the UNet beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from torch import Tensor, nn
+
+from .. import pretrained
+from .appearance import cut_tail
+from .settings import AnimateSettings
+
+GUIDER_WIDTHS = (16, 32, 96, 256)  # of the pose guider, as of every ControlNet's conditioning embedding
+
+
+class EmptyPrompt(nn.Module):
+    """The empty prompt as Stable Diffusion's text encoder gives it, all that is needed of one: a buffer (1, T, D)."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("tokens", tokens)
+
+
+def build_module(name: str, settings: AnimateSettings, unet: nn.Module) -> nn.Module:
+    """The module `name` without its weights: "appearance", "control" (a pose guider) or "prompt"."""
+    if name == "appearance":
+        return cut_tail(UNet2DConditionModel.from_config(plain_config(unet)))
+    if name == "control":
+        return ControlNetConditioningEmbedding(unet.config.block_out_channels[0], 3, GUIDER_WIDTHS)
+    return EmptyPrompt(torch.zeros(1, settings.prompt_tokens, plain_config(unet)["cross_attention_dim"]))
+
+
+def add_motion(unet: UNet2DConditionModel, settings: AnimateSettings) -> UNetMotionModel:
+    """A UNet with motion modules, shaped as `unet`; neither has weights: both are on the meta device."""
+    config = unet.config
+    with torch.device("meta"):
+        adapter = MotionAdapter(
+            block_out_channels=tuple(config.block_out_channels),
+            motion_layers_per_block=config.layers_per_block,
+            motion_num_attention_heads=8,
+            motion_norm_num_groups=config.norm_num_groups,
+            motion_max_seq_length=settings.motion_positions,
+            use_motion_mid_block=settings.motion_mid_block,
+        )
+        return UNetMotionModel.from_unet2d(unet, adapter, load_weights=False)
+
+
+def plain_config(unet: nn.Module) -> dict:
+    """The config of a `UNet2DConditionModel` with the shape of `unet`, which may have motion modules."""
+    if isinstance(unet, UNet2DConditionModel):
+        return dict(unet.config)
+    config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
+    known = ("sample_size", "in_channels", "out_channels", "block_out_channels", "layers_per_block", "act_fn", "norm_eps",
+             "downsample_padding", "mid_block_scale_factor", "norm_num_groups", "cross_attention_dim",
+             "transformer_layers_per_block", "use_linear_projection", "encoder_hid_dim", "encoder_hid_dim_type")  # fmt: skip
+    plain = {key: config[key] for key in known if config.get(key) is not None}
+    for blocks in ("down_block_types", "up_block_types"):
+        plain[blocks] = tuple(f"{kind.removesuffix('Motion')}2D" for kind in config[blocks])
+    # diffusers reads attention_head_dim of Stable Diffusion 1 as the number of heads.
+    return {**plain, "attention_head_dim": config["num_attention_heads"]}
+
+
+def empty_prompt(stable_diffusion: Path) -> EmptyPrompt:
+    """BOS, EOS and padding up to the encoder's length, without a mask, through all layers and the final norm."""
+    encoder, tokenizer = pretrained.text_encoder(stable_diffusion)
+    length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+    ids = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return EmptyPrompt(encoder(ids).last_hidden_state)

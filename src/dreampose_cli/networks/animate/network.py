@@ -1,0 +1,225 @@
+"""The network of the reference-attention family: photos and poses condition it, `predict` is one batch.
+
+    bank = appearance(photo latents, t)                        `reference`, `at`
+    residuals = control(latents, t, control picture)           once for all branches of guidance
+    prediction = unet(latents, t, residuals), its self-attention over its own tokens and, but for null rows, the bank's
+
+A clip is a window of frames that are denoised together; rows are frames of clips, clip by clip. Shapes: P photos, F frames
+of a clip, R rows, latents (C, h, w), pictures (3, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...bases.config import BaseConfig
+from ...errors import BaseError
+from ..network import SHARED, Branch, Condition, ContextWindow, Network, Stage, Views, pictures_to_tensor
+from .appearance import read_photos
+from .modules import build_module
+from .pictures import clip_pixels, control_pictures
+from .reference_attention import Bank, Reading, read_reference, write_reference
+from .settings import AnimateSettings
+from .unet import clip_norm_count, forward, norm_motion_by_frame
+
+
+@dataclass(frozen=True)
+class Reference:
+    """All that depends on the photos alone: latents (P, C, h, w), tokens (P, T, D), and their bank where it is known.
+
+    The bank of a network whose appearance network follows the timestep is that of one step: `AnimateNetwork.at`.
+    """
+
+    latents: Tensor
+    tokens: Tensor
+    bank: Bank | None
+
+
+@dataclass(frozen=True)
+class AnimateCondition(Condition):
+    """What R rows are conditioned on, each with or without its photo and its pose.
+
+    photo (R,): which photo of the reference; tokens and null_tokens (R, T, D); pose (R, ...), the control picture or the
+    guider's features; sees_photo and sees_pose (R,) bool; frames, of a clip.
+    """
+
+    photo: Tensor
+    tokens: Tensor
+    null_tokens: Tensor
+    pose: Tensor
+    sees_photo: Tensor
+    sees_pose: Tensor
+    frames: int = field(metadata=SHARED)
+
+    def drop(self, image: bool | Tensor, pose: bool | Tensor) -> AnimateCondition:
+        """Without a photo a row attends to itself alone, and its tokens are null: zeros in place of CLIP's embedding, while
+        the empty prompt says nothing anyway. Without a pose nothing of it is added."""
+        image = torch.as_tensor(image, device=self.tokens.device).expand(self.rows)
+        pose = torch.as_tensor(pose, device=self.tokens.device).expand(self.rows)
+        return replace(
+            self,
+            tokens=torch.where(image[:, None, None], self.null_tokens, self.tokens),
+            sees_photo=self.sees_photo & ~image,
+            sees_pose=self.sees_pose & ~pose,
+        )
+
+
+class AnimateNetwork(Network):
+    """The modules of `AnimateSettings.modules` as one network."""
+
+    def __init__(
+        self,
+        config: BaseConfig,
+        modules: dict[str, nn.Module],
+        processors: dict[str, Any],
+        schedule: dict[str, Any],
+    ):
+        super().__init__(config, modules, processors, schedule)
+        settings = self.settings
+        motion = norm_motion_by_frame(self.unet)
+        if motion != settings.motion_modules:
+            raise BaseError(f"its UNet has {motion} motion modules, its settings name {settings.motion_modules}.")
+        clip_norm_count(self.unet)
+        read_reference(self.unet, settings.fused_blocks)
+        write_reference(self.modules["appearance"], settings.fused_blocks)
+        self.context = ContextWindow(settings.window, settings.overlap, settings.closed)
+
+    @classmethod
+    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, nn.Module]) -> nn.Module:
+        with torch.device("meta"):  # no weight is held twice
+            return build_module(name, config.network, modules["unet"])
+
+    @property
+    def settings(self) -> AnimateSettings:
+        return self.config.network
+
+    def views(self, pictures: np.ndarray, poses: np.ndarray | None = None) -> Views:
+        """`Views.clip` from these pictures; its authors take the photo as it came (`clip_pixels`), whatever its size."""
+        poses = None if poses is None else torch.as_tensor(poses)
+        clip = None
+        if self.settings.context_tokens == "image":
+            size = self.modules["image_encoder"].config.image_size
+            clip = torch.cat([clip_pixels(picture, size) for picture in pictures])
+        return Views(pictures, poses, clip)
+
+    def reference(self, views: Views, null: bool = True) -> Reference:
+        """The photos' latents and tokens, and their bank where it does not follow the timestep."""
+        latents = views.latents
+        if latents is None:
+            latents = self.encode(pictures_to_tensor(views.pictures, (-1.0, 1.0)).to(self.device))
+        latents = latents.to(self.device, self.dtype)
+        if self.settings.context_tokens == "text":
+            tokens = self.modules["prompt"].tokens.expand(len(latents), -1, -1)
+        else:
+            clip = views.clip.to(self.device, self.dtype)
+            tokens = self.modules["image_encoder"](pixel_values=clip).image_embeds[:, None]
+        reference = Reference(latents, tokens, None)
+        zero = self.settings.reference_timestep == "zero"
+        return self._with_bank(reference, torch.tensor(0)) if zero else reference
+
+    def at(self, reference: Reference, t: Tensor) -> Reference:
+        return reference if self.settings.reference_timestep == "zero" else self._with_bank(reference, t)
+
+    def _with_bank(self, reference: Reference, t: Tensor) -> Reference:
+        latents = reference.latents
+        timesteps = torch.as_tensor(t, device=latents.device).expand(len(latents))
+        return replace(reference, bank=read_photos(self.modules["appearance"], latents, timesteps, reference.tokens))
+
+    def condition(self, reference: Reference, poses: Tensor) -> AnimateCondition:
+        """Each photo with R / P frames, which are one clip.
+
+        poses (R, n, 3, H, W) as I, U, V, of which the middle one's labels are drawn; or control pictures (R, 3, H, W) in
+        [0, 1], which are taken as they are.
+        """
+        photos, rows = len(reference.latents), len(poses)
+        frames = rows // photos
+        tokens = reference.tokens.repeat_interleave(frames, dim=0)
+        pictures = control_pictures(poses) if poses.dim() == 5 else poses
+        pictures = pictures.to(self.device, self.dtype)
+        everything = torch.ones(rows, dtype=torch.bool, device=self.device)
+        return AnimateCondition(
+            photo=torch.arange(photos, device=self.device).repeat_interleave(frames),
+            tokens=tokens,
+            null_tokens=torch.zeros_like(tokens) if self.settings.context_tokens == "image" else tokens,
+            pose=self.modules["control"](pictures) if self.settings.pose_input == "guider" else pictures,
+            sees_photo=everything,
+            sees_pose=everything,
+            frames=frames,
+        )
+
+    def branches(self, guidance: Mapping[str, float]) -> tuple[Branch, ...]:
+        """u + g (c - u), where the null rows u are without the photo, and without the pose in some members."""
+        g = guidance["image"]
+        return Branch(1.0 - g, drop_image=True, drop_pose=not self.settings.null_sees_pose), Branch(g)
+
+    def predict(
+        self, latents: Tensor, t: Tensor, condition: AnimateCondition, reference: Reference | None = None
+    ) -> Tensor:
+        latents = latents.to(self.device, self.dtype)
+        timesteps = torch.as_tensor(t, device=self.device).expand(len(latents))
+        features, residuals = self._pose(latents, timesteps, condition)
+        return forward(
+            self.modules["unet"],
+            latents,
+            timesteps[:: condition.frames],
+            condition.tokens,
+            frames=condition.frames,
+            reference=_reading(condition, reference),
+            features=features,
+            residuals=residuals,
+            clip_norms=self.settings.resnet_norms == "clip",
+        ).float()
+
+    def _pose(self, latents: Tensor, timesteps: Tensor, condition: AnimateCondition):
+        """The guider's features (R, C0, h, w) or None, and the ControlNet's residuals or None, the middle's last."""
+        seen = condition.sees_pose
+        if self.settings.pose_input == "guider":
+            return _where(seen, condition.pose), None
+        if not seen.any():
+            return None, None
+        # The branches of guidance differ in what they see of the photo: what the ControlNet takes is often the same.
+        inputs = (latents, timesteps, condition.tokens, condition.pose)
+        n = condition.frames if _repeats(condition.frames, *inputs) else len(latents)
+        down, middle = self.modules["control"](
+            latents[:n],
+            timesteps[:n],
+            encoder_hidden_states=condition.tokens[:n],
+            controlnet_cond=condition.pose[:n],
+            return_dict=False,
+        )
+        again = len(latents) // n
+        return None, [_where(seen, part.repeat(again, 1, 1, 1) if again > 1 else part) for part in (*down, middle)]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Appearance and pose first, with the UNet as it is (section 4 of MagicAnimate)."""
+        return (Stage("appearance", ("appearance", "control"), "denoising"),)
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        once = ("appearance",) if self.settings.reference_timestep == "zero" else ()
+        tokens = "prompt" if self.settings.context_tokens == "text" else "image_encoder"
+        return (*once, tokens, "vae.encoder", "vae.quant_conv")
+
+
+def _reading(condition: AnimateCondition, reference: Reference | None) -> Reading | None:
+    seeing = condition.sees_photo
+    if not seeing.any():
+        return None
+    return Reading(reference.bank, condition.photo, None if seeing.all() else seeing.nonzero()[:, 0])
+
+
+def _where(seen: Tensor, part: Tensor) -> Tensor:
+    """Rows (R, ...) where `seen` (R,), zeros elsewhere."""
+    return part if seen.all() else part * seen.to(part).view(-1, *[1] * (part.dim() - 1))
+
+
+def _repeats(frames: int, *parts: Tensor) -> bool:
+    """Whether every clip of `frames` rows is the same as the first in all of `parts`."""
+    return all(torch.equal(part, part[:frames].repeat(len(part) // frames, *[1] * (part.dim() - 1))) for part in parts)
