@@ -7,6 +7,7 @@ import re
 
 from .errors import UsageError
 
+BASE_KINDS = ("dreampose", "magicanimate", "animate-anyone")  # of published weights that can be imported
 SAMPLERS = ("pndm", "ddim", "dpm++", "dpm++-karras", "dpm++-sde", "unipc")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 PRESETS = ("mini", "estimator", "paper")

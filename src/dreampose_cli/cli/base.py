@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..names import check_name
+from ..errors import UsageError
+from ..names import BASE_KINDS, check_name
 from . import options
 from .output import Output, plain, table
 
@@ -59,17 +60,36 @@ def info(
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of unet_epoch_E.pth and adapter_E.pth.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the weights, as it was downloaded.")],
     name: Annotated[
         str, typer.Option("--name", metavar="NAME", help="What to call the base here.", callback=check_name)
     ],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help=f"{', '.join(BASE_KINDS[:-1])} or {BASE_KINDS[-1]}.",
+            callback=options.one_of("kind", BASE_KINDS),
+            autocompletion=lambda: list(BASE_KINDS),
+        ),
+    ] = "dreampose",
     stable_diffusion: Annotated[
         str | None,
         typer.Option(
             "--stable-diffusion",
             metavar="SOURCE",
             help="Hub repository or folder of the rest.",
-            show_default="CompVis/stable-diffusion-v1-4",
+            show_default="Stable Diffusion 1.4, or 1.5",
+        ),
+    ] = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(
+            "--vae",
+            metavar="SOURCE",
+            help="Hub repository or folder of the autoencoder.",
+            show_default="stabilityai/sd-vae-ft-mse",
         ),
     ] = None,
     image_encoder: options.ImageEncoder = None,
@@ -81,28 +101,34 @@ def import_(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Make the official DreamPose checkpoints a base; print its folder.
+    """Make published weights a base; print its folder.
 
-    The authors link them from github.com/johannakarras/DreamPose. What they lack comes from the Hub, or from folders.
+    The official DreamPose's, linked from github.com/johannakarras/DreamPose; MagicAnimate's or AnimateAnyone's, from the
+    Hub. What they lack comes from the Hub, or from folders.
 
-    Example:
+    Examples:
       dreampose base import DreamPose/checkpoints --name dreampose
+      dreampose base import MagicAnimate --kind magicanimate --name magic
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
+    if kind == "dreampose" and vae is not None:
+        raise UsageError("--vae is for --kind magicanimate and animate-anyone; DreamPose brings its own.")
+    if kind != "dreampose" and epoch is not None:
+        raise UsageError("--epoch is for --kind dreampose; the others have one checkpoint.")
+    if kind == "magicanimate" and image_encoder is not None:
+        raise UsageError("--image-encoder is for --kind dreampose and animate-anyone; MagicAnimate has none.")
+    asked = {"name": name, "stable_diffusion": stable_diffusion, "overwrite": overwrite, "note": out.note}
     from ..bases.registry import describe
-    from ..networks.dreampose.importer import import_official
 
     with out.progress(None, "importing") as progress:
-        path = import_official(
-            folder,
-            name=name,
-            stable_diffusion=stable_diffusion,
-            image_encoder=image_encoder,
-            epoch=epoch,
-            overwrite=overwrite,
-            progress=progress,
-            note=out.note,
-        )
+        if kind == "dreampose":
+            from ..networks.dreampose.importer import import_official
+
+            path = import_official(folder, image_encoder=image_encoder, epoch=epoch, progress=progress, **asked)
+        else:
+            from ..networks.animate.importers import import_published
+
+            path = import_published(kind, folder, vae=vae, image_encoder=image_encoder, progress=progress, **asked)
     out.note(f"use it with --base {name}")
     out.result(path, describe(path))
 

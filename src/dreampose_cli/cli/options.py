@@ -100,6 +100,16 @@ def interval(text: str | None) -> tuple[float, float] | None:
     return found
 
 
+def window(text: str | None) -> tuple[int, int] | None:
+    """N or N:M as (frames, overlap), M 0 where it is left out; UsageError where it is none."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,4})(?::(\d{1,4}))?", text)
+    if not match or not 0 <= int(match[2] or 0) < int(match[1]):
+        raise UsageError(f"--window is {text!r}, but must be N or N:M frames with 0 <= M < N, such as 16:4.")
+    return int(match[1]), int(match[2] or 0)
+
+
 def whole(option: str, metavar: str, help: str, low: float, high: float = MANY, *, default: str | bool = True):
     """An option that takes a whole number in [low, high]."""
     return typer.Option(option, metavar=metavar, help=help, callback=within(option, low, high), show_default=default)
@@ -165,6 +175,7 @@ ImageGuidance = Annotated[
     float | None,
     typer.Option(
         "--image-guidance",
+        "--guidance",
         "--s1",
         metavar="S",
         help="Weight of the photo, 0 to 30.",
@@ -192,6 +203,15 @@ Fps = Annotated[
         help="Frames a second of the result.",
         callback=positive("--fps"),
         show_default="the driving video's",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="WIDTHxHEIGHT",
+        help="Pixels of the result; photo and poses are resized to it.",
+        show_default=FROM_BASE,
     ),
 ]
 Start = Annotated[

@@ -42,6 +42,7 @@ def render(
     photo_index: Annotated[
         int, options.whole("--photo-index", "I", "Which of the subject's photos to follow, from 1.", 1)
     ] = 1,
+    size: options.Size = None,
     image_guidance: options.ImageGuidance = None,
     pose_guidance: options.PoseGuidance = None,
     guidance_interval: Annotated[
@@ -76,6 +77,21 @@ def render(
             autocompletion=lambda: list(ALIGNMENTS),
         ),
     ] = "auto",
+    window: Annotated[
+        str | None,
+        typer.Option(
+            "--window",
+            metavar="N[:M]",
+            help="Frames denoised together, and shared by neighbours.",
+            show_default=options.FROM_BASE,
+        ),
+    ] = None,
+    start_noise: Annotated[
+        Path | None, typer.Option("--start-noise", metavar="FILE", help="Start from this noise: .npy, one for the clip.")
+    ] = None,
+    pose_pictures: Annotated[
+        bool, typer.Option("--pose-pictures", help="--poses are drawn poses, to be taken as they are.")
+    ] = False,
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
@@ -107,6 +123,7 @@ def render(
       dreampose render --poses dance.mp4 -o out.mp4 --subject anna --audio
       dreampose render --poses a.mp4 --poses b.mp4 -o videos/
       dreampose render --poses pose.png -o still.png --photo photo.jpg
+      dreampose render --poses dance.mp4 -o out.mp4 --photo me.jpg --base magic
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
@@ -119,6 +136,10 @@ def render(
         photo_pose=photo_pose,
         base=base,
         photo_index=photo_index,
+        size=None if size is None else options.pixels(size),
+        window=options.window(window),
+        start_noise=start_noise,
+        pose_pictures=pose_pictures,
         image_guidance=image_guidance,
         pose_guidance=pose_guidance,
         guidance_interval=options.interval(guidance_interval),

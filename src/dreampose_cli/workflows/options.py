@@ -44,8 +44,10 @@ class RenderOptions:
     poses: whatever `dreampose poses` reads; several need a folder as `output`, which is a path as typed: a slash at its
     end means a folder. subject: id, name or a photo it was tuned from; None: the one tuned last. photo_index: which of
     the subject's photos conditions, from 1. guidance_interval: the noise levels (1 is pure noise) with guidance. noise:
-    "shared", one draw for the clip, or "per-frame". align: "auto", "on" or "off", see `inference.alignment`. fps, start
-    and end (seconds) choose among the driving video's frames. c2pa_key: a PEM file, see `media.credentials`.
+    "shared", one draw for the clip, or "per-frame". size (height, width), window (frames, overlap), start_noise (a .npy
+    file) and pose_pictures are for bases that denoise frames together, see `workflows.render_clip`. align: "auto", "on" or
+    "off", see `inference.alignment`. fps, start and end (seconds) choose among the driving video's frames. c2pa_key: a PEM
+    file, see `media.credentials`.
     """
 
     poses: Sequence[Path]
@@ -55,6 +57,10 @@ class RenderOptions:
     photo_pose: Path | None = None
     base: str | None = None
     photo_index: int = 1
+    size: tuple[int, int] | None = None
+    window: tuple[int, int] | None = None
+    start_noise: Path | None = None
+    pose_pictures: bool = False
     image_guidance: float | None = None
     pose_guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None

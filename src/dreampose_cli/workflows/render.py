@@ -44,7 +44,7 @@ class RenderResult:
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """A render that was checked: where each result goes, which sources are heard, who is rendered on which base, what
     signs the results, and the pose sequences that are there without an estimator."""
 
@@ -74,6 +74,11 @@ def render(
     note = note or no_note
     request = _check(options, progress, note)
     config = request.config
+    if config.network.joint:
+        from .render_clip import render_clips
+
+        frames, used = render_clips(options, request, shelf, extra_metadata, progress, note)
+        return RenderResult([Path(t) for t in request.targets], frames, time.monotonic() - started, used)
 
     from ..device import pick_device, pick_dtype, release
     from ..inference.alignment import place
@@ -150,7 +155,7 @@ def render(
     return RenderResult([Path(t) for t in request.targets], total, time.monotonic() - started, used)
 
 
-def _check(options: RenderOptions, progress: Progress | None, note: Note) -> _Request:
+def _check(options: RenderOptions, progress: Progress | None, note: Note) -> Request:
     """Refuse what can be refused without weights; what was opened on the way is kept."""
     if options.subject is not None and options.photo is not None:
         raise UsageError("--subject and --photo exclude each other: a tuned subject, or a photo on the untuned base.")
@@ -183,16 +188,36 @@ def _check(options: RenderOptions, progress: Progress | None, note: Note) -> _Re
     else:
         record, home = find_subject(options.subject, options.base, options.photo_index)
     config = read_config(home)
+    _check_family(options, config)
     check_steps(options.steps or config.sampling.steps, read_schedule(home))
-    request = _Request(targets, heard, record, home, config, signing_key)
-    for source in options.poses:
+    request = Request(targets, heard, record, home, config, signing_key)
+    for source in options.poses if not config.network.joint else ():
         if is_pose_source(source):
             request.sequences[source] = _poses(source, options, config, progress, note)
         else:
             media.open_frames(source, fps=options.fps, start=options.start, end=options.end).close()
-    if len(request.sequences) == len(options.poses):
+    if request.sequences and len(request.sequences) == len(options.poses):
         _check_lengths(options, request, list(request.sequences.values()))
     return request
+
+
+def _check_family(options: RenderOptions, config: BaseConfig) -> None:
+    """UsageError for options that mean nothing on a base of this kind."""
+    joint = config.network.joint
+    given = {
+        "--size": options.size is not None and not joint,
+        "--window": options.window is not None and not joint,
+        "--start-noise": options.start_noise is not None and not joint,
+        "--pose-pictures": options.pose_pictures and not joint,
+        "--pose-guidance": options.pose_guidance is not None and joint,
+        "--photo-pose": options.photo_pose is not None and joint,
+        "--batch-size": options.batch_size is not None and joint,
+        "--compile": options.compile and joint,
+        "--align on": options.align == "on" and joint,
+    }
+    for option in (option for option, wrong in given.items() if wrong):
+        how = "denoises its frames together" if joint else "denoises frame by frame"
+        raise UsageError(f"{option} means nothing on the base {config.name}, which {how}; leave it out.")
 
 
 def output_paths(options: RenderOptions) -> list[Path | str]:
@@ -218,14 +243,14 @@ def output_paths(options: RenderOptions) -> list[Path | str]:
     return targets
 
 
-def _check_lengths(options: RenderOptions, request: _Request, sequences: list[PoseSequence]) -> None:
+def _check_lengths(options: RenderOptions, request: Request, sequences: list[PoseSequence]) -> None:
     if media.output_kind(request.targets[0]) == "png" and len(sequences[0]) > 1:
         raise UsageError(
             f"{options.output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder."
         )
 
 
-def _load(options: RenderOptions, request: _Request, device, dtype, shelf: Shelf, note: Note) -> LoadedSubject:
+def _load(options: RenderOptions, request: Request, device, dtype, shelf: Shelf, note: Note) -> LoadedSubject:
     from ..subjects.loading import load_photo, load_subject
 
     if request.record is not None:

@@ -1,0 +1,248 @@
+"""`base import` and `render` on MagicAnimate and AnimateAnyone, as typed, against the independent reference."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import animate_reference as plain
+import tiny_hub
+from dreampose_cli.__main__ import main
+from dreampose_cli.poses.control_picture import VIRIDIS
+
+WIDTH, HEIGHT, FRAMES = 64, 80, 6
+SIZE = f"{WIDTH}x{HEIGHT}"
+SD, VAE = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/sd-vae-ft-mse"
+
+
+@pytest.fixture(scope="module")
+def repositories(tiny_repositories):
+    names = (SD, VAE, "zcxu-eric/MagicAnimate", "patrolli/AnimateAnyone", "lambdalabs/sd-image-variations-diffusers")
+    return {name: tiny_hub.build(name, tiny_repositories) for name in names}
+
+
+@pytest.fixture(scope="module")
+def bases(repositories, tmp_path_factory):
+    """A cache with both bases, imported by the command line, and what was said."""
+    home = tmp_path_factory.mktemp("animate-render") / "cache"
+    common = ["--stable-diffusion", str(repositories[SD]), "--vae", str(repositories[VAE])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMPOSE_CACHE", str(home))
+        magic = [str(repositories["zcxu-eric/MagicAnimate"]), "--kind", "magicanimate", "--name", "magic"]
+        anyone = [str(repositories["patrolli/AnimateAnyone"]), "--kind", "animate-anyone", "--name", "anyone"]
+        encoder = repositories["lambdalabs/sd-image-variations-diffusers"] / "image_encoder"
+        assert main(["base", "import", *magic, *common]) == 0
+        assert main(["base", "import", *anyone, *common, "--image-encoder", str(encoder)]) == 0
+    return home
+
+
+@pytest.fixture
+def here(bases, monkeypatch, tmp_path):
+    monkeypatch.setenv("DREAMPOSE_CACHE", str(bases))
+    random = np.random.default_rng(4)
+    Image.fromarray(random.integers(0, 256, (90, 70, 3), np.uint8)).save(tmp_path / "photo.png")
+    labels = random.integers(0, 25, (FRAMES, HEIGHT // 8, WIDTH // 8)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
+    for folder in ("iuv", "drawn"):
+        (tmp_path / folder).mkdir()
+    for i, frame in enumerate(labels):
+        noise = random.integers(0, 256, (*frame.shape, 2), np.uint8)  # in place of U and V, on the background as well
+        Image.fromarray(np.dstack([frame, noise])).save(tmp_path / "iuv" / f"{i:05d}.png")
+        Image.fromarray(VIRIDIS[frame]).save(tmp_path / "drawn" / f"{i:05d}.png")
+    return tmp_path
+
+
+def render(here, base, *words, poses="iuv", out="out", steps=2):
+    command = ["render", "--base", base, "--photo", str(here / "photo.png"), "--poses", str(here / poses), "--size", SIZE,
+               "--steps", str(steps), "--guidance", "4", "--seed", "1", "--window", "4:1", "--fps", "25", "--device", "cpu",
+               "--dtype", "float32", "-o", f"{here / out}/", *words]  # fmt: skip
+    return main([*command, "-q"])
+
+
+def frames(folder):
+    return np.stack([np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))])
+
+
+def noise_file(here, count):
+    noise = np.random.default_rng(5).standard_normal((1, 4, count, HEIGHT // 8, WIDTH // 8)).astype(np.float32)
+    np.save(here / "noise.npy", noise)
+    return torch.from_numpy(noise[0]).transpose(0, 1)
+
+
+def read(path):
+    from safetensors.torch import load_file
+
+    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+
+
+def photo_latents(repositories, here, resampling):
+    """As the authors do: Pillow's resize, whatever the aspect, the autoencoder's mean."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(repositories[VAE]).eval()
+    photo = Image.open(here / "photo.png").convert("RGB").resize((WIDTH, HEIGHT), resampling)
+    pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 127.5 - 1
+    return vae, vae.encode(pixels).latent_dist.mean * 0.18215
+
+
+def decoded(vae, latents):
+    pictures = torch.cat([vae.decode(frame[None] / 0.18215).sample for frame in latents])
+    return ((pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255).numpy().astype(np.uint8)
+
+
+def drawings(here, count):
+    pictures = torch.from_numpy(frames(here / "drawn")).permute(0, 3, 1, 2) / 255
+    return torch.cat([pictures, pictures[-1:].repeat(count - len(pictures), 1, 1, 1)])
+
+
+@torch.no_grad()
+def test_magicanimate_as_typed(here, repositories):
+    """From files to frames: 6 frames, padded to 16 by the last pose, windows of 4 that share 1, closed."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    noise = noise_file(here, 16)
+    assert render(here, "magic", "--start-noise", str(here / "noise.npy")) == 0
+    made = frames(here / "out")
+    assert made.shape == (FRAMES, HEIGHT, WIDTH, 3)
+
+    sd, weights = repositories[SD], repositories["zcxu-eric/MagicAnimate"]
+    tokenizer = CLIPTokenizer.from_pretrained(sd / "tokenizer")
+    ids = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    text = CLIPTextModel.from_pretrained(sd / "text_encoder")(ids).last_hidden_state
+    unet = read(sd / "unet/diffusion_pytorch_model.safetensors")
+    motion = read(weights / "temporal_attention/temporal_attention.ckpt")
+    appearance = read(weights / "appearance_encoder/diffusion_pytorch_model.safetensors")
+    control = read(weights / "densepose_controlnet/diffusion_pytorch_model.safetensors")
+    vae, latents = photo_latents(repositories, here, Image.Resampling.BICUBIC)
+    pictures = drawings(here, 16)
+
+    def predict(x, t, window):
+        bank: dict = {}
+        plain.unet(appearance, latents, t, text, write=bank)
+        bank = {name: value for name, value in bank.items() if not name.startswith("down_blocks")}
+        residuals = plain.controlnet(control, x, t, text, pictures[window])
+        same = {"moving": motion, "over_frames": True, "residuals": residuals}
+        return plain.unet(unet, x, t, text, **same), plain.unet(unet, x, t, text, bank=bank, **same)
+
+    theirs = plain.denoise(noise, 2, 4.0, predict, size=4, overlap=1)
+    assert np.abs(made.astype(int) - decoded(vae, theirs[:FRAMES])).max() <= 1
+
+
+@torch.no_grad()
+def test_animate_anyone_as_typed(here, repositories):
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+    noise = noise_file(here, FRAMES)
+    assert render(here, "anyone", "--start-noise", str(here / "noise.npy"), "--pose-pictures", poses="drawn") == 0
+    made = frames(here / "out")
+
+    weights, home = repositories["patrolli/AnimateAnyone"], repositories["lambdalabs/sd-image-variations-diffusers"]
+    square = Image.open(here / "photo.png").convert("RGB").resize((224, 224))
+    pixels = CLIPImageProcessorPil.from_pretrained(home / "feature_extractor")(images=square, return_tensors="pt")
+    image = CLIPVisionModelWithProjection.from_pretrained(home / "image_encoder")(**pixels).image_embeds[:, None]
+    vae, latents = photo_latents(repositories, here, Image.Resampling.LANCZOS)
+    unet, motion = read(weights / "denoising_unet.pth"), read(weights / "motion_module.pth")
+    bank: dict = {}
+    plain.unet(read(weights / "reference_unet.pth"), latents, 0, image, write=bank)
+    features = plain.pose_features(plain.Weights(read(weights / "pose_guider.pth")), drawings(here, FRAMES))
+
+    def predict(x, t, window):
+        same = {"moving": motion, "features": features[window]}
+        null = plain.unet(unet, x, t, torch.zeros_like(image), **same)
+        return null, plain.unet(unet, x, t, image, bank=bank, **same)
+
+    theirs = plain.denoise(noise, 2, 4.0, predict, size=4, overlap=1, velocity=True)
+    assert np.abs(made.astype(int) - decoded(vae, theirs)).max() <= 1
+
+
+def test_sources_of_one_dance_are_the_same_dance(here):
+    """Labels, their drawing taken as it is, and the drawing recognised by its colours."""
+    edge = np.zeros((HEIGHT, WIDTH), bool)
+    edge[8:-8, 8:-8] = True  # the drawing is recognised by a background around the person
+    for i, file in enumerate(sorted((here / "iuv").glob("*.png"))):
+        picture = np.array(Image.open(file))
+        picture[..., 0] *= edge
+        Image.fromarray(picture).save(file)
+        Image.fromarray(VIRIDIS[picture[..., 0]]).save(here / "drawn" / f"{i:05d}.png")
+    assert render(here, "magic", out="labels", steps=1) == 0
+    assert render(here, "magic", "--pose-pictures", poses="drawn", out="pictures", steps=1) == 0
+    assert render(here, "magic", poses="drawn", out="colours", steps=1) == 0
+    assert np.array_equal(frames(here / "labels"), frames(here / "pictures"))
+    assert np.array_equal(frames(here / "labels"), frames(here / "colours"))
+
+
+def test_memory_low_and_guidance_one_and_what_the_result_says_of_itself(here, capsys):
+    assert render(here, "magic", steps=1) == 0
+    assert render(here, "magic", "--memory", "low", out="low", steps=1) == 0
+    difference = frames(here / "out").astype(int) - frames(here / "low")
+    assert np.abs(difference).max() <= 1
+    capsys.readouterr()
+    assert render(here, "magic", "--guidance", "1", "--json", out="plain", steps=1) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["frames"] == FRAMES and said["settings"]["guidance"] == {"image": 1.0}
+    assert said["settings"]["window"] == 4 and said["settings"]["overlap"] == 1
+    assert not np.array_equal(frames(here / "plain"), frames(here / "out"))
+
+
+def test_without_a_size_the_photo_keeps_its_aspect(here, capsys):
+    """The base's 64x64, with the edges of a 70x90 photo repeated around it, and cut off again."""
+    command = ["render", "--base", "magic", "--photo", str(here / "photo.png"), "--poses", str(here / "iuv")]
+    assert main([*command, "--steps", "1", "-o", f"{here / 'out'}/", "--device", "cpu", "-q"]) == 0
+    assert frames(here / "out").shape == (FRAMES, 64, 50, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--window", "25:4"], "windows of at most 24 frames"),
+        (["--window", "4:4"], "--window is '4:4'"),
+        (["--size", "60x80"], "multiples of 8"),
+        (["--start-noise", "NOISE"], "must be float32 (1, 4, 6 to 16, 10, 8)"),
+        (["--pose-guidance", "2"], "--pose-guidance means nothing on the base magic"),
+        (["--batch-size", "2"], "--batch-size means nothing"),
+        (["--steps", "1000"], "room for 999 steps"),
+    ],
+)
+def test_what_is_refused(here, capsys, words, said):
+    np.save(here / "wrong.npy", np.zeros((1, 4, 20, 10, 8), np.float32))
+    assert render(here, "magic", *(str(here / "wrong.npy") if word == "NOISE" else word for word in words)) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "out").exists()
+
+
+def test_keypoint_bases_say_that_they_need_drawings(here, capsys):
+    assert render(here, "anyone") == 2
+    assert "--pose-pictures" in capsys.readouterr().err
+
+
+def test_options_of_joint_denoising_mean_nothing_on_mini(here, capsys):
+    for words in (["--window", "4:1"], ["--pose-pictures"], ["--size", "64x80"], ["--start-noise", "x.npy"]):
+        command = ["render", "--base", "mini", "--photo", str(here / "photo.png"), "--poses", str(here / "iuv")]
+        assert main([*command, "-o", f"{here / 'out'}/", *words]) == 2
+        assert f"{words[0]} means nothing on the base mini" in capsys.readouterr().err
+
+
+def test_options_of_the_other_kinds_are_refused_by_import(tmp_path, capsys):
+    for words, said in (
+        (["--vae", "x"], "--vae is for"),
+        (["--kind", "magicanimate", "--epoch", "3"], "--epoch is for"),
+        (["--kind", "magicanimate", "--image-encoder", "x"], "--image-encoder is for"),
+        (["--kind", "sdxl"], "there is no kind 'sdxl'"),
+    ):
+        assert main(["base", "import", str(tmp_path), "--name", "n", *words]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["base", "import", str(tmp_path / "none"), "--name", "n", "--kind", "magicanimate"]) == 1
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_import_takes_the_rest_from_the_hub(tiny_hub, repositories, tmp_path, monkeypatch):
+    """Only the files that are needed: what must not be downloaded would not load."""
+    monkeypatch.setenv("DREAMPOSE_CACHE", str(tmp_path / "cache"))
+    tiny_hub.use(monkeypatch, tmp_path / "hub")
+    magic = ["base", "import", str(repositories["zcxu-eric/MagicAnimate"]), "--kind", "magicanimate", "--name", "m"]
+    assert main([*magic, "-q"]) == 0
+    anyone = ["base", "import", str(repositories["patrolli/AnimateAnyone"]), "--kind", "animate-anyone", "--name", "a"]
+    assert main([*anyone, "-q"]) == 0
