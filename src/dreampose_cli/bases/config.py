@@ -17,6 +17,7 @@ from typing import Any
 from ..errors import BaseError
 from ..names import BASE_ESTIMATORS
 from .families import FamilySettings, settings_class
+from .validation import checked, parse
 
 FORMAT = "dreampose-base"
 VERSION = 2
@@ -88,10 +89,7 @@ class BaseConfig:
     @classmethod
     def from_json(cls, text: str, where: Path | str) -> BaseConfig:
         """Read `base.json`; unknown keys are refused, since they would change what the base computes."""
-        try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise BaseError(f"{where} is not valid JSON ({error}); make the base again.") from error
+        raw = parse(text, where)
         if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
             raise BaseError(f"{where} does not describe a dreampose base.")
         version = raw.pop("version", None)
@@ -110,7 +108,7 @@ class BaseConfig:
                     f"its estimator is {config.estimator!r}, and a base may name only {', '.join(BASE_ESTIMATORS)}; a "
                     "file is given with --estimator"
                 )
-            return config
+            return checked(config)
         except (TypeError, ValueError) as error:
             raise BaseError(f"{where} cannot be used: {error}.") from error
 
