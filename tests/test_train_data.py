@@ -15,7 +15,7 @@ from dreampose_cli import media
 from dreampose_cli.errors import StoreError, TrainingError
 from dreampose_cli.poses.files import PoseWriter, open_poses, write_dreampose_folder
 from dreampose_cli.poses.sequence import PosesInMemory
-from dreampose_cli.training import shards
+from dreampose_cli.training import preparation
 from dreampose_cli.training.data import find_clips, find_test_clips
 from dreampose_cli.training.frames import Rows, prepare_frames
 from dreampose_cli.training.shards import ShardWriter, open_shard, read_picture, read_pose
@@ -341,12 +341,12 @@ def test_memory_does_not_grow_with_the_clip(tmp_path, monkeypatch):
     pose[:, 8:56, 8:56] = 1
 
     def peak(count):
-        job = shards._Job(
-            shards.Source("long", "train", tmp_path / "v.mp4", tmp_path / "v.poses"), f"k{count}", tmp_path,
-            shards.Preparation((64, 64)),
+        job = preparation._Job(
+            preparation.Source("long", "train", tmp_path / "v.mp4", tmp_path / "v.poses"), f"k{count}", tmp_path,
+            preparation.Preparation((64, 64)),
         )  # fmt: skip
         tracemalloc.start()
-        shards._write(job, ((frame.copy(), pose.copy()) for _ in range(count)), 30.0)
+        preparation._write(job, ((frame.copy(), pose.copy()) for _ in range(count)), 30.0)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -357,7 +357,7 @@ def test_memory_does_not_grow_with_the_clip(tmp_path, monkeypatch):
 
 
 def test_too_little_room_is_said_before_the_work(mixed, monkeypatch, cache):
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     with pytest.raises(
         TrainingError, match=r"preparing 7 clips needs about 0.1 MB .* where 0.0 MB are free.*DREAMPOSE_CACHE"
     ):
@@ -374,8 +374,8 @@ def test_estimated_poses_take_room_too(clips, tmp_path, cache):
     sources = find_clips(data)
     prepare_frames(data, SIZE, estimator="mini", device="cpu")
     taken = sum(p.stat().st_size for p in cache.glob("poses/*.poses"))
-    assert 0.5 * taken < shards._estimates(sources) < 1.5 * taken
-    assert shards._estimates(find_clips(clips)) == 0  # poses lie beside them
+    assert 0.5 * taken < preparation._estimates(sources) < 1.5 * taken
+    assert preparation._estimates(find_clips(clips)) == 0  # poses lie beside them
 
 
 def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_path, monkeypatch):
@@ -411,8 +411,8 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_pat
 
 def test_the_estimate_of_the_room_is_near(mixed):
     sources = [s for s in find_clips(mixed) if s.name in ("a", "b", "one-frame")]
-    assert 5 <= shards._count_frames(sources) <= 22  # 11, by the size of videos of noise
-    assert shards._count_frames(sources[:1]) == pytest.approx(6, rel=0.2)
+    assert 5 <= preparation._count_frames(sources) <= 22  # 11, by the size of videos of noise
+    assert preparation._count_frames(sources[:1]) == pytest.approx(6, rel=0.2)
 
 
 def test_photos_are_a_second_source(clips, tmp_path):

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import DreamposeError
+from ..reporting import Progress
 
-Progress = Callable[[int, int | None, str], None]
 REACHABLE_WITHIN = 5.0  # seconds; the client alone tries for half a minute
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -7,15 +7,13 @@ the Hub's own cache (HF_HOME), and a download that broke off goes on with the fi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BaseError
+from ..reporting import Note
 from .config import CONFIG_FILE, read_config
 from .hub import Progress, bar, explained, silence
-
-Note = Callable[[str], None]
 
 INSTEAD = "give a folder (`dreampose base pull` fetches a base in advance)"
 

@@ -15,18 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import OutputError, UsageError, printable
-from ..reporting import Caution
+from ..reporting import Caution, Progress
 
 PLAIN_PROGRESS_SECONDS = 10.0
-
-
-class Progress(Protocol):
-    """What the library calls while it works; `total` None means that nobody knows."""
-
-    def __call__(self, done: int, total: int | None = None, note: str = "") -> None: ...
 
 
 class Output:

@@ -21,10 +21,11 @@ from PIL import Image
 from .. import media
 from . import charts
 from . import literature as published
+from .clip_scorer import ClipScores, Extreme
 from .frame_pairs import AlignedFrames
 from .metric_registry import METRICS, difference_table
 from .results import write_text
-from .scoring import ClipScores, Evaluation, Extreme
+from .scoring import Evaluation
 
 SHOWN_FRAMES = 150  # of a clip in the side-by-side video
 DIFFERENCE = 3  # differences are shown so many times as strong

@@ -1,79 +1,26 @@
 """`evaluate`: from two clips, or two folders of clips, to every metric, in one pass and in constant memory.
 
-The pixel metrics are those of `metrics`, computed on bytes: differences, their squares and their sums are whole numbers
-and thus exact, and frames are spread over threads. Feature metrics keep running sums (`frechet`).
+Pixel metrics are computed frame by frame in threads (`frame_metrics`), feature metrics keep running sums (`frechet`).
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-import os
-import threading
-from array import array
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..device import pick_device
-from ..errors import EvaluationError, PoseError
-from ..media.fitting import fit_pose
-from ..poses.files import open_poses
-from ..poses.sequence import PoseSequence
+from ..reporting import Progress
 from ..version import __version__
-from . import feature_extractors as networks
 from . import metrics as pixels
-from .frame_pairs import AlignedFrames
-from .frechet import Gaussian, frechet_distance
-from .metric_registry import METRICS, NETWORK_METRICS, NO_AED, PER_FRAME, SIZE, WINDOW
-from .pairing import ClipPair, find_pairs
-from .warping import warp_errors
-from .weights import Missing
-
-Progress = Callable[[int, int | None, str], None]
-Note = Callable[[str], None]
-
-BATCH = 8  # frames that go through a network together
-WORKERS = max(1, min(8, os.cpu_count() or 1))
-EXTREMES = 3  # worst and best frames kept of a clip
-ONE_FRAME = "one frame: there is no motion to measure"
-NOT_ASKED = "not asked for"
-
-
-@dataclass(frozen=True)
-class Extreme:
-    """A frame to show: its index, its score (SSIM, or minus L1 where there is none), and the two pictures."""
-
-    index: int
-    score: float
-    metric: str
-    predicted: np.ndarray
-    reference: np.ndarray
-
-
-@dataclass
-class ClipScores:
-    """One clip: means over its frames, `reasons` for what is None, and on request each frame's values and extremes."""
-
-    name: str
-    pair: ClipPair
-    frames: int
-    fps: float
-    size: tuple[int, int]
-    metrics: dict[str, float | None]
-    reasons: dict[str, str]
-    floor: dict[str, float | None]
-    warnings: list[str]
-    per_frame: dict[str, array] = field(default_factory=dict)
-    worst: list[Extreme] = field(default_factory=list)
-    best: list[Extreme] = field(default_factory=list)
+from .clip_scorer import EXTREMES, NOT_ASKED, ClipScorer, ClipScores, FeatureSums
+from .frame_metrics import pool
+from .metric_registry import METRICS, NO_AED, SIZE, WINDOW
+from .pairing import find_pairs
 
 
 @dataclass
@@ -136,14 +83,14 @@ def evaluate(
         for where, names in ((predicted, ours), (reference, theirs))
         if names
     ]
-    features = _Features(wanted, pick_device(device), fetch=metrics is not None, progress=progress)
-    with _pool() as pool:
+    features = FeatureSums(wanted, pick_device(device), fetch=metrics is not None, progress=progress)
+    with pool() as workers:
         clips = []
         for number, pair in enumerate(pairs):
             where = f"{pair.name} ({number + 1} of {len(pairs)})" if len(pairs) > 1 else "frames"
             told = None if progress is None else lambda done, total, where=where: progress(done, total, where)
-            scorer = _ClipScorer(pair, wanted, features, keep_frames, keep_pictures, named=poses is not None)
-            clips.append(scorer.run(pool, size, align_by, told))
+            scorer = ClipScorer(pair, wanted, features, keep_frames, keep_pictures, named=poses is not None)
+            clips.append(scorer.run(workers, size, align_by, told))
             if keep_pictures:
                 _forget(clips)
     warnings += [f"{clip.name}: {text}" if len(clips) > 1 else text for clip in clips for text in clip.warnings]
@@ -182,7 +129,7 @@ def _summarise(clips, features, wanted, size, align_by, warnings) -> Evaluation:
     return Evaluation(values, reasons, _protocol(clips, features, size, align_by), spread, floor, warnings, clips)
 
 
-def _protocol(clips: list[ClipScores], features: _Features, size: int | None, align_by: str) -> dict[str, Any]:
+def _protocol(clips: list[ClipScores], features: FeatureSums, size: int | None, align_by: str) -> dict[str, Any]:
     """How the figures were made, for people (`statement`) and for programs."""
     sizes = sorted({(clip.size[1], clip.size[0]) for clip in clips})
     count = sum(clip.frames for clip in clips)
@@ -211,346 +158,6 @@ def _protocol(clips: list[ClipScores], features: _Features, size: int | None, al
         "networks": features.describe(),
         "software": f"dreampose-cli {__version__}",
     }
-
-
-class _Features:
-    """The networks there are, why others are missing, and the running sums of FID and FVD over all clips."""
-
-    def __init__(self, wanted: set[str], device: torch.device, *, fetch: bool, progress: Progress | None) -> None:
-        self.reasons: dict[str, str] = {}
-        self.failed: dict[
-            str, str
-        ] = {}  # those of the reasons that came up on the way: what there is of them is no mean
-        self.networks: dict[str, Any] = {}
-        for key in NETWORK_METRICS:
-            if key not in wanted:
-                self.reasons[key] = NOT_ASKED
-                continue
-            try:
-                self.networks[key] = networks.load(key, device, fetch=fetch, progress=progress)
-            except Missing as missing:
-                self.reasons[key] = str(missing)
-        if "lpips_vgg" in self.networks and "vgg" in self.networks:
-            self.networks["vgg"] = None  # comes with LPIPS from one pass
-        self.sums = {key: (Gaussian(), Gaussian()) for key in ("fid", "fvd") if key in self.networks}
-
-    def describe(self) -> dict[str, Any]:
-        return {key: [file.describe() for file in networks.NEEDS[key]] for key in self.networks}
-
-    def count(self, key: str) -> int:
-        return self.sums[key][0].count if key in self.sums else 0
-
-    def pairwise(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, list[float]]:
-        """The distances of a batch of frame pairs, and their part of FID."""
-        values: dict[str, list[float]] = {}
-        for key in ("lpips_alex", "lpips_vgg", "vgg", "clip"):
-            if self.networks.get(key) is not None:
-                values |= self._run(key, self.networks[key], predicted, reference) or {}
-        if "fid" in self.networks:
-            self._add("fid", predicted, reference)
-        return values
-
-    def window(self, predicted: np.ndarray, reference: np.ndarray) -> None:
-        """A window of frames (T, H, W, 3) of both for FVD."""
-        if "fvd" in self.networks:
-            self._add("fvd", predicted, reference)
-
-    def _add(self, key: str, predicted: np.ndarray, reference: np.ndarray) -> None:
-        for total, frames in zip(self.sums[key], (predicted, reference), strict=True):
-            features = self._run(key, self.networks[key], frames) if key in self.networks else None
-            if features is not None:
-                total.add(features)
-
-    def _run(self, key: str, network: Callable, *frames: np.ndarray) -> Any:
-        """What a network says; one that fails is missing from here on, with the reason, and the others go on."""
-        try:
-            return network(*frames)
-        except (Missing, RuntimeError, ValueError) as error:
-            words = str(error).strip().splitlines()
-            height, width = frames[0].shape[1:3]
-            reason = f"its network failed on frames of {width}x{height} ({words[-1][:200] if words else type(error).__name__})"
-            shared = [name for name in ("vgg",) if key == "lpips_vgg" and self.networks.get(name, 0) is None]
-            for name in (key, *shared):
-                self.networks.pop(name, None)
-                self.sums.pop(name, None)
-                self.failed[name] = self.reasons[name] = reason
-            return None
-
-    def distances(self, reasons: dict[str, str]) -> dict[str, float | None]:
-        """FID and FVD over everything that was added; None with a reason where there was too little."""
-        found: dict[str, float | None] = {}
-        for key, unit in (("fid", "frames"), ("fvd", f"windows of {WINDOW} frames")):
-            found[key] = frechet_distance(*self.sums[key]) if key in self.sums else None
-            if key in self.sums and found[key] is None:
-                reasons[key] = (
-                    f"needs two {unit}, and there {'is' if self.count(key) == 1 else 'are'} {self.count(key)}"
-                )
-        return found
-
-
-class _ClipScorer:
-    """One pair of clips on its way through the pool."""
-
-    def __init__(
-        self, pair: ClipPair, wanted: set[str], features: _Features, keep: bool, pictures: bool, named: bool = True
-    ) -> None:
-        self.pair, self.wanted, self.features, self.pictures = pair, wanted, features, pictures
-        self.named = named  # the poses were asked for, rather than found beside the reference
-        self.totals = {key: _Mean() for key in PER_FRAME}
-        self.kept = {key: array("d") for key in PER_FRAME} if keep else {}
-        self.warnings: list[str] = []
-        self.energies = [0, 0]
-        self.floor = _Mean()
-        self.last_pose: np.ndarray | None = None
-        self.identical = 0
-        self.worst: list[tuple] = []
-        self.best: list[tuple] = []
-
-    def run(self, pool: ThreadPoolExecutor, size: int | None, align_by: str, progress) -> ClipScores:
-        with AlignedFrames(self.pair.predicted, self.pair.reference, size=size, align_by=align_by) as frames:
-            poses = self._poses()
-            waiting: deque[tuple[int, np.ndarray, np.ndarray, Future]] = deque()
-            batches = _Batches(self.features)
-            before = None
-            for index, pair in enumerate(frames):
-                pose = self._pose(poses, index, frames.size)
-                task = pool.submit(_measure, pair, before, pose, self.wanted)
-                before = pair
-                waiting.append((index, *pair, task))
-                if len(waiting) > 2 * WORKERS:
-                    self._take(waiting.popleft(), batches)
-                if progress:
-                    progress(index + 1, frames.total)
-            while waiting:
-                self._take(waiting.popleft(), batches)
-            batches.flush(self._add)
-        count = frames.count
-        if count == 0:
-            raise EvaluationError(f"{self.pair.predicted} and {self.pair.reference} have no frame in common.")
-        return self._result(frames, count)
-
-    def _poses(self) -> PoseSequence | None:
-        if self.pair.poses is None or "warp" not in self.wanted:
-            return None
-        try:
-            sequence = open_poses(self.pair.poses)
-        except PoseError:
-            if self.named:
-                raise
-            return None  # a file that is only called so
-        return sequence if sequence.has_parts else None
-
-    def _pose(self, poses: PoseSequence | None, index: int, size: tuple[int, int]):
-        """The poses of the frame before and of this one at the scoring size; None where there are none."""
-        if poses is None:
-            return None
-        if index >= len(poses):
-            if index == len(poses):
-                self.warnings.append(f"there are poses for {len(poses)} frames only; warp is the mean over those")
-            self.last_pose = None
-            return None
-        now = fit_pose(poses.frame(index), size, "stretch")
-        previous, self.last_pose = self.last_pose, now
-        return previous, now
-
-    def _take(self, item: tuple[int, np.ndarray, np.ndarray, Future], batches: _Batches) -> None:
-        index, a, b, task = item
-        values = task.result()
-        self.energies[0] += values.pop("moved", 0)
-        self.energies[1] += values.pop("moving", 0)
-        self.floor.add(values.pop("floor", None))
-        self.identical += values.get("psnr", 0.0) is None
-        score = values.get("ssim")
-        self._remember(index, a, b, score if score is not None else -values.get("l1", 0.0))
-        self._add(values)
-        batches.add(a, b, self._add)
-
-    def _add(self, values: dict[str, float | None]) -> None:
-        """One frame's values of some metrics; each metric gets every frame's, in order."""
-        for key, value in values.items():
-            if key in self.wanted:
-                self.totals[key].add(value)
-                if self.kept:
-                    self.kept[key].append(math.nan if value is None else value)
-
-    def _remember(self, index: int, a: np.ndarray, b: np.ndarray, score: float) -> None:
-        if not self.pictures:
-            return
-        for heap, sign in ((self.worst, -1), (self.best, 1)):
-            entry = (sign * score, -index, a, b)
-            if len(heap) < EXTREMES:
-                heapq.heappush(heap, entry)
-            elif entry[:2] > heap[0][:2]:
-                heapq.heapreplace(heap, entry)
-
-    def _result(self, frames: AlignedFrames, count: int) -> ClipScores:
-        values: dict[str, float | None] = {key: self.totals[key].value for key in PER_FRAME}
-        moved, moving = self.energies
-        values["flicker"] = moved / moving if moving and "flicker" in self.wanted else None
-        reasons = {key: reason for key, reason in self.features.reasons.items() if values.get(key) is None}
-        why = {
-            "psnr": "identical",
-            "ssim": "frames have fewer than 11 pixels a side",
-            "sharpness": "the reference has no gradient",
-            "flicker": ONE_FRAME if count == 1 else "the reference stands still",
-            "warp": self._why_no_warp(count),
-        }
-        for key, reason in why.items():
-            if values[key] is None:
-                reasons[key] = reason if key in self.wanted else NOT_ASKED
-        if values["l1"] is None:
-            reasons["l1"] = NOT_ASKED
-        if 0 < self.identical < count:
-            self.warnings.append(
-                f"{self.identical} of {count} frames are identical to the reference; PSNR is the mean over the others"
-            )
-        return ClipScores(
-            self.pair.name,
-            self.pair,
-            count,
-            frames.fps,
-            frames.size,
-            {key: values.get(key) for key in METRICS},
-            reasons,
-            {"warp": self.floor.value},
-            [*frames.warnings, *self.warnings],
-            {key: column for key, column in self.kept.items() if self.totals[key].count},
-            _extremes(self.worst, -1, "l1" if values["ssim"] is None else "ssim"),
-            _extremes(self.best, 1, "l1" if values["ssim"] is None else "ssim"),
-        )
-
-    def _why_no_warp(self, count: int) -> str:
-        if self.pair.poses is None:
-            return "no poses of the reference are there; give them with --poses"
-        if count == 1:
-            return ONE_FRAME
-        if self._poses() is None:
-            return f"{self.pair.poses} holds no poses with body parts"
-        return "no surface point is seen in two frames that follow each other"
-
-
-def _extremes(heap: list[tuple], sign: int, metric: str) -> list[Extreme]:
-    ordered = sorted(heap, key=lambda entry: entry[:2], reverse=True)
-    return [Extreme(-index, sign * score, metric, a, b) for score, index, a, b in ordered]
-
-
-class _Batches:
-    """Frames on their way to the networks, several at once."""
-
-    def __init__(self, features: _Features) -> None:
-        self.features = features
-        self.pairwise = any(key != "fvd" for key in features.networks)
-        self.windows = "fvd" in features.networks
-        self.batch: list[tuple[np.ndarray, np.ndarray]] = []
-        self.window: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def add(self, a: np.ndarray, b: np.ndarray, sink) -> None:
-        if self.pairwise:
-            self.batch.append((a, b))
-            if len(self.batch) == BATCH:
-                self.flush(sink)
-        if self.windows:
-            self.window.append((a, b))
-            if len(self.window) == WINDOW:
-                self.features.window(*(np.stack(side) for side in zip(*self.window, strict=True)))
-                self.window = []
-
-    def flush(self, sink) -> None:
-        """What is waiting for the pairwise networks; a window that is not full is left out."""
-        if not self.batch:
-            return
-        values = self.features.pairwise(*(np.stack(side) for side in zip(*self.batch, strict=True)))
-        for i in range(len(self.batch)):
-            sink({key: column[i] for key, column in values.items()})
-        self.batch = []
-
-
-class _Mean:
-    """A running mean of the values that are defined."""
-
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
-
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total += value
-            self.count += 1
-
-    @property
-    def value(self) -> float | None:
-        return self.total / self.count if self.count else None
-
-
-_local = threading.local()
-
-
-@contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute a frame each, with one thread inside."""
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(WORKERS, "metrics", initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
-
-
-@torch.no_grad()
-def _measure(pair, before, pose, wanted: set[str]) -> dict[str, float | None]:
-    """The pixel metrics of one pair of frames, uint8 (H, W, 3), and what they need of the pair before."""
-    a, b = map(_tensor, pair)
-    count, values = a.numel(), {}
-    difference = _difference(a, b)
-    error = _sum(difference.square()) / (255**2 * count)
-    if "l1" in wanted or "ssim" in wanted:
-        values["l1"] = _sum(difference.abs_()) / (255 * count)
-    if "psnr" in wanted:
-        values["psnr"] = -10 * math.log10(error) if error > 0 else None
-    if "ssim" in wanted:
-        values["ssim"] = _ssim(a, b, error)
-    if "sharpness" in wanted:
-        ours, theirs = _gradient(a), _gradient(b)
-        values["sharpness"] = ours / theirs if theirs else None
-    if before is not None and "flicker" in wanted:
-        for name, now, then in zip(("moved", "moving"), (a, b), before, strict=True):
-            values[name] = _sum(_difference(now, _tensor(then)).square_())
-    if "warp" in wanted:
-        values["warp"] = None
-    if "warp" in wanted and pose is not None and before is not None and pose[0] is not None:
-        shown = [(then, now) for then, now in zip(before, pair, strict=True)]
-        values["warp"], values["floor"] = warp_errors(shown, *pose)
-    return values
-
-
-def _tensor(frame: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(frame if frame.flags.writeable and frame.flags.c_contiguous else np.array(frame, order="C"))
-
-
-def _gradient(x: torch.Tensor) -> float:
-    """Sum of squares of the differences between neighbouring pixels, down and across."""
-    return sum(
-        _sum(_difference(x.narrow(d, 1, x.shape[d] - 1), x.narrow(d, 0, x.shape[d] - 1)).square_()) for d in (0, 1)
-    )
-
-
-def _difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a - b of bytes as float32: whole numbers up to 255 and their squares are exact in it."""
-    return torch.sub(a.to(torch.int16), b).float()
-
-
-def _sum(values: torch.Tensor) -> float:
-    return float(values.sum(dtype=torch.float64))
-
-
-def _ssim(a: torch.Tensor, b: torch.Tensor, error: float) -> float | None:
-    if min(a.shape[:2]) <= 2 * pixels.RADIUS:
-        return None
-    if error == 0:
-        return 1.0
-    if not hasattr(_local, "ssim"):
-        _local.ssim = pixels.Ssim()
-    return _local.ssim(a, b)
 
 
 def rows_per_frame(evaluation: Evaluation) -> Iterator[dict[str, Any]]:

@@ -12,12 +12,12 @@ import secrets
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-Progress = Callable[[int, int | None, str], None]
+from ..reporting import Progress
+
 REACHABLE_WITHIN = 10.0  # seconds
 _CHUNK = 1 << 20
 _unreachable: set[str] = set()  # hosts that did not answer in this process: asked once

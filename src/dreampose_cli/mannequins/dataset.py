@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from PIL import Image
 from ..errors import UsageError
 from ..media import atomic_folder, write_frames
 from ..poses.files import PoseWriter
+from ..reporting import Progress
 from .dance import draw_dance
 from .studio import SIZE, Frame, perform
 from .subject import draw_subject
@@ -24,7 +25,6 @@ FPS = 12.0
 VERSION = 1
 _SPLITS = ("train", "test")
 _NAMES = {*_SPLITS, "dataset.json"}  # a folder that holds anything else is never replaced
-Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from ..bases.hub import fetch_file
 from ..errors import PoseError
+from ..reporting import Note, Progress
 from .fingerprint import FILES, REPOSITORY, REVISION, file_fingerprint
 from .sequence import PARTS, paste
 from .torchvision_ops import ensure_torchvision_operators
@@ -42,9 +43,6 @@ EXPECTED = (
     "a tuple of boxes (N, 4), coarse (N, 2, 112, 112), and fine, u and v (N, 25, 112, 112) for one picture (3, H, W), as "
     f"the files of {REPOSITORY} give it"
 )
-
-Note = Callable[[str], None]
-Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass

@@ -12,7 +12,7 @@ import json
 import queue
 import threading
 import zipfile
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from .. import cache, media
 from ..errors import MediaError, NoPersonError, PoseError, UsageError
 from ..names import POSE_FORMATS, check_choice
+from ..reporting import Note, Progress
 from .files import (
     PoseWriter,
     copy_poses,
@@ -34,8 +35,6 @@ from .files import (
 from .sequence import PoseSequence, subsequence
 from .tracking import Ranges, count_of, describe_ranges, ranges_of
 
-Progress = Callable[[int, int | None, str], None]
-Note = Callable[[str], None]
 EXTRACTION_VERSION = 2
 READ_AHEAD = 3  # frames decoded while the estimator computes
 

@@ -23,7 +23,7 @@ from ..networks.storage import fingerprint
 from ..sampling import make_sampler
 from .frames import Clip, FrameStore
 from .loop import LoopSettings, SampleRng
-from .shards import caching
+from .preparation import caching
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,14 +19,13 @@ from ..networks.network import Network
 from ..networks.storage import save_base, save_module
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE, PoseNet
+from ..reporting import Note
 from ..version import __version__
 from .frames import FrameStore
 from .init import Start
 from .launcher_env import process_count
 from .loop import LoopResult, LoopSettings
 from .model_card import CARD_FILE, STRIP_FILE, renew_card, write_card
-
-Note = Callable[[str], None]
 
 
 def provenance_of(

@@ -14,7 +14,8 @@ from .. import cache
 from ..errors import TrainingError
 from ..poses.sequence import window_indices
 from .data import Source, counted, find_clips, some
-from .shards import Preparation, Shard, prepare, read_picture, read_pose
+from .preparation import Preparation, prepare
+from .shards import Shard, read_picture, read_pose
 
 FRAMES_VERSION = 2
 

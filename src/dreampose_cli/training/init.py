@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ from ..networks import pretrained as components
 from ..networks.dreampose.presets import MINI, PAPER, build_mini, from_stable_diffusion
 from ..networks.network import Network
 from ..networks.storage import fingerprint, load_base
-
-Progress = Callable[[int, int | None, str], None]
-Note = Callable[[str], None]
+from ..reporting import Note, Progress
 
 
 @dataclass(frozen=True)

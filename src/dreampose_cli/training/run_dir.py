@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from ..media.atomic import require_replaceable
 from ..networks.network import Network
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE
+from ..reporting import Note
 from .checkpoints import latest_checkpoint, read_state, step_of
 from .loop import LoopSettings
 from .model_card import CARD_FILE, KEPT, STRIP_FILE, is_persons
-from .shards import amount
-
-Note = Callable[[str], None]
+from .preparation import amount
 
 # What a run leaves in its folder: a folder that holds anything else is never cleared or written over.
 STARTED = {"checkpoints", "validation", "logs", "partial", "scheduler", CONFIG_FILE, ESTIMATOR_CONFIG, ESTIMATOR_FILE}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from ...bases.config import CONFIG_FILE, BaseConfig, PoseWindow, TuningSettings
 from ...bases.registry import MINI, OFFICIAL_HOME
 from ...errors import BaseError, OutputExistsError
 from ...names import check_name
+from ...reporting import Note, Progress
 from ...version import __version__
 from .. import pretrained as components
 from ..network import scale_factor
@@ -47,9 +47,6 @@ OFFICIAL = BaseConfig(
     people="people",
     estimator="r50",
 )
-
-Progress = Callable[[int, int | None, str], None]
-Note = Callable[[str], None]
 
 
 def import_official(

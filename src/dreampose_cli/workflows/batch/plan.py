@@ -20,6 +20,7 @@ from ...errors import MediaError, OutputExistsError
 from ...media.metadata import KEY
 from ...media.mp4_comment import read_comment
 from ...poses.files import is_pose_source
+from ...reporting import Note
 from ...subjects.loading import find_subject
 from ...version import __version__
 from .digests import Digests
@@ -27,7 +28,6 @@ from .jobs import SHOWN, Job
 
 POSES, SUBJECT, VIDEO = "poses", "subject", "video"
 REQUEST = "request"  # where a video's metadata says what made it
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

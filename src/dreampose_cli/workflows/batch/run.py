@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import OutputError, UsageError
+from ...reporting import Note, Progress
 from .digests import Digests
 from .driver import Driver, Listener, Policy, Summary
 from .engine import Engine
@@ -20,8 +21,6 @@ from .manifest import Manifest, read_lines
 from .plan import Plan, Planner, results_of
 
 DIGESTS = ".digests.jsonl"
-Progress = Callable[[int, int | None, str], None]
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)

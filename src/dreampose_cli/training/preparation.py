@@ -1,0 +1,336 @@
+"""Clips made into shards: decoded, fitted and labelled once, by several processes, in whatever form they come.
+
+A shard is addressed by the clip's files (path, size, time) and by what was done to them. A run that was killed resumes
+with the clips that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import cache, media
+from ..cache.folder import store_error, storing, write_text
+from ..errors import (
+    DreamposeError,
+    MediaError,
+    NoPersonError,
+    OutputError,
+    PoseError,
+    StoreError,
+    TrainingError,
+    UsageError,
+)
+from ..media.fitting import fit_picture, fit_pose
+from ..poses.files import open_poses
+from ..poses.photo import estimate_photo
+from ..poses.sequence import PoseSequence
+from ..reporting import Note, Progress, no_note
+from .data import PICTURES, Source
+from .shards import SUFFIX, VERSION, Shard, ShardWriter, open_shard
+
+BAD_SUFFIX = ".bad"
+SAMPLED = 8  # clips that are looked at to estimate how large all of them become
+# What packing leaves of a frame: of photographs 0.5 to 0.7 (measured on a few), of poses 0.15 or less.
+PACKED_PICTURE, PACKED_POSE = 0.7, 0.15
+# An estimate is kept at the clip's own size, with two bytes a value: of that 0.14 (mini's, of mannequins) is left.
+PACKED_ESTIMATE = 0.15
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to every clip. resolution: (height, width). fit, resize: see `fitting`. parts: whether poses must know
+    body parts. estimator: what finds poses where no file has them, on `device`; `revision` says which it was."""
+
+    resolution: tuple[int, int]
+    fit: str = "contain"
+    resize: str = "nearest"
+    parts: bool = True
+    estimator: str | None = None
+    device: str = "auto"
+    revision: str = ""
+
+
+def address(source: Source, preparation: Preparation) -> str:
+    """The key of a clip's shard. MediaError where a file of it is gone."""
+    labels = preparation.revision if source.needs_estimator else ""
+    chosen = [preparation.resolution, preparation.fit, preparation.resize, preparation.parts, source.ordered]
+    return cache.key(
+        "shard", {"version": VERSION, "how": chosen, "labels": labels}, [_stamp(p) for p in source.files()]
+    )
+
+
+def prepare(
+    sources: list[Source],
+    folder: Path,
+    preparation: Preparation,
+    *,
+    workers: int = 1,
+    make: bool = True,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> list[tuple[Source, Shard]]:
+    """The shards of `sources` in `folder`, made where they are missing (and `make` is set), by so many processes.
+
+    A clip that cannot be used is named through `note` with the reason and left out. Raises TrainingError where there is too
+    little room, StoreError where the folder cannot be written.
+    """
+    note = note or no_note
+    keys = [_address_or_none(source, preparation) for source in sources]
+    reasons = {key: _known_bad(folder, key) for key in keys if key}
+    jobs = [
+        _Job(source, key, folder, preparation)
+        for source, key in zip(sources, keys, strict=True)
+        if make and key and reasons[key] is None and not (folder / f"{key}{SUFFIX}").exists()
+    ]
+    if jobs:
+        for left in folder.glob(f"*{SUFFIX}.*.tmp"):  # of a run that was killed
+            left.unlink(missing_ok=True)
+        if len(jobs) < len(sources):
+            note(f"{len(sources) - len(jobs)} of {len(sources)} clips are prepared already.")
+        _require_room(jobs, folder, preparation)
+        for done, (job, reason, remarks) in enumerate(_results(jobs, workers), start=1):
+            reasons[job.key] = reason
+            for remark in remarks:
+                note(remark)
+            if progress:
+                progress(done, len(jobs), f"clips prepared, {job.source.name}")
+    prepared = []
+    for source, key in zip(sources, keys, strict=True):
+        if key is None:
+            note(f"clip {source.name} left out: a file of it is gone.")
+        elif reasons[key] is not None:
+            note(f"clip {source.name} left out: {reasons[key]}")
+        elif make or (folder / f"{key}{SUFFIX}").exists():
+            prepared.append((source, open_shard(folder / f"{key}{SUFFIX}")))
+    return prepared
+
+
+def _known_bad(folder: Path, key: str) -> str | None:
+    """Why a clip cannot be used, where finding it out was costly and is therefore remembered."""
+    try:
+        return json.loads((folder / f"{key}{BAD_SUFFIX}").read_text(encoding="utf-8"))["reason"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+# ---- making them
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: Source
+    key: str
+    folder: Path
+    preparation: Preparation
+
+
+def _results(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, str | None, list[str]]]:
+    """Every job as it gets done: None or why there is no shard, and remarks on the clip."""
+    workers = min(workers, len(jobs))
+    if workers == 1:
+        yield from ((job, *_make(job)) for job in jobs)
+        return
+    # Fresh interpreters: a fork of a process that runs torch or ffmpeg threads can hang.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _settle_worker)
+    try:
+        running = {pool.submit(_make, job): job for job in jobs}
+        for future in as_completed(running):
+            yield running[future], *future.result()
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a process that prepared clips was killed, perhaps for want of memory; run the command again, which goes on "
+            "with the clips that are missing, with fewer --prepare-workers."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _settle_worker() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the clips are what is parallel
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)  # a parent that was killed cannot stop its workers
+
+    threading.Thread(target=follow, name="follow-parent", daemon=True).start()
+
+
+def _make(job: _Job) -> tuple[str | None, list[str]]:
+    """Make a clip's shard; returns None or why there is none, and remarks on the clip."""
+    remarks: list[str] = []
+    with storing(within=job.folder), caching():
+        try:
+            frames, fps = _frames(job.source, job.preparation, remarks.append)
+            _write(job, frames, fps)
+        except (StoreError, OutputError, UsageError):
+            raise
+        except DreamposeError as error:
+            if isinstance(error, NoPersonError):  # an estimator has seen every frame of it: once is enough
+                text = json.dumps({"clip": job.source.name, "reason": str(error)})
+                write_text(job.folder / f"{job.key}{BAD_SUFFIX}", text)
+            return str(error), remarks
+    return None, remarks
+
+
+@contextmanager
+def caching() -> Iterator[None]:
+    """What cannot be written in here is written into the cache: StoreError in place of OutputError."""
+    try:
+        yield
+    except OutputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise store_error(error.__cause__, "write") from error
+        raise
+
+
+def _write(job: _Job, frames: Iterator[tuple[np.ndarray, np.ndarray]], fps: float) -> None:
+    """The frames, pictures uint8 (H, W, 3) with poses float32 (3, H, W) of any size, as a shard."""
+    how, name, shown = job.preparation, job.source.name, False
+    writer = ShardWriter(job.folder / f"{job.key}{SUFFIX}", how.resolution, fps, job.source.ordered)
+    try:
+        for picture, pose in frames:
+            if abs(pose.shape[1] / pose.shape[2] * picture.shape[1] / picture.shape[0] - 1) > 0.03:
+                raise TrainingError(
+                    f"its poses are {pose.shape[2]}x{pose.shape[1]} and its pictures {picture.shape[1]}x{picture.shape[0]}: "
+                    "poses of another clip?"
+                )
+            fitted = fit_pose(pose, how.resolution, how.fit, how.resize)
+            packed = np.concatenate([fitted[:1], np.rint(fitted[1:] * 255)]).astype(np.uint8)
+            shown = shown or bool(packed[1:].any())
+            writer.add(np.ascontiguousarray(fit_picture(picture, how.resolution, how.fit)), packed)
+        if len(writer.offsets) == 1:
+            raise MediaError(f"{job.source.files()[0]} has no frames.")
+        if not shown:
+            raise NoPersonError(f"the poses of {name} show nobody.")
+        writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def _frames(source: Source, how: Preparation, remark: Note) -> tuple[Iterator[tuple[np.ndarray, np.ndarray]], float]:
+    """A clip's pictures with their poses, one by one, and its frame rate."""
+    if source.pictures:
+        return _pictures(source, how, remark), 30.0
+    frames = media.open_frames(source.frames)
+    if source.poses is not None:
+        sequence = open_poses(source.poses, fps=frames.fps)
+    else:
+        from ..poses.extraction import poses_of
+
+        sequence = poses_of(source.frames, estimator=how.estimator, device=how.device, note=remark)[0]
+    _require_parts(sequence, source.poses, how)
+    return _joined(source, frames, sequence), sequence.fps
+
+
+def _joined(
+    source: Source, frames: media.FrameSource, sequence: PoseSequence
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    with frames:
+        for count, picture in enumerate(frames):
+            if count >= len(sequence):
+                raise TrainingError(f"{source.frames} has more frames than its poses ({len(sequence)}).")
+            yield picture, sequence.frame(count)
+
+
+def _pictures(source: Source, how: Preparation, remark: Note) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Single pictures, each with its own poses; one without a person is left out."""
+    for path, poses in source.pictures:
+        try:
+            picture = media.read_photo(path)
+            if poses is not None:
+                sequence = open_poses(poses)
+                _require_parts(sequence, poses, how)
+                pose = sequence.frame(0)
+            else:
+                pose = estimate_photo(picture, path, how.estimator, how.device)
+        except (MediaError, PoseError) as error:
+            remark(f"{path.name} of {source.name} left out: {error}")
+            continue
+        yield picture, pose
+
+
+def _require_parts(sequence: PoseSequence, poses: Path | None, how: Preparation) -> None:
+    if how.parts and not sequence.has_parts:
+        raise TrainingError(f"{poses} knows no body parts, which this base needs; leave the poses to an estimator.")
+
+
+# ---- room
+
+
+def _require_room(jobs: list[_Job], folder: Path, how: Preparation) -> None:
+    """TrainingError where the clips will not fit on the disk, as far as a few of them tell."""
+    pixels = how.resolution[0] * how.resolution[1]
+    frame = 3 * pixels * (PACKED_PICTURE + PACKED_POSE)
+    sources = [job.source for job in jobs]
+    needed = frame * _count_frames(sources) + _estimates(sources)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise TrainingError(
+            f"preparing {len(jobs)} clips needs about {amount(needed)} in {folder.parent}, where {amount(free)} are free; "
+            "make room (`dreampose cache prune`), set DREAMPOSE_CACHE to a folder on another disk, or give fewer clips."
+        )
+
+
+def amount(size: float) -> str:
+    """So many bytes, in words."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _estimates(sources: list[Source]) -> float:
+    """About how many bytes the estimated poses of clips take, which are kept beside their shards."""
+    sources = [source for source in sources if source.frames is not None and source.poses is None]
+    pixels = []
+    for source in sources[:: max(1, len(sources) // SAMPLED)][:SAMPLED]:
+        with suppress(DreamposeError), media.open_frames(source.frames) as found:
+            pixels.append(found.size[0] * found.size[1])
+    return 6 * PACKED_ESTIMATE * _count_frames(sources) * sum(pixels) / len(pixels) if pixels else 0.0
+
+
+def _count_frames(sources: list[Source]) -> float:
+    """About how many frames there are. Videos are probed, but only a few of them: the rest by their size."""
+    counted = sum(len(source.pictures) for source in sources)
+    folders = [s.frames for s in sources if s.frames is not None and s.frames.is_dir()]
+    counted += sum(sum(1 for p in folder.iterdir() if p.suffix.lower() in PICTURES) for folder in folders)
+    videos = [s.frames for s in sources if s.frames is not None and not s.frames.is_dir()]
+    if not videos:
+        return counted
+    frames = bytes_ = 0
+    for path in videos[:: max(1, len(videos) // SAMPLED)][:SAMPLED]:
+        try:
+            found = media.open_frames(path)
+        except DreamposeError:
+            continue  # it is named when its turn comes
+        with found:
+            frames += found.length or 0
+            bytes_ += path.stat().st_size
+    return counted + (sum(path.stat().st_size for path in videos) * frames / bytes_ if bytes_ else 0)
+
+
+def _address_or_none(source: Source, preparation: Preparation) -> str | None:
+    try:
+        return address(source, preparation)
+    except OSError:
+        return None
+
+
+def _stamp(path: Path) -> list[Any]:
+    stat = path.stat()
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
