@@ -1,6 +1,7 @@
 """The public Python interface: its names, its cost, its example, and what is decided before torch is imported."""
 
 import importlib
+import pickle
 import re
 import shutil
 import subprocess
@@ -29,6 +30,17 @@ def test_names_stay_functions_when_their_rooms_are_imported():
     importlib.import_module("dreampose_cli.poses.extraction")
     importlib.import_module("dreampose_cli.workflows.tune")
     assert callable(dreampose_cli.tune) and callable(dreampose_cli.extract_poses)
+
+
+def test_errors_carry_facts(tmp_path):
+    (tmp_path / "there.mp4").write_bytes(b"x")
+    options = dreampose_cli.RenderOptions(["dance.mp4"], tmp_path / "there.mp4")
+    with pytest.raises(dreampose_cli.DreamposeError, match="exists already") as caught:
+        dreampose_cli.render(options)
+    assert caught.value.path == tmp_path / "there.mp4" and caught.value.facts == {"path": caught.value.path}
+    assert not hasattr(caught.value, "checkpoint")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value) and again.path == caught.value.path
 
 
 def loaded_by(code: str, *more: str) -> set[str]:

@@ -32,9 +32,22 @@ _FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class DreamposeError(Exception):
-    """Base of all errors of this package; its text is one clear sentence for the user."""
+    """Base of all errors of this package; its text is one clear sentence for the user.
+
+    facts: what a caller may want to know without reading the sentence, as attributes (each kind says which it has).
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", **facts: object) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+    def __getattr__(self, name: str) -> object:
+        facts = self.__dict__.get("facts", {})
+        if name in facts:
+            return facts[name]
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 
 
 class UsageError(DreamposeError):
@@ -98,11 +111,11 @@ class OutputError(DreamposeError):
 
 
 class OutputExistsError(OutputError):
-    """The result exists already and overwriting was not asked for."""
+    """The result exists already, at `path`, and overwriting was not asked for."""
 
     @classmethod
     def at(cls, path) -> OutputExistsError:
-        return cls(f"{path} exists already; add --overwrite to replace it, or choose another -o.")
+        return cls(f"{path} exists already; add --overwrite to replace it, or choose another -o.", path=path)
 
 
 def sentence(problem: BaseException) -> str:
