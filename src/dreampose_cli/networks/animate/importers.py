@@ -255,14 +255,17 @@ def _require_same_shape(folder: Path, unet: nn.Module) -> None:
     keys = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim",
             "cross_attention_dim", "norm_num_groups", "norm_eps", "act_fn", "use_linear_projection")  # fmt: skip
     for key in keys:
-        theirs, ours = there.get(key), here.get(key)
-        theirs, ours = (tuple(each) if isinstance(each, list) else each for each in (theirs, ours))
-        if key == "attention_head_dim" and isinstance(ours, tuple) and len(set(ours)) == 1:
-            ours = ours[0]
+        theirs, ours = _plain(there.get(key)), _plain(here.get(key))
         if ours is not None and theirs != ours:
             raise BaseError(
                 f"{folder}/config.json says {key} {theirs}, Stable Diffusion's UNet {ours}; they do not match."
             )
+
+
+def _plain(value: Any) -> Any:
+    """A setting for each level as one where all levels are alike."""
+    value = tuple(value) if isinstance(value, list | tuple) else value
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
 def _built(
@@ -307,7 +310,7 @@ def _publish(
         wrong += [f"{part.file.name}: {'; '.join(found)}"] if found else []
     if wrong:
         raise BaseError(f"the weights in {source.weights} do not fit; nothing was imported. {'. '.join(wrong)}.")
-    side = parts["unet"].module.config.sample_size * scale_factor(parts["vae"].module)
+    side = (parts["unet"].module.config.sample_size or 64) * scale_factor(parts["vae"].module)
     height, width = (round(length * side / 512 / 8) * 8 for length in config.resolution)
     licence = f"{origin}; {pretrained.SD_LICENCE} for what descends from Stable Diffusion"
     config = dataclasses.replace(
