@@ -14,6 +14,7 @@ import typer
 from ..errors import UsageError
 from ..names import (
     DTYPES,
+    FACINGS,
     GUIDANCE_RANGE,
     MEMORIES,
     SAMPLERS,
@@ -145,9 +146,20 @@ Name = Annotated[
 Estimator = Annotated[
     str | None,
     typer.Option(
-        "--estimator", metavar="NAME", help="mini, r50, r101 or a file; mini knows mannequins.", show_default=FROM_BASE
+        "--estimator", metavar="NAME", help="mini (mannequins), r50, r101, dwpose, doodle, or a file.", show_default=FROM_BASE
     ),
 ]
+Facing = Annotated[
+    str,
+    typer.Option(
+        "--facing",
+        metavar="SIDE",
+        help="Doodles: front, or back.",
+        callback=one_of("side", FACINGS),
+        autocompletion=lambda: list(FACINGS),
+    ),
+]
+Interpolate = Annotated[int, whole("--interpolate", "N", "Doodles: frames from each to the next.", 0, 1000)]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run a TorchScript --estimator: it is code. Remembered.")]
 LearningRate = Annotated[
     float | None,

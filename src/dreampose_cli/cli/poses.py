@@ -25,7 +25,7 @@ def poses(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="poses, or for a folder iuv or dreampose.",
+            help="poses, or for a folder iuv, dreampose or openpose.",
             callback=options.one_of("format", POSE_FORMATS),
             autocompletion=lambda: list(POSE_FORMATS),
         ),
@@ -43,6 +43,8 @@ def poses(
         str | None,
         typer.Option("--size", metavar="WxH", help="Size of the pictures of a dump.", show_default="found"),
     ] = None,
+    facing: options.Facing = "front",
+    interpolate: options.Interpolate = 0,
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
@@ -64,6 +66,7 @@ def poses(
       dreampose poses dance.mp4 -o dance.poses --preview look.mp4
       dreampose poses frames/ -o dance.poses --fps 12 --start 2 --end 8
       dreampose poses dance.mp4 -o iuv/ --format iuv --estimator r50
+      dreampose poses doodles.png -o dance.poses --estimator doodle --interpolate 8 --preview look.mp4
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
@@ -81,6 +84,8 @@ def poses(
         start=start,
         end=end,
         preview=preview,
+        facing=facing,
+        interpolate=interpolate,
         device=device,
         dtype=dtype,
         overwrite=overwrite,

@@ -92,6 +92,10 @@ def render(
     pose_pictures: Annotated[
         bool, typer.Option("--pose-pictures", help="--poses are drawn poses, to be taken as they are.")
     ] = False,
+    estimator: options.Estimator = None,
+    trust_code: options.TrustCode = False,
+    facing: options.Facing = "front",
+    interpolate: options.Interpolate = 0,
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
@@ -124,9 +128,11 @@ def render(
       dreampose render --poses a.mp4 --poses b.mp4 -o videos/
       dreampose render --poses pose.png -o still.png --photo photo.jpg
       dreampose render --poses dance.mp4 -o out.mp4 --photo me.jpg --base magic
+      dreampose render --poses doodles.png -o dance.mp4 --estimator doodle --interpolate 8
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
+    options.trust_estimator(estimator, trust_code)
     _check_together(poses, output, subject, photo, photo_pose)
     asked = RenderOptions(
         poses,
@@ -148,6 +154,9 @@ def render(
         seed=seed,
         noise=noise,
         align=align,
+        estimator=estimator,
+        facing=facing,
+        interpolate=interpolate,
         fps=fps,
         start=start,
         end=end,

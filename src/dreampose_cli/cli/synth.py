@@ -18,6 +18,10 @@ def synth(
         int | None,
         options.whole("--test-subjects", "N", "How many of them go to test/.", 0, default="an eighth"),
     ] = None,
+    doodles: Annotated[
+        int | None,
+        options.whole("--doodles", "N", "Draw N doodles (stick figures) in place of clips.", 1, default="none"),
+    ] = None,
     frames: Annotated[int, options.whole("--frames", "F", "Frames in each clip.", 1)] = 24,
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="Width and height in pixels.")] = "128x160",
     seed: options.Seed = 0,
@@ -37,9 +41,24 @@ def synth(
     Examples:
       dreampose synth clips/ --subjects 200 --seed 7
       dreampose synth clips/ --subjects 2000 --frames 12 --png --workers 4
+      dreampose synth doodles/ --doodles 4700 --test-subjects 200
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     height, width = options.pixels(size)
+    if doodles is not None:
+        from ..mannequins.doodle_dataset import write_doodles
+
+        with out.progress(None, "drawing") as progress:
+            write_doodles(
+                folder,
+                doodles=doodles,
+                test_doodles=test_subjects,
+                seed=seed,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        out.result(folder, {"path": folder, "doodles": doodles, "seed": seed})
+        return
     from ..mannequins.dataset import write_dataset
 
     with out.progress(None, "drawing") as progress:

@@ -55,7 +55,7 @@ def train(
             "--preset",
             "preset",
             PRESETS,
-            "mini, new or from --base; paper, from --base; estimator.",
+            "mini, new or from --base; paper, from --base; estimator; doodle.",
             "mini, with --base paper",
         ),
     ] = None,
@@ -183,6 +183,7 @@ def train(
       dreampose train clips/ -o my-base --resume
       dreampose train clips/ -o better --base my-base --preset mini
       dreampose train videos/ -o people --base CompVis/stable-diffusion-v1-4
+      dreampose train doodles/ -o my-reader --preset doodle
     """
     if local_rank() > 0:  # of the processes on one machine, one speaks
         quiet, verbose = True, False
@@ -226,6 +227,8 @@ def train(
     )
     from ..workflows.train import train as train_base
 
+    if preset == "doodle":
+        from ..workflows.train_doodle import train_doodle_reader as train_base
     try:
         with out.progress(None, "training") as progress:
             trained = train_base(asked, progress=progress, note=out.note)

@@ -139,6 +139,12 @@ def load_estimator(
     dtype: what it computes in, "float32", "float16" or "bfloat16". size (the short side it sees) and person (which of
     several) are DensePose's, see `load_densepose`; UsageError with the others. Raises PoseError if it cannot be had.
     """
+    if name == "dwpose":
+        from .dwpose import load_dwpose
+
+        if size is not None:
+            raise UsageError("--estimator-size is for DensePose; dwpose has a size of its own.")
+        return load_dwpose(str(device), person, note)
     if name in FILES or (name not in BASE_ESTIMATORS and (Path(name).suffix.lower() == SUFFIX or Path(name).is_file())):
         return load_densepose(name, device, size, person, dtype, note=note, progress=progress)
     folder = bundled_estimator() if name == "mini" else Path(name)

@@ -7,6 +7,7 @@ averaged, since two parts have no part between them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import queue
@@ -32,6 +33,9 @@ from .files import (
     write_dreampose_folder,
     write_iuv_folder,
 )
+from .keypoint_files import KeypointWriter, write_openpose_folder
+from .label_pictures import ControlPictureReader, recognise
+from .posed_mannequin import in_kind
 from .sequence import PoseSequence, subsequence
 from .tracking import Ranges, count_of, describe_ranges, ranges_of
 
@@ -69,14 +73,17 @@ def extract(
     dtype: str = "auto",
     overwrite: bool = False,
     preview: Path | None = None,
+    facing: str = "front",
+    interpolate: int = 0,
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> ExtractionResult:
     """Write the poses of `source` (video, picture, folder of frames, or pose file) into the pose file `output`.
 
-    format: "poses" for a `.poses` file, "iuv" for a folder of IUV pictures, "dreampose" for one of the official code's
-    files. The rest as `poses_of`. Memory does not grow with the clip. Raises MediaError, PoseError, NoPersonError,
-    UsageError, OutputError.
+    format: "poses" for a `.poses` file of DensePose or of keypoints, as they were found; "iuv" for a folder of IUV pictures,
+    "dreampose" for one of the official code's files, both of a mannequin in the pose where keypoints were found; "openpose"
+    for a folder of OpenPose's JSON. The rest as `poses_of`. Memory does not grow with the clip. Raises MediaError, PoseError,
+    NoPersonError, UsageError, OutputError.
     """
     check_choice("format", format, POSE_FORMATS)
     output = Path(output)
@@ -97,6 +104,9 @@ def extract(
         end=end,
         device=device,
         dtype=dtype,
+        kind={"poses": None, "openpose": "keypoints"}.get(format, "densepose"),
+        facing=facing,
+        interpolate=interpolate,
         progress=progress,
         note=note,
     )
@@ -106,15 +116,23 @@ def extract(
         write_iuv_folder(output, sequence, overwrite=overwrite)
     elif format == "dreampose":
         write_dreampose_folder(output, sequence, overwrite=overwrite)
+    elif format == "openpose":
+        write_openpose_folder(output, sequence, overwrite=overwrite)
     elif not copy_poses(sequence, output, source=Path(source).name, estimator=used):
-        with PoseWriter(
-            output, sequence.size, sequence.fps, has_parts=sequence.has_parts, source=Path(source).name, estimator=used
-        ) as writer:
+        with _writer(output, sequence, Path(source).name, used) as writer:
             for frame in sequence:
                 writer.append(frame)
     if preview is not None:
         write_preview(sequence, preview, overwrite)
     return ExtractionResult(output, len(sequence), sequence.fps, sequence.size, used, count_of(gaps), gaps)
+
+
+def _writer(path: Path, like: PoseSequence | media.FrameSource, source: str, estimator: str | None, kind: str = ""):
+    """What writes frames of one kind into a `.poses` file of this size and rate."""
+    if (kind or getattr(like, "kind", "densepose")) == "keypoints":
+        return KeypointWriter(path, like.size, like.fps, source=source, estimator=estimator)
+    parts = getattr(like, "has_parts", True)
+    return PoseWriter(path, like.size, like.fps, has_parts=parts, source=source, estimator=estimator)
 
 
 def _check_place(output: Path, format: str, overwrite: bool) -> None:
@@ -135,10 +153,12 @@ def _check_place(output: Path, format: str, overwrite: bool) -> None:
 
 
 def write_preview(sequence: PoseSequence, path: Path, overwrite: bool = False) -> None:
-    """The poses as a coloured video or picture."""
+    """The poses as a coloured video or picture; of keypoints the skeleton on black, as networks see it."""
+    from .skeleton_picture import draw_skeleton
     from .visualize import colour
 
-    media.write_frames(path, (colour(frame) for frame in sequence), fps=sequence.fps, overwrite=overwrite)
+    draw = functools.partial(draw_skeleton, size=sequence.size) if sequence.kind == "keypoints" else colour
+    media.write_frames(path, (draw(frame) for frame in sequence), fps=sequence.fps, overwrite=overwrite)
 
 
 def poses_of(
@@ -155,6 +175,9 @@ def poses_of(
     at_least: float | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    kind: str | None = "densepose",
+    facing: str = "front",
+    interpolate: int = 0,
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> tuple[PoseSequence, str | None, Ranges]:
@@ -163,15 +186,27 @@ def poses_of(
     fps resamples, or says how many frames of a source without a rate (pictures, npy and IUV folders, dumps) make a
     second; start and end are seconds. Only these frames are estimated. estimator_size and person are for the
     estimator (`load_estimator`), as is dtype, "auto" being float32; person and size, (height, width), for dumps
-    (`open_poses`). For pose windows, which
+    (`open_poses`). kind: "densepose" or "keypoints", what is needed, or None for what there is; keypoints become DensePose
+    by a mannequin that takes their pose. facing and interpolate are for doodles (`read_doodles`). For pose windows, which
     look beyond a part, the sequence's `origin` reaches `around` seconds further and has at least the rate `at_least`.
     """
     source = Path(source)
+    if estimator != "doodle" and (facing != "front" or interpolate):
+        raise UsageError("--facing and --interpolate are for drawings; add --estimator doodle or leave them out.")
+    if is_doodle_reader(estimator) and not is_pose_source(source):
+        from .doodle import read_doodles
+
+        if size is not None or person is not None or estimator_size is not None:
+            raise UsageError("--size, --person and --estimator-size say nothing about drawings; leave them out.")
+        reader = None if estimator == "doodle" else Path(estimator)
+        found = read_doodles(source, reader=reader, facing=facing, between=interpolate, fps=fps, note=note)
+        sequence = in_kind(subsequence(found, None, start, end), kind, str(source))
+        return sequence, found.estimator, []
     if is_pose_source(source):
         sequence = open_poses(source, fps=fps, size=size, person=person)
         for remark in sequence.remarks if note else ():
             note(remark)
-        return subsequence(sequence, fps, start, end), None, sequence.gaps
+        return in_kind(subsequence(sequence, fps, start, end), kind, str(source)), None, sequence.gaps
     if size is not None:
         raise UsageError(f"{source} knows its own size; --size is for dumps of detectron2.")
     from ..device import pick_device
@@ -185,15 +220,22 @@ def poses_of(
     last = None if end is None else end + around
     frames = media.open_frames(source, fps=rate, start=first or None, end=last)
     with frames:
-        model = load_estimator(
-            estimator,
-            pick_device(device),
-            size=estimator_size,
-            person=person,
-            dtype=number,
-            note=note,
-            progress=progress,
-        )
+        if _shows_labels(source, rate, first):
+            model = ControlPictureReader(str(source))
+            if note:
+                note(
+                    f"{source} is a control picture (viridis on part labels): its labels are read, U and V are unknown."
+                )
+        else:
+            model = load_estimator(
+                estimator,
+                pick_device(device),
+                size=estimator_size,
+                person=person,
+                dtype=number,
+                note=note,
+                progress=progress,
+            )
         settings = {"estimator": model.revision, "size": estimator_size, "person": person}
         if number != "float32":
             settings["dtype"] = number
@@ -221,7 +263,19 @@ def poses_of(
     sequence = open_poses(path)
     if (rate, first, last) != (fps, start or 0, end):
         sequence = subsequence(sequence, fps, (start or 0) - first, None if end is None else end - first)
-    return sequence, model.name, gaps
+    return in_kind(sequence, kind, str(source)), model.name, gaps
+
+
+def is_doodle_reader(estimator: str) -> bool:
+    """Whether an estimator reads drawings: the one that ships, or a folder made by `train --preset doodle`."""
+    return estimator == "doodle" or (Path(estimator) / "doodle.json").is_file()
+
+
+def _shows_labels(source: Path, rate: float | None, first: float) -> bool:
+    """Whether the first frame is a control picture. Raises PoseError for labels in another palette."""
+    with media.open_frames(source, fps=rate, start=first or None) as frames:
+        picture = next(iter(frames), None)
+    return picture is not None and recognise(picture, str(source))
 
 
 def gaps_in_words(gaps: Ranges, source: Path | str) -> str:
@@ -274,13 +328,18 @@ def read_ahead(frames: Iterable[np.ndarray], depth: int = READ_AHEAD) -> Generat
 
 
 def _estimate(model, frames: media.FrameSource, source: Path, path: Path, progress: Progress | None) -> None:
-    from .estimator import has_person
+    kind = getattr(model, "kind", "densepose")
+    if kind == "keypoints":
+        from .keypoints import shows_somebody as is_somebody
+    else:
+        from .estimator import has_person
 
+        is_somebody = functools.partial(has_person, least=model.least_person)
     done = 0
     gaps: list[int] = []
     last: np.ndarray | None = None
     with (
-        PoseWriter(path, frames.size, frames.fps, source=source.name, estimator=model.name) as writer,
+        _writer(path, frames, source.name, model.name, kind) as writer,
         closing(read_ahead(frames)) as pictures,
     ):
         waiting = (
@@ -294,7 +353,7 @@ def _estimate(model, frames: media.FrameSource, source: Path, path: Path, progre
         for pose in model.stream(pictures):
             if progress:
                 progress(done + 1, frames.length, "poses")
-            if has_person(pose, model.least_person):
+            if is_somebody(pose):
                 if last is not None:
                     fill(last, (waiting + 1) // 2)  # of two equally near the earlier one
                 fill(pose, waiting // 2 if last is not None else waiting)

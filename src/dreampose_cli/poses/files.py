@@ -28,6 +28,7 @@ from ..media.atomic import atomic_folder, atomic_path
 from ..media.files import list_files
 from .detectron2_dump import SUFFIXES as DUMP_SUFFIXES
 from .detectron2_dump import DumpPoses
+from .keypoint_files import holds_keypoints, is_openpose, read_keypoints, read_openpose
 from .sequence import PARTS, PoseSequence, subsequence
 
 __all__ = [
@@ -156,16 +157,20 @@ def open_poses(
                 return _NpyPoses(source, [source], rate)
             if source.suffix.lower() == ".png":
                 return _IuvPoses(source, [source], rate)
-            return _ZipPoses(source)
+            if source.suffix.lower() == ".json":
+                return read_openpose(source, rate)
+            return read_keypoints(source) if holds_keypoints(source) else _ZipPoses(source)
         if arrays := _arrays(source):
             return _NpyPoses(source, arrays, rate)
         if pictures := list_files(source, {".png"}):
             return _IuvPoses(source, pictures, rate)
+        if is_openpose(source):
+            return read_openpose(source, rate)
     except OSError as error:
         raise PoseError(f"{path} cannot be read: {error.strerror or 'it is damaged'}; check the file.") from error
     raise PoseError(
-        f"{path} holds no poses; give a .poses file, a folder of frame_N_densepose.npy files or of IUV pictures (PNG), "
-        "or a video to take the poses from."
+        f"{path} holds no poses; give a .poses file, a folder of frame_N_densepose.npy files, of IUV pictures (PNG) or "
+        "of OpenPose's JSON, or a video to take the poses from."
     )
 
 
@@ -175,10 +180,12 @@ def is_pose_source(path: str | os.PathLike) -> bool:
     try:
         if source.is_dir():
             pictures = list_files(source, {".png"})
-            return bool(_arrays(source)) or (bool(pictures) and len(_channel_orders(pictures)) == 1)
+            return (
+                bool(_arrays(source)) or is_openpose(source) or (bool(pictures) and len(_channel_orders(pictures)) == 1)
+            )
         if source.suffix.lower() == ".png":
             return len(_channel_orders([source])) == 1
-        known = (".poses", ".npy", *DUMP_SUFFIXES)
+        known = (".poses", ".npy", ".json", *DUMP_SUFFIXES)
         return source.is_file() and (source.suffix.lower() in known or zipfile.is_zipfile(source))
     except (OSError, PoseError):
         return False

@@ -21,13 +21,15 @@ PARTS = 24  # body parts of DensePose; 0 is the background
 class PoseSequence(ABC):
     """Pose frames of one size at a constant rate, with random access; subclasses read them from where they are.
 
-    size: (height, width). fps: frames per second. has_parts: False where the source knows no body parts (the files of
+    kind: "densepose", or "keypoints", whose frames are (130, 3) (`keypoints.py`). size: (height, width). fps: frames per
+    second. has_parts: False where the source knows no body parts (the files of
     the official DreamPose), then plane 0 is zero everywhere. source: what it was made from, in words.
     remarks: sentences the user should read about it. gaps: ranges of frames, first and last, that showed nobody where
     they come from, so that the nearest frame stands in. numbers: of each frame, where the source numbers its frames and
     leaves some out.
     """
 
+    kind: str = "densepose"
     remarks: tuple[str, ...] = ()
     gaps: list[tuple[int, int]] = []
     numbers: list[int] | None = None
@@ -43,7 +45,8 @@ class PoseSequence(ABC):
 
     @abstractmethod
     def frame(self, i: int) -> np.ndarray:
-        """Pose frame `i`, 0 <= i < len: float32 (3, H, W), a fresh array. Raises PoseError if it cannot be read."""
+        """Pose frame `i`, 0 <= i < len: float32 (3, H, W), or (130, 3) of keypoints; a fresh array.
+        Raises PoseError if it cannot be read."""
 
     def __len__(self) -> int:
         return self._length
@@ -77,7 +80,7 @@ class _Part(PoseSequence):
 
     def __init__(self, whole: PoseSequence, first: int, length: int, fps: float) -> None:
         super().__init__(length, whole.size, fps, has_parts=whole.has_parts, source=whole.source)
-        self._whole, self._first = whole, first
+        self._whole, self._first, self.kind = whole, first, whole.kind
         if whole.numbers is not None and fps == whole.fps:
             self.numbers = [whole.numbers[self._shown(i)] for i in range(length)]
 

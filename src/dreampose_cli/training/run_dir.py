@@ -22,6 +22,7 @@ from .preparation import amount
 
 # What a run leaves in its folder: a folder that holds anything else is never cleared or written over.
 STARTED = {"checkpoints", "validation", "logs", "partial", "scheduler", CONFIG_FILE, ESTIMATOR_CONFIG, ESTIMATOR_FILE}
+STARTED |= {"doodle.json", "doodle.safetensors"}
 STARTED |= {name for family in FAMILIES for name in settings_class(family)().modules}
 OWN = STARTED | {CARD_FILE, STRIP_FILE}
 

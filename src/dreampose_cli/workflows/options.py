@@ -69,6 +69,9 @@ class RenderOptions:
     seed: int = 0
     noise: str = "shared"
     align: str = "auto"
+    estimator: str | None = None
+    facing: str = "front"
+    interpolate: int = 0
     fps: float | None = None
     start: float | None = None
     end: float | None = None
@@ -87,9 +90,9 @@ class RenderOptions:
 class PosesOptions:
     """A pose sequence to be written, from a video, a picture, a folder of frames, or poses in any known form.
 
-    format: "poses" for a .poses file, "iuv" or "dreampose" for a folder. estimator: None for the base's. estimator_size:
-    the short side DensePose sees, in pixels. person: follow the K-th largest. size: (height, width) of a dump's
-    pictures. preview: where to draw the poses as a video.
+    format: "poses" for a .poses file, "iuv", "dreampose" or "openpose" for a folder. estimator: None for the base's.
+    estimator_size: the short side DensePose sees, in pixels. person: follow the K-th largest. size: (height, width) of a dump's
+    pictures. preview: where to draw the poses as a video. facing and interpolate are for doodles.
     """
 
     source: Path
@@ -103,6 +106,8 @@ class PosesOptions:
     start: float | None = None
     end: float | None = None
     preview: Path | None = None
+    facing: str = "front"
+    interpolate: int = 0
     device: str = "auto"
     dtype: str = "auto"
     overwrite: bool = False

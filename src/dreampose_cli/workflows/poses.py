@@ -35,6 +35,8 @@ def poses(options: PosesOptions, *, progress: Progress | None = None, note: Note
         dtype=options.dtype,
         overwrite=options.overwrite,
         preview=options.preview,
+        facing=options.facing,
+        interpolate=options.interpolate,
         progress=progress,
         note=note,
     )

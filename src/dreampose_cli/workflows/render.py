@@ -265,7 +265,10 @@ def _poses(
     windows = config.poses
     return poses_of(
         source,
-        estimator=config.estimator,
+        estimator=options.estimator or config.estimator,
+        kind=getattr(windows, "kind", "densepose"),
+        facing=options.facing,
+        interpolate=options.interpolate,
         fps=options.fps,
         start=options.start,
         end=options.end,
