@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import svg_doodles
 from PIL import Image, ImageDraw
 
+import svg_doodles
 from dreampose_cli.errors import NoPersonError, PoseError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.doodle_dataset import doodle_seed

@@ -13,7 +13,7 @@ from .. import __version__
 from ..device import pick_device
 from ..errors import UsageError
 from ..media.atomic import atomic_path
-from ..networks.dreampose.network import save_module
+from ..networks.storage import save_module
 from ..poses.doodle import CONFIG_FILE, DOODLE_FILE, DoodleNet
 from ..reporting import Note, Progress, no_note
 from ..training.doodles import LIST, DoodleStore, DoodleTask, score
