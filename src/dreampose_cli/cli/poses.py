@@ -66,7 +66,7 @@ def poses(
       dreampose poses dance.mp4 -o dance.poses --preview look.mp4
       dreampose poses frames/ -o dance.poses --fps 12 --start 2 --end 8
       dreampose poses dance.mp4 -o iuv/ --format iuv --estimator r50
-      dreampose poses doodles.png -o dance.poses --estimator doodle --interpolate 8 --preview look.mp4
+      dreampose poses doodles.png -o d.poses --estimator doodle --interpolate 8
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)

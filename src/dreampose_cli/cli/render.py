@@ -128,7 +128,7 @@ def render(
       dreampose render --poses a.mp4 --poses b.mp4 -o videos/
       dreampose render --poses pose.png -o still.png --photo photo.jpg
       dreampose render --poses dance.mp4 -o out.mp4 --photo me.jpg --base magic
-      dreampose render --poses doodles.png -o dance.mp4 --estimator doodle --interpolate 8
+      dreampose render --poses doodles.png -o dance.mp4 --estimator doodle
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
