@@ -52,6 +52,15 @@ def adds_noise(sampler) -> bool:
     return str(sampler.config.get("algorithm_type", "")).startswith("sde")
 
 
+def noise_weights(sampler) -> tuple[Tensor, Tensor]:
+    """What latents and noise count in latents that are noised to the first timestep: two scalars, on the CPU.
+
+    diffusers' own `add_noise` searches the timestep on the latents' device, where that is a wait for the device.
+    """
+    one, zero, first = torch.ones(1), torch.zeros(1), sampler.timesteps[:1]
+    return sampler.add_noise(one, zero, first)[0], sampler.add_noise(zero, one, first)[0]
+
+
 def guide(branches: Tensor, weights: Sequence[float]) -> Tensor:
     """The predictions of k guidance branches (k, R, C, h, w) and their weights, which sum to one -> (R, C, h, w)."""
     return sum(weight * branch for weight, branch in zip(weights, branches, strict=True))

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..device import is_out_of_memory, release
 from ..errors import OutOfMemoryError, UsageError
 from ..networks.network import Branch, Condition, Network
-from ..sampling import clip_noise, derived_seed, guide, make_sampler, sample
+from ..sampling import clip_noise, derived_seed, guide, make_sampler, noise_weights, sample
 from .batch_plan import Portions
 
 ALL_LEVELS = (0.0, 1.0)
@@ -103,7 +103,8 @@ def start_latents(network: Network, prepared: Prepared, settings: RenderSettings
         return noise
     sampler = make_sampler(settings.sampler, network.schedule)
     sampler.set_timesteps(settings.steps)
-    return sampler.add_noise(prepared.start.float().expand_as(noise), noise, sampler.timesteps[:1].expand(count))
+    signal, spread = noise_weights(sampler)
+    return signal * prepared.start.float().expand_as(noise) + spread * noise
 
 
 @torch.inference_mode()
