@@ -197,3 +197,10 @@ def test_which_base_is_meant(mini, tmp_path, cache, monkeypatch):
     assert resolve_base("mini").name == "mini"
     with pytest.raises(BaseError, match="unknown base 'nobody'"):
         resolve_base("nobody")
+
+
+def test_the_null_image_is_the_same_whatever_the_layout_of_the_weights(mini):
+    expected = mini.null_photo()[1].clone()
+    mini.vae.to(memory_format=torch.channels_last)
+    assert torch.equal(mini.null_photo()[1], expected)
+    assert not mini.vae.encoder.conv_in.weight.is_contiguous()  # they lie as before

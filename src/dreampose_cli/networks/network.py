@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -330,6 +331,20 @@ class Network(ABC):
                 for part in module.modules():
                     if hasattr(part, "gradient_checkpointing"):
                         part.gradient_checkpointing = on
+
+
+@contextmanager
+def contiguous_layout(*modules: nn.Module) -> Iterator[None]:
+    """For a block the weights of convolutions lie in the contiguous layout, whatever they lay in; then they lie as before."""
+    usual = lambda p: p.stride() == torch.empty(p.shape, device="meta").stride()  # noqa: E731
+    lay = [module for module in modules if not all(usual(p) for p in module.parameters())]
+    for module in lay:
+        nn.Module.to(module, memory_format=torch.contiguous_format)
+    try:
+        yield
+    finally:
+        for module in lay:
+            nn.Module.to(module, memory_format=torch.channels_last)
 
 
 def scale_factor(vae: AutoencoderKL) -> int:

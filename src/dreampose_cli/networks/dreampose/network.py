@@ -20,7 +20,7 @@ from transformers import CLIPVisionModel
 from ...bases.config import BaseConfig
 from ...errors import BaseError
 from ...sampling import make_sampler
-from ..network import Branch, Network, Stage, Views, pictures_to_tensor, scale_factor
+from ..network import Branch, Network, Stage, Views, contiguous_layout, pictures_to_tensor, scale_factor
 from .adapter import ADAPTERS
 from .conditioning import DreamPoseCondition, DreamPoseReference, pose_channels, texture_inputs, unet_inputs
 from .prior import with_prior
@@ -126,7 +126,9 @@ class DreamPose(Network):
         clip = self.views(np.zeros((1, height, width, 3), np.uint8)).clip
         size = (width, height) if self.settings.photo.null_transposed else (height, width)
         zeros = torch.zeros(1, 3, *size, device=self.device)
-        return clip.to(self.device), self.encode(zeros)
+        # In channels_last, GroupNorm takes E[x^2] - E[x]^2, which of a picture that is the same everywhere is rounding.
+        with torch.no_grad(), contiguous_layout(self.vae.encoder, self.vae.quant_conv):
+            return clip.to(self.device), self.encode(zeros)
 
     def _tokens(self, clip: Tensor, latents: Tensor) -> Tensor:
         """c_I = A(c_CLIP, c_VAE): clip pixels (N, 3, s, s), latents (N, C, h, w) -> (N, T, D)."""
