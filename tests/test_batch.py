@@ -1,5 +1,6 @@
 """Batches without an engine: what is asked, the plan, what is skipped, the manifest, and the driver on fake workers."""
 
+import dataclasses
 import json
 import os
 import threading
@@ -460,6 +461,15 @@ def test_planning_stays_cheap_where_there_is_much(place, tiny_base, monkeypatch)
     made = plan(read_jobs("jobs.csv", "out", {"base": str(tiny_base)}))
     assert len(made.steps) == 4000 and time.monotonic() - started < 10
     assert threading.active_count() < 20
+
+
+def test_a_video_never_replaces_an_input(place, tiny_base):
+    jobs = jobs_of(["a.jpg"], ["x.mp4"], "out", {"base": str(tiny_base)})
+    for output in (place / "x.mp4", place / "a.jpg"):
+        with pytest.raises(OutputError, match="is an input of this command too"):
+            plan([dataclasses.replace(job, output=str(output)) for job in jobs], overwrite=True)
+    with pytest.raises(OutputError, match="would be replaced"):
+        plan([dataclasses.replace(job, output=f"{place}/") for job in jobs], overwrite=True)
 
 
 def test_engines_are_named(place, tiny_base):

@@ -87,7 +87,8 @@ def render(
         ),
     ] = None,
     start_noise: Annotated[
-        Path | None, typer.Option("--start-noise", metavar="FILE", help="Start from this noise: .npy, one for the clip.")
+        Path | None,
+        typer.Option("--start-noise", metavar="FILE", help="Start from this noise: .npy, one for the clip."),
     ] = None,
     pose_pictures: Annotated[
         bool, typer.Option("--pose-pictures", help="--poses are drawn poses, to be taken as they are.")

@@ -42,7 +42,9 @@ def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.
         for name in own_modules(config):
             module = nn.Module.to(kind.build(name, config, modules), dtype=dtype)  # diffusers' own `to` warns
             tensors = load_file(folder / config.network.module_files(name)[-1])
-            if any(tensor.is_meta for tensor in module.state_dict().values()):  # built without memory: they take its place
+            if any(
+                tensor.is_meta for tensor in module.state_dict().values()
+            ):  # built without memory: they take its place
                 module.load_state_dict({key: tensor.to(dtype) for key, tensor in tensors.items()}, assign=True)
             else:
                 module.load_state_dict(tensors)

@@ -20,7 +20,9 @@ VIRIDIS = np.array(
     np.uint8,
 )  # fmt: skip
 
-NEAR = 24  # sum of the differences of red, green and blue up to which a pixel has a colour of the map, after a video codec
+NEAR = (
+    24  # sum of the differences of red, green and blue up to which a pixel has a colour of the map, after a video codec
+)
 SHARE = 0.9  # of the pixels of a control picture have one: the rest are edges, which a codec blends
 
 

@@ -93,11 +93,13 @@ class Planner:
         progress: Callable[[int, int | None, str], None] | None = None,
     ) -> Plan:
         """The steps for `jobs`, or for those of part I of N. Raises OutputExistsError where a video of another request is
-        there and `overwrite` is not set, and whatever is wrong with an input."""
+        there and `overwrite` is not set, OutputError where one would replace an input, and whatever is wrong with an input."""
         jobs = list(jobs)
         if shard != (1, 1):
             jobs = [job for job in jobs if self._shard_of(job, shard[1]) == shard[0] - 1]
         plan = Plan(Path(folder), videos=len(jobs))
+        for job in jobs:
+            media.require_apart(job.output, [*job.photos, job.poses], replaced=job.output.endswith("/"))
         self.digests.of_all(path for job in jobs for path in (*job.photos, job.poses))
         foreign: list[str] = []
         for number, job in enumerate(jobs):
