@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -37,13 +38,15 @@ def render_sequence(
     side_by_side: bool = False,
     note: Note | None = None,
     on_step: Callable[[int], None] | None = None,
+    first: int = 0,
 ) -> Iterator[np.ndarray]:
-    """The frames for a pose sequence, uint8 (h, w, 3): at the base's resolution, without the padding of the photo."""
+    """The frames for a pose sequence from number `first` on, uint8 (h, w, 3): at the base's resolution, without the padding
+    of the photo."""
     rows, columns = subject.fit.box
-    windows = pose_windows(subject.model, sequence)
-    made = render_frames(subject.model, prepared, windows, settings, portions, on_step, note)
+    windows = itertools.islice(pose_windows(subject.model, sequence), first, None)
+    made = render_frames(subject.model, prepared, windows, settings, portions, on_step, note, first)
     config = subject.model.config
-    for i, frame in enumerate(made):
+    for i, frame in enumerate(made, start=first):
         frame = frame[rows, columns]
         if side_by_side:
             pose = fit_pose(sequence.frame(i), config.resolution, config.fit)[:, rows, columns]

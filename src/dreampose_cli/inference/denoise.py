@@ -178,14 +178,16 @@ def render_frames(
     portions: Portions,
     on_step: Callable[[int], None] | None = None,
     note: Callable[[str], None] | None = None,
+    first: int = 0,
 ) -> Iterator[np.ndarray]:
     """A stream of pose windows (n, 3, H, W) -> a stream of frames uint8 (H, W, 3), some at a time.
 
+    `first` is the number in the clip of the first window, which decides about its noise.
     Where the device's memory does not suffice for `portions`, they become smaller, and stay so. Raises OutOfMemoryError
     where it does not suffice for one row.
     """
     waiting: list[Tensor] = []
-    windows, first, more = iter(windows), 0, True
+    windows, more = iter(windows), True
     while more or waiting:
         while more and len(waiting) < portions.frames:
             window = next(windows, None)

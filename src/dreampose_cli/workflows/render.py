@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import media
+from .. import cache, media
 from ..bases.config import BaseConfig, read_config
+from ..bases.fingerprint import fingerprint
 from ..bases.registry import resolve_base
 from ..bases.schedule import check_steps, read_schedule
 from ..errors import MediaError, UsageError
 from ..media.credentials import SigningKey, read_signing_key
 from ..media.metadata import NOTICE
 from ..names import ALIGNMENTS, DTYPES, MEMORIES, NOISES, SAMPLERS, check_choice, check_device
-from ..poses.extraction import poses_of
+from ..poses.extraction import poses_of, source_digest
 from ..poses.files import is_pose_source
 from ..poses.sequence import PoseSequence
 from ..reporting import Note, Progress, no_note
@@ -85,6 +87,7 @@ def render(
     from ..inference.clip import counted, make_room, render_sequence
     from ..inference.compilation import PAYS_FROM, compile_blocks, require_compiler
     from ..inference.denoise import RenderSettings, prepare
+    from ..inference.kept_frames import kept_frames
     from ..inference.prefetch import ahead
     from ..networks.model_cache import Shelf
 
@@ -134,15 +137,22 @@ def render(
     for source, (sequence, _), alignment, target in zip(
         options.poses, placed, alignments, request.targets, strict=True
     ):
-        make = functools.partial(
-            render_sequence, subject, prepared, sequence, settings, portions, options.side_by_side, note
-        )
         label = f"frames of {Path(source).name}" if len(options.poses) > 1 else "frames"
         about = {"poses": Path(source).name, "align": options.align, "alignment": alignment, "crop": crop}
-        with contextlib.closing(ahead(make, 2 * portions.frames)) as frames:
+        depends = [metadata, about, _content(options, request, source), options.dtype, str(device)]
+        with contextlib.ExitStack() as stack:
+            key = cache.key("frames", depends, os.path.realpath(target))
+            # Frames that attend to their neighbours are computed with them, from the beginning.
+            key = key if subject.model.context.size == 1 else None
+            kept = stack.enter_context(kept_frames(key, portions.frames, note))
+            make = functools.partial(
+                render_sequence, subject, prepared, sequence, settings, portions, options.side_by_side, note,
+                first=kept.count,
+            )  # fmt: skip
+            fresh = stack.enter_context(contextlib.closing(ahead(make, 2 * portions.frames)))
             media.write_frames(
                 target,
-                counted(frames, len(sequence), label, progress),
+                counted(kept.then(fresh), len(sequence), label, progress),
                 fps=sequence.fps,
                 metadata={**metadata, **about},
                 audio_from=Path(source) if source in request.heard else None,
@@ -241,6 +251,14 @@ def output_paths(options: RenderOptions) -> list[Path | str]:
     for target in targets if folder.exists() else []:
         media.check_output(target, overwrite)
     return targets
+
+
+def _content(options: RenderOptions, request: Request, source: Path) -> list:
+    """What the frames of a source depend on besides the settings: contents, not names."""
+    photos = [cache.file_digest(path) for path in (options.photo, options.photo_pose) if path and Path(path).is_file()]
+    who = request.record.id if request.record is not None else photos
+    span = [options.fps, options.start, options.end, options.photo_index, options.side_by_side, options.compile]
+    return [who, fingerprint(request.home), source_digest(Path(source)), span]
 
 
 def _check_lengths(options: RenderOptions, request: Request, sequences: list[PoseSequence]) -> None:
