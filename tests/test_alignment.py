@@ -402,7 +402,7 @@ def test_a_subject_remembers_its_region(tiny_base, wide):
 
 
 def test_a_base_without_surface_uses_the_whole_photo_where_nobody_is_found(tmp_path):
-    photo = dataclasses.replace(MINI.network.photo, unet_channels="none")
+    photo = dataclasses.replace(MINI.network.photo, adapter="spatial", surface_code=False)
     plain = SimpleNamespace(
         config=dataclasses.replace(MINI, resolution=(48, 32), network=dataclasses.replace(MINI.network, photo=photo))
     )

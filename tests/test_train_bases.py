@@ -35,7 +35,7 @@ def tiny_mini(monkeypatch):
     """Bases from nothing are made at the size of the tiny clips."""
     config = dataclasses.replace(MINI, resolution=(48, 32))
     monkeypatch.setattr(starting, "MINI", config)
-    monkeypatch.setattr(starting, "build_mini", lambda seed, config=config: build_mini(seed, config))
+    monkeypatch.setattr(starting, "build_mini", lambda seed, config=config, vae=None: build_mini(seed, config, vae))
     return config
 
 
@@ -159,7 +159,7 @@ def test_without_a_test_list_nothing_is_scored(clips, tiny_base, tmp_path):
 ABLATIONS = {
     "one-pose": ({"pose_window": 1}, ("poses", "count", 1)),
     "uv": ({"pose_channels": "uv"}, ("network.pose", "channels", "uv")),
-    "clip-only": ({"clip_only": True, "unet_image_input": "none"}, ("network.photo", "vae_tokens", False)),
+    "clip-only": ({"clip_only": True}, ("network.photo", "vae_tokens", False)),
     "latents": ({"unet_image_input": "latents"}, ("network.photo", "unet_channels", "latents")),
 }
 
@@ -217,7 +217,7 @@ def test_changed_settings_are_refused_before_the_data_is_touched(clips, tiny_bas
     monkeypatch.setattr(phase1, "prepare_frames", lambda *_, **__: pytest.fail("the data was prepared"))
     with pytest.raises(TrainingError) as refused:
         phase1.train(TrainOptions(clips, out, max_steps=3, batch_size=3, seed=4, learning_rate=1e-4, **options))
-    for words in ("learning_rate was 0.0008 and is 0.0001", "batch_size was 2 and is 3", "seed was 0 and is 4"):
+    for words in ("learning_rate was 0.001 and is 0.0001", "batch_size was 2 and is 3", "seed was 0 and is 4"):
         assert words in str(refused.value)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from dreampose_cli.bases.config import read_config
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
-from dreampose_cli.training.denoising import DenoisingTask, Dropout, PairSource
+from dreampose_cli.training.denoising import DenoisingTask, Dropout, Pairing, PairSource
 from dreampose_cli.training.distributed import assemble
 from dreampose_cli.training.frames import prepare_frames
 from dreampose_cli.training.loop import LoopSettings, run
@@ -27,12 +27,12 @@ def trained(clips, crew, accumulate=1):
     base = build_mini(0, dataclasses.replace(MINI, resolution=SIZE))
     for module in base.modules.values():
         module.double()
-    base.adapter.texture.register_forward_pre_hook(lambda _, inputs: tuple(x.double() for x in inputs))
     frames = prepare_frames(clips, SIZE)
     torch.manual_seed(1)
     latents = torch.randn(len(frames.pictures), base.latent_channels, *base.latent_size)
-    source = PairSource(base, frames, frames.split("train"), lambda rows: latents[rows])
-    task = DenoisingTask(base, source, ("unet", "adapter", "image_encoder"), Dropout(0.2, 0.2, 0.2))
+    source = PairSource(base, frames, frames.split("train"), lambda rows: latents[rows], each=2)
+    learning, pairing = ("unet", "adapter", "image_encoder"), Pairing(2, 2.0, True)
+    task = DenoisingTask(base, source, learning, Dropout(0.2, 0.2, 0.2), pairing)
     result = run(task, dataclasses.replace(SETTINGS, accumulate=accumulate), crew=crew)
     weights = {f"{n}.{k}": v for n, m in task.modules.items() for k, v in m.state_dict().items()}
     return {**weights, "losses": torch.tensor(result.losses, dtype=torch.float64)}

@@ -11,6 +11,7 @@ from torch import nn
 
 from dreampose_cli.errors import DreamposeError, OutputError, OutputExistsError, TrainingError, UsageError
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+from dreampose_cli.networks.dreampose.settings import PhotoSettings
 from dreampose_cli.networks.storage import load_base
 from dreampose_cli.training import init as starting
 from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
@@ -226,14 +227,16 @@ def test_training_needs_clips(tmp_path):
         phase1.train(TrainOptions(tmp_path / "clips", tmp_path / "out", preset="huge"))
 
 
-def test_conditions_are_dropped_sample_by_sample():
-    base = build_mini(0, dataclasses.replace(MINI, resolution=(48, 32)))
+@pytest.mark.parametrize("photo", [MINI.network.photo, PhotoSettings(adapter="spatial", unet_channels="surface")])
+def test_conditions_are_dropped_sample_by_sample(photo):
+    network = dataclasses.replace(MINI.network, photo=photo)
+    base = build_mini(0, dataclasses.replace(MINI, resolution=(48, 32), network=network))
     count = 400
 
     class Source:
         def batch(self, rngs):
             n = len(rngs)
-            latents = torch.ones(n, 4, 12, 8)
+            latents = torch.ones(n, 8, 12, 8)
             pose = torch.zeros(n, 3, 48, 32)
             pose[:, 0, 8:40, 8:24] = 2
             pose[:, 1:, 8:40, 8:24] = 0.5
@@ -245,6 +248,7 @@ def test_conditions_are_dropped_sample_by_sample():
 
     def spy(noisy, timestep, condition, reference):
         seen.update(tokens=condition.tokens, pose=condition.pose, photo=condition.photo, null=condition.null_tokens)
+        seen.update(image=condition.image, code=condition.code)
         return noisy
 
     base.predict = spy
@@ -252,10 +256,13 @@ def test_conditions_are_dropped_sample_by_sample():
     with torch.no_grad():
         loaded = task.load([SampleRng.of(0, i) for i in range(count)])
         task.loss(loaded, 0, LoopSettings(steps=1, learning_rate=1, batch_size=count))
-    no_image = (seen["tokens"] - seen["null"]).abs().amax((1, 2)) < 1e-5
     no_pose = seen["pose"].abs().amax((1, 2, 3)) == 0
-    no_photo = seen["photo"].abs().amax((1, 2, 3)) == 0
+    if photo.surface_code:
+        no_image = seen["image"] == 0
+        assert torch.equal(no_pose, seen["code"].abs().amax((1, 2, 3)) == 0)
+    else:
+        no_image = (seen["tokens"] - seen["null"]).abs().amax((1, 2)) < 1e-5
+        assert torch.equal(seen["photo"].abs().amax((1, 2, 3)) == 0, no_image | no_pose)
     shares = [(no_image & ~no_pose), (~no_image & no_pose), (no_image & no_pose)]
     for share in shares:
         assert 0.02 < share.float().mean() < 0.09  # 5 % each; 400 samples have a standard deviation of 1.1 %
-    assert torch.equal(no_photo, no_image | no_pose)

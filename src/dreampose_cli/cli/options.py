@@ -146,7 +146,10 @@ Name = Annotated[
 Estimator = Annotated[
     str | None,
     typer.Option(
-        "--estimator", metavar="NAME", help="mini (mannequins), r50, r101, dwpose, doodle, or a file.", show_default=FROM_BASE
+        "--estimator",
+        metavar="NAME",
+        help="mini (mannequins), r50, r101, dwpose, doodle, or a file.",
+        show_default=FROM_BASE,
     ),
 ]
 Facing = Annotated[

@@ -158,6 +158,16 @@ class Network(ABC):
         """The module `name` that no library describes, without its trained weights, sized from those that are there."""
         raise BaseError(f"the family {config.family} has no module {name} of its own.")
 
+    @classmethod
+    def extends(cls, name: str, config: BaseConfig) -> bool:
+        """Whether the family adds parts of its own to the library's module `name`, which `extend` does."""
+        return False
+
+    @classmethod
+    def extend(cls, name: str, module: nn.Module) -> nn.Module:
+        """The library's module `name` with the parts that the family adds, without their trained weights; in place."""
+        return module
+
     # What it computes.
 
     @abstractmethod
@@ -181,7 +191,7 @@ class Network(ABC):
 
     @abstractmethod
     def condition(self, reference: Any, poses: Tensor) -> Condition:
-        """The condition of R frames: pose windows (R, n, 3, H, W) of one photo, or of R photos, one for each."""
+        """The condition of R frames: pose windows (R, n, 3, H, W) of one photo, or of N photos, R / N frames of each in turn."""
 
     @abstractmethod
     def branches(self, guidance: Mapping[str, float]) -> tuple[Branch, ...]:
@@ -345,6 +355,13 @@ def contiguous_layout(*modules: nn.Module) -> Iterator[None]:
     finally:
         for module in lay:
             nn.Module.to(module, memory_format=torch.channels_last)
+
+
+def each(values: Tensor, rows: int) -> Tensor:
+    """What belongs to N photos (N, ...) for `rows` frames, rows / N of each in turn: (rows, ...); of one photo without a copy."""
+    if len(values) in (1, rows):
+        return values.expand(rows, *[-1] * (values.ndim - 1))
+    return values.repeat_interleave(rows // len(values), dim=0)
 
 
 def scale_factor(vae: AutoencoderKL) -> int:

@@ -34,7 +34,9 @@ def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.
     try:
         schedule = read_schedule(folder)
         for name, place in config.network.modules.items():
-            if place:
+            if place and kind.extends(name, config):
+                modules[name] = load_extended(kind, name, find(place), folder, config, dtype)
+            elif place:
                 modules[name] = load_module(find(place), folder / name, dtype)
         processors = {
             name: find(place).from_pretrained(folder / name) for name, (place, _) in config.network.processors.items()
@@ -58,6 +60,16 @@ def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.
         return kind(config, in_order(config, modules), processors, schedule).to(device)
     except BaseError as error:
         raise BaseError(f"the base in {folder} contradicts itself: {error}") from error
+
+
+def load_extended(
+    family: type[Network], name: str, kind: type, folder: Path, config: BaseConfig, dtype: torch.dtype
+) -> nn.Module:
+    """A module of diffusers with parts of the family's own, whose weights the library's loading would leave out."""
+    described = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+    module = family.extend(name, kind.from_config(described))
+    module.load_state_dict(load_file(folder / config.network.module_files(name)[-1]))
+    return nn.Module.to(module, dtype=dtype)  # diffusers' own `to` warns for every cast
 
 
 def own_modules(config: BaseConfig) -> list[str]:

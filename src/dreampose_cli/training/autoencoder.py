@@ -22,7 +22,7 @@ class AutoencoderTask:
     channels of some pictures are permuted, which prevents it.
     """
 
-    def __init__(self, network: Network, frames: FrameStore, clips: list[Clip], crop: int = 80):
+    def __init__(self, network: Network, frames: FrameStore, clips: list[Clip], crop: int = 64):
         self.network, self.frames = network, frames
         self.crop = min(crop, *frames.pictures.shape[1:3])
         self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])

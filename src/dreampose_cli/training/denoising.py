@@ -29,7 +29,7 @@ from .preparation import caching
 @dataclass(frozen=True)
 class Batch:
     """B training samples: target (B, C, h, w), the latents that are predicted; windows (B, n, 3, H, W), the pose window of each
-    target, its own pose in the middle; views, the B photos that condition."""
+    target, its own pose in the middle; views, the N photos that condition, B / N targets each in turn."""
 
     target: Tensor
     windows: Tensor
@@ -86,18 +86,47 @@ class Dropout:
 NO_DROPOUT = Dropout(0.0, 0.0, 0.0)
 
 
+@dataclass(frozen=True)
+class Pairing:
+    """How phase 1 draws its samples and weighs them. The paper says nothing of the kind; the defaults are the plain choice.
+
+    targets_per_photo: targets that share a photo, whose tokens are then computed once. figure_weight: how often the squared
+    error on and around the figure counts. even_timesteps: whether neighbouring samples have timesteps spread evenly over the
+    schedule, which makes the loss less noisy, instead of independent ones.
+    """
+
+    targets_per_photo: int = 1
+    figure_weight: float = 1.0
+    even_timesteps: bool = False
+
+
+PLAIN = Pairing()
+GOLDEN = (5**0.5 - 1) / 2
+
+
 class DenoisingTask:
     """The denoiser and what conditions it; `modules` names what learns."""
 
-    def __init__(self, network: Network, source: Source, modules: Sequence[str], dropout: Dropout = NO_DROPOUT):
-        self.network, self.source, self.dropout = network, source, dropout
+    def __init__(
+        self,
+        network: Network,
+        source: Source,
+        modules: Sequence[str],
+        dropout: Dropout = NO_DROPOUT,
+        pairing: Pairing = PLAIN,
+    ):
+        self.network, self.source, self.dropout, self.pairing = network, source, dropout, pairing
         self.modules = network.learn(modules)
         self.schedule = make_sampler("ddim", network.schedule)
 
     def load(self, rngs: list[SampleRng]) -> tuple[Batch, NoiseSample]:
         shape = (self.network.latent_channels, *self.network.latent_size)
         timesteps = self.schedule.config.num_train_timesteps
-        return self.source.batch(rngs), NoiseSample.draw(rngs, shape, timesteps)
+        sample = NoiseSample.draw(rngs, shape, timesteps)
+        if self.pairing.even_timesteps:
+            even = [even_timestep(rng.seed, rng.index, timesteps) for rng in rngs]
+            sample = replace(sample, timesteps=torch.tensor(even))
+        return self.source.batch(rngs), sample
 
     def loss(self, loaded: tuple[Batch, NoiseSample], step: int, settings: LoopSettings) -> Tensor:
         """The squared error of predicting what was added to the targets, a mean over the samples; with it that of the network's
@@ -116,13 +145,35 @@ class DenoisingTask:
         )
         velocity = self.schedule.config.prediction_type == "v_prediction"
         goal = self.schedule.get_velocity(target, noise, timesteps) if velocity else noise
-        return F.mse_loss(prediction, goal) + regression
+        error = (prediction - goal).square()
+        if self.pairing.figure_weight != 1.0:
+            pose = batch.windows[:, batch.windows.shape[1] // 2].to(network.device)
+            weight = 1.0 + (self.pairing.figure_weight - 1.0) * near_figure(pose, network.vae_scale_factor)
+            error = error * (weight / weight.mean((2, 3), keepdim=True))
+        return error.mean() + regression
+
+
+def near_figure(pose: Tensor, factor: int, reach: int = 2) -> Tensor:
+    """Poses (B, 3, H, W) -> 1 in the latent cells that touch the body or lie within `reach` cells of it: (B, 1, h, w).
+
+    Hair and skirts are no part of a pose, and lie around it.
+    """
+    body = F.max_pool2d((pose[:, :1] > 0).float(), factor)
+    return F.max_pool2d(body, 2 * reach + 1, stride=1, padding=reach)
+
+
+def even_timestep(seed: int, index: int, timesteps: int) -> int:
+    """The timestep of sample `index`: a golden ratio sequence, any stretch of which is spread evenly over the schedule."""
+    start = np.random.default_rng(np.random.SeedSequence([seed], spawn_key=(4,))).random()
+    return min(timesteps - 1, int((start + index * GOLDEN) % 1.0 * timesteps))
 
 
 class PairSource:
     """Random pairs of frames of one subject; latents of all frames are encoded once and kept beside them.
 
     Every frame is the target once in an epoch, in an order of its own in each; its photo is any other frame of its clip.
+    `each` targets of a clip follow one another and share a photo, which is none of them; the last ones of a clip that cannot
+    be divided so are filled up with others of it.
     """
 
     def __init__(
@@ -132,29 +183,45 @@ class PairSource:
         clips: list[Clip],
         latents: Callable[[list[int]], Tensor],
         photo_latents: Callable[[list[int]], Tensor] | None = None,  # where the VAE sees photos in another range
+        each: int = 1,
     ):
-        self.network, self.frames, self.clips = network, frames, clips
+        self.network, self.frames, self.clips, self.each = network, frames, clips, each
         self.latents, self.photo_latents = latents, photo_latents or latents
-        self.clip_of = np.repeat(np.arange(len(clips)), [clip.length for clip in clips])
-        self.frame_of = np.concatenate([np.arange(clip.length) for clip in clips])
+        groups = [-(-clip.length // each) for clip in clips]
+        self.clip_of = np.repeat(np.arange(len(clips)), groups)
+        self.group_of = np.concatenate([np.arange(count) for count in groups])
 
     def batch(self, rngs: list[SampleRng]) -> Batch:
         settings = self.network.config.poses
         photos, targets, windows = [], [], []
         for rng in rngs:
-            epoch, place = divmod(rng.index, len(self.clip_of))
-            chosen = _order(rng.seed, epoch, len(self.clip_of))[place]
-            clip, target = self.clips[self.clip_of[chosen]], int(self.frame_of[chosen])
-            photo = int(rng.numpy.integers(max(1, clip.length - 1)))
-            photo += photo >= target and clip.length > 1  # any but the target itself, if there is another
+            clip, photo, target = self._pair(rng)
             photos.append(clip.start + photo)
             targets.append(clip.start + target)
             windows.append(
                 self.frames.window(clip, target, settings.count, settings.training_fps, settings.window_rule)
             )
+        whole = rngs[0].index % self.each == 0 and len(rngs) % self.each == 0
+        photos = photos[:: self.each] if whole else photos  # else a group was divided, and its photo is taken twice
         views = self.network.views(self.frames.pictures[photos], self.frames.pose(photos))
         views = replace(views, latents=self.photo_latents(photos))
         return Batch(self.latents(targets), torch.from_numpy(np.stack(windows)), views)
+
+    def _pair(self, rng: SampleRng) -> tuple[Clip, int, int]:
+        """The clip of a sample, and the numbers of photo and target in it."""
+        number, member = divmod(rng.index, self.each)
+        epoch, place = divmod(number, len(self.clip_of))
+        chosen = _order(rng.seed, epoch, len(self.clip_of))[place]
+        clip, group = self.clips[self.clip_of[chosen]], int(self.group_of[chosen])
+        if self.each == 1:
+            photo = int(rng.numpy.integers(max(1, clip.length - 1)))
+            return clip, photo + (photo >= group and clip.length > 1), group  # another frame, if there is one
+        order = np.random.default_rng(np.random.SeedSequence([rng.seed, epoch, int(chosen) - group], spawn_key=(2,)))
+        frames = order.permutation(clip.length)
+        targets = frames[np.arange(group * self.each, (group + 1) * self.each) % clip.length]
+        others = np.setdiff1d(frames, targets)
+        shared = np.random.default_rng(np.random.SeedSequence([rng.seed, number], spawn_key=(3,)))
+        return clip, int(shared.choice(others if len(others) else targets)), int(targets[member])
 
 
 @functools.lru_cache(maxsize=2)

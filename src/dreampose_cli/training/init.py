@@ -11,7 +11,7 @@ from ..bases import repositories as hub
 from ..bases.config import CONFIG_FILE, BaseConfig
 from ..bases.fingerprint import fingerprint as folder_fingerprint
 from ..bases.registry import lasting_name, list_bases, resolve_base
-from ..errors import BaseError, UsageError
+from ..errors import UsageError
 from ..names import BASE_ESTIMATORS
 from ..networks import pretrained as components
 from ..networks.dreampose.presets import MINI, PAPER, build_mini, from_stable_diffusion
@@ -76,11 +76,11 @@ def starting_model(
     if base:
         model = starting_point(base, image_encoder, progress, note, shape)
         identity["base"] = fingerprint(model.modules)
+    elif vae:
+        model, taken["vae"] = _with_vae_of(vae, seed, shape.of(MINI), progress, note)
+        identity["vae"] = taken["vae"]["revision"]
     else:
         model = build_mini(seed, *((shape.of(MINI),) if shape != Shape() else ()))
-        if vae:
-            taken = {"vae": _take_vae(model, vae, progress, note)}
-            identity["vae"] = taken["vae"]["revision"]
     if estimator:
         people = model.config.people if base and estimator == model.config.estimator else _people(estimator)
         named = estimator if estimator in BASE_ESTIMATORS else model.config.estimator
@@ -121,27 +121,23 @@ def starting_point(
     return from_stable_diffusion(folder, encoder, config)
 
 
-def _take_vae(model: Network, name: str, progress: Progress | None, note: Note) -> dict[str, str]:
-    """Give a new model the trained autoencoder of the base `name`, with the statistics of its latents; returns which it was,
+def _with_vae_of(
+    name: str, seed: int, config: BaseConfig, progress: Progress | None, note: Note
+) -> tuple[Network, dict[str, str]]:
+    """A new model around the trained autoencoder of the base `name`, with the statistics of its latents; and which it was,
     and its licence."""
     folder = resolve_base(name, note, progress)
     other = load_base(folder)
-    try:
-        model.vae.load_state_dict(other.vae.state_dict())
-    except RuntimeError as error:
-        raise BaseError(
-            f"the autoencoder of {name} is of another architecture than the preset's, which cannot take it over."
-        ) from error
-    model.config = dataclasses.replace(
-        model.config,
+    config = dataclasses.replace(
+        config,
         shift_factor=other.config.shift_factor,
         scaling_factor=other.config.scaling_factor,
         target_range=other.config.target_range,
     )
-    model.autoencoder_changed()
+    model = build_mini(seed, config, other.vae)
     note(f"the autoencoder is that of {name}; the stage vae is left out.")
     licence = other.config.provenance.get("licence")
-    return {"from": lasting_name(folder), "revision": folder_fingerprint(folder), **_given(licence=licence)}
+    return model, {"from": lasting_name(folder), "revision": folder_fingerprint(folder), **_given(licence=licence)}
 
 
 def _conventions(config: BaseConfig) -> dict[str, Any]:

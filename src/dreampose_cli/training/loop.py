@@ -42,7 +42,9 @@ class LoopSettings:
     batch_size: int  # samples a step, over all its parts and processes
     seed: int = 0
     warmup: int = 0  # steps of linear warm-up
-    decay: float = 0.0  # share of the steps, at the end, over which the rate falls to zero by a cosine
+    decay: float = 0.0  # share of the steps, at the end, over which the rate falls by a cosine
+    floor: float = 0.0  # share of the rate that is left then
+    beta2: float = 0.999  # AdamW's memory of squared gradients
     weight_decay: float = 0.01
     ema: float = 0.0  # decay of the averaged weights; 0: none
     clip_norm: float = 1.0
@@ -57,7 +59,8 @@ class LoopSettings:
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         tail = self.decay * self.steps
         into = (step - (self.steps - tail)) / tail if tail else 0.0
-        return self.learning_rate * warm * (0.5 * (1 + math.cos(math.pi * min(1.0, into))) if into > 0 else 1.0)
+        fallen = 0.5 * (1 - math.cos(math.pi * min(1.0, max(0.0, into))))
+        return self.learning_rate * warm * (1 - (1 - self.floor) * fallen)
 
 
 @dataclass
@@ -263,13 +266,14 @@ def _not_finite(value: float, step: int, checkpoints: Path | None, what: str = "
 
 
 def _optimizer(parameters: list[nn.Parameter], settings: LoopSettings) -> torch.optim.Optimizer:
+    how = {"lr": settings.learning_rate, "betas": (0.9, settings.beta2), "weight_decay": settings.weight_decay}
     if settings.eight_bit_adam:
         require_eight_bit_adam()
         import bitsandbytes
 
-        return bitsandbytes.optim.AdamW8bit(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        return bitsandbytes.optim.AdamW8bit(parameters, **how)
     fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=fused)
+    return torch.optim.AdamW(parameters, **how, fused=fused)
 
 
 def _follow(average: list[Tensor], parameters: list[nn.Parameter], decay: float) -> None:

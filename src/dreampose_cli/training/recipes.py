@@ -7,13 +7,24 @@ import math
 import os
 
 from ..errors import UsageError
+from .denoising import Pairing
 from .loop import LoopSettings
 
 STAGES = {
     "mini": {
-        "vae": LoopSettings(steps=4000, learning_rate=2e-3, batch_size=12, warmup=100, decay=0.9, save_every=500),
+        "vae": LoopSettings(
+            steps=8000, learning_rate=2e-3, batch_size=6, warmup=100, decay=0.6, ema=0.995, save_every=500
+        ),
         "network": LoopSettings(
-            steps=8000, learning_rate=8e-4, batch_size=16, warmup=200, decay=0.65, ema=0.998, save_every=500
+            steps=25000,
+            learning_rate=1e-3,
+            batch_size=16,
+            warmup=60,
+            decay=0.4,
+            floor=0.05,
+            beta2=0.99,
+            ema=0.998,
+            save_every=200,
         ),
     },
     "estimator": {
@@ -27,6 +38,7 @@ STAGES = {
     },
 }
 EPOCHS = {"paper": 5.0}
+PAIRS = {"mini": Pairing(targets_per_photo=2, figure_weight=2.0, even_timesteps=True)}  # elsewhere as in the paper
 # What learns in a stage beside what the network's own stage says: CLIP, where it starts from scratch.
 ALSO_LEARNS = {"mini": {"network": ("image_encoder",)}}
 STORED_AS = {"mini": "float16"}  # the format of a finished base's weights; others keep what they are trained in

@@ -32,14 +32,14 @@ from ..reporting import Note, Progress, no_note
 from ..training.autoencoder import AutoencoderTask, latent_statistics
 from ..training.checkpoints import read_state, require_same, step_of
 from ..training.data import counted
-from ..training.denoising import DenoisingTask, Dropout, PairSource, encode_frames
+from ..training.denoising import PLAIN, DenoisingTask, Dropout, PairSource, encode_frames
 from ..training.distributed import assemble
 from ..training.export import provenance_of, publish_base, publish_estimator
 from ..training.frames import FrameStore, prepare_frames
 from ..training.init import Shape, starting_model
 from ..training.loop import LoopResult, LoopSettings, require_eight_bit_adam, run, sigterm_flag
 from ..training.pose_estimator_task import PosingTask
-from ..training.recipes import ALSO_LEARNS, EPOCHS, STAGES, STORED_AS, in_epochs, precision_of, preset_of, settle
+from ..training.recipes import ALSO_LEARNS, EPOCHS, PAIRS, STAGES, STORED_AS, in_epochs, precision_of, preset_of, settle
 from ..training.run_dir import Place
 from .options import TrainOptions
 from .validation import Watch
@@ -110,7 +110,8 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     start = starting_model(
         preset, options.base, options.image_encoder, options.vae, shape, options.estimator, seed, progress, note
     )
-    model, known, identity = start.model, start.config, dict(start.identity)
+    model, known, pairing = start.model, start.config, PAIRS.get(preset, PLAIN)
+    identity = start.identity | {f"pairing.{key}": value for key, value in asdict(pairing).items()}
     learning = {}
     if model is not None:
         also = ALSO_LEARNS.get(preset, {})
@@ -212,8 +213,8 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     conditions = latents
     if photos_as != model.config.target_range:
         conditions = encode_frames(model, frames, photos_as, progress, share)
-    source = PairSource(model, frames, clips, latents, conditions)
-    task = DenoisingTask(model, source, learning["network"], Dropout())
+    source = PairSource(model, frames, clips, latents, conditions, pairing.targets_per_photo)
+    task = DenoisingTask(model, source, learning["network"], Dropout(), pairing)
     watch = Watch(model, frames, output / "validation", step_of(place.newest("network")), crew, note)
     stage("network", task, watch)
     if not crew.main:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
-from ..evaluation.metrics import l1, mean, ssim
+from ..evaluation.metrics import figure_l1, l1, mean, sharpness, ssim
 from ..inference.denoise import RenderSettings, prepare, render_batch
 from ..media import atomic_path
 from ..networks.network import Network
@@ -30,12 +31,14 @@ STEPS = 20  # of sampling at most
 
 @dataclass(frozen=True)
 class Shown:
-    """One clip's pictures, uint8: the photo (H, W, 3), and poses, predictions and truth (N, H, W, 3)."""
+    """One clip's pictures, uint8: the photo (H, W, 3), and poses, predictions and truth (N, H, W, 3); and where the figure is,
+    the body and what lies within two pixels of it, bool (N, H, W)."""
 
     photo: np.ndarray
     poses: np.ndarray
     made: np.ndarray
     truth: np.ndarray
+    figure: np.ndarray
 
 
 def watched(frames: FrameStore) -> list[Clip]:
@@ -58,13 +61,17 @@ def predictions(model: Network, frames: FrameStore) -> Iterator[Shown]:
         prepared = prepare(model, photo, frames.pose([clip.start])[0])
         made = render_batch(model, prepared, torch.from_numpy(windows), settings)
         drawn = np.stack([colour(window[poses.count // 2]) for window in windows])
-        yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]])
+        body = torch.from_numpy(windows[:, poses.count // 2, :1] > 0).float()
+        figure = F.max_pool2d(body, 5, stride=1, padding=2)[:, 0].numpy() > 0
+        yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]], figure)
 
 
 def scores(shown: list[Shown]) -> dict[str, float]:
-    """SSIM and L1 of RGB in [0, 1], means over all frames."""
+    """Means over all frames, of RGB in [0, 1]: SSIM, L1, L1 on the figure, and sharpness against the truth's."""
     pairs = [(s.made, s.truth) for s in shown]
     return {
+        "figure_l1": mean([value for s in shown for value in figure_l1(s.made, s.truth, s.figure)]),
+        "sharpness": mean([value for made, truth in pairs for value in sharpness(made, truth)]),
         "ssim": mean([value for made, truth in pairs for value in ssim(made, truth)]),
         "l1": mean([value for made, truth in pairs for value in l1(made, truth)]),
         "frames": sum(len(truth) for _, truth in pairs),
@@ -109,9 +116,13 @@ class Watch:
         write_strip(shown, self.last_strip)
         if self.frames.split("test"):
             self.last = scores(shown)
-            self.log = self.log or Log(self.folder / "scores.csv", ("step", "ssim", "l1", "frames"), self.first)
-            self.log.add(step, f"{self.last['ssim']:.5f}", f"{self.last['l1']:.5f}", self.last["frames"])
+            figures = ("ssim", "l1", "figure_l1", "sharpness")
+            self.log = self.log or Log(self.folder / "scores.csv", ("step", *figures, "frames"), self.first)
+            self.log.add(step, *(f"{self.last[name]:.5f}" for name in figures), self.last["frames"])
             self.log.flush()
-            self.crew.track(step, {"ssim": self.last["ssim"], "l1": self.last["l1"]})
-            self.note(f"step {step}: SSIM {self.last['ssim']:.4f}, L1 {self.last['l1']:.4f} on the test clips.")
+            self.crew.track(step, {name: self.last[name] for name in figures})
+            self.note(
+                f"step {step}: SSIM {self.last['ssim']:.4f}, L1 {self.last['l1']:.4f}, on the figure "
+                f"{self.last['figure_l1']:.4f}, sharpness {self.last['sharpness']:.2f} on the test clips."
+            )
         return self.last

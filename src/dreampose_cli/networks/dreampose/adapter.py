@@ -1,7 +1,7 @@
 """The adapter A of the paper (section 4.2, figure 4): CLIP tokens and VAE latents become the cross-attention context.
 
-Both kinds start out as the identity on the CLIP tokens: whatever carries VAE information is initialised to zero, so
-that a pretrained UNet first sees what CLIP alone would give it.
+"pooled" and "spatial" start out as the identity on the CLIP tokens: whatever carries VAE information is initialised to
+zero, so that a pretrained UNet first sees what CLIP alone would give it. "grid" is for bases that are trained from nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from .surface_code import CODE, PARTS, surface_code
 
 
 class TextureEncoder(nn.Module):
@@ -146,4 +148,68 @@ class SpatialAdapter(nn.Module):
         return self.mix(context)
 
 
-ADAPTERS = {"pooled": PooledAdapter, "spatial": SpatialAdapter}
+class GridAdapter(nn.Module):
+    """A VAE token in each cell of the latent grid, beside CLIP's: what the photo shows there, and of which point of the body.
+
+    A convolution and residual blocks over the photo's latents, its pose and its pose's `surface_code`. With `coded`, for
+    bases with a surface code, the tokens end with the code itself, which the attention layers take off again; CLIP's
+    tokens lie nowhere on the body, and theirs is zero.
+    """
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, int, int],
+        tokens: int,
+        width: int,
+        texture: int = 0,
+        vae: AutoencoderKL | None = None,
+        dilations: tuple[int, ...] = (),
+        coded: bool = False,
+        blocks: int = 3,
+    ):
+        super().__init__()
+        channels, height, wide = latent_shape
+        self.tokens, self.cells, self.width, self.coded = tokens, height * wide, width, coded
+        groups = math.gcd(8, width)
+        self.clip = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.enter = nn.Conv2d(channels + 3 + CODE, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(groups, width),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GroupNorm(groups, width),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+            )
+            for _ in range(blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.texture = TextureEncoder(texture, vae, dilations) if texture else None
+
+    def context_size(self, vae_tokens: bool = True) -> tuple[int, int]:
+        """Tokens and numbers a token of the context."""
+        return self.tokens + self.cells * vae_tokens, self.width + CODE * self.coded
+
+    def forward(self, clip: Tensor, latents: Tensor | None, pose: Tensor) -> Tensor:
+        """clip (B, T, D), latents (B, C, h, w) or None for CLIP only, pose (B, 3, H, W) as I, U, V of the photo ->
+        context (B, T + h w, D), with a code (B, T + h w, D + CODE)."""
+        context = self.clip(clip)
+        code = None
+        if latents is not None:
+            factor = pose.shape[-1] // latents.shape[-1]
+            code = surface_code(pose.float(), factor).to(latents)
+            places = F.avg_pool2d(torch.cat([pose[:, :1] / PARTS, pose[:, 1:]], dim=1), factor).to(latents)
+            x = self.enter(torch.cat([latents, places, code], dim=1))
+            for block in self.blocks:
+                x = x + block(x)
+            context = torch.cat([context, self.norm(x.flatten(2).transpose(1, 2))], dim=1)
+        if not self.coded:
+            return context
+        codes = context.new_zeros(*context.shape[:2], CODE)
+        if code is not None:
+            codes[:, clip.shape[1] :] = code.flatten(2).transpose(1, 2)
+        return torch.cat([context, codes], dim=2)
+
+
+ADAPTERS = {"pooled": PooledAdapter, "spatial": SpatialAdapter, "grid": GridAdapter}

@@ -18,6 +18,7 @@ from ..network import SHARED, Condition
 from .prior import Prior
 from .settings import PoseSettings
 from .surface import Surface, surface_channels
+from .surface_code import CODE
 
 
 @dataclass(frozen=True)
@@ -41,27 +42,38 @@ class DreamPoseCondition(Condition):
     tokens (R, T, D): the context of cross-attention; pose (R, n, h, w) and photo (R, k, h, w), k possibly 0: channels at the
     UNet's input. guess (R, C, h, w): the first guess of the target's latents of a base with a texture encoder, and
     guessed (R,): where it may be used. photo_needs_pose: the photo's channels are made of image and pose.
+
+    Of a base with a surface code: code (R, CODE, h, w), that of the targets' own poses; image (R,), 1 where the photo is
+    seen; and in place of `tokens` those of N photos as they are, photo_tokens (N, T, D), R / N rows each.
     """
 
-    tokens: Tensor
+    tokens: Tensor | None
     pose: Tensor
     photo: Tensor
     guess: Tensor | None = None
     guessed: Tensor | None = None
+    code: Tensor | None = None
+    image: Tensor | None = None
+    photo_tokens: Tensor | None = field(default=None, metadata=SHARED)
     null_tokens: Tensor | None = field(default=None, metadata=SHARED)
     null_pose: float = field(default=0.0, metadata=SHARED)
     photo_needs_pose: bool = field(default=False, metadata=SHARED)
 
     def drop(self, image: bool | Tensor, pose: bool | Tensor) -> DreamPoseCondition:
-        """The null image is a black picture, encoded as any photo is; the null pose is `PoseSettings.null` everywhere; photo
-        channels of what is null are zero, and a guess that was made of it is none."""
+        """The null image is a black picture, encoded as any photo is, and with a surface code no token at all; the null pose is
+        `PoseSettings.null` everywhere, its code zero; photo channels of what is null are zero, and a guess that was made of it
+        is none."""
         no_image, no_pose = (torch.as_tensor(mask).expand(self.rows) for mask in (image, pose))
         no_photo = no_image | no_pose if self.photo_needs_pose else no_image
         changed = {}
-        if no_image.any():  # masks are on the CPU: no device is asked
+        if no_image.any() and self.image is not None:  # masks are on the CPU: no device is asked
+            changed["image"] = self.image * ~self._at(no_image, 1)
+        elif no_image.any():
             changed["tokens"] = torch.where(self._at(no_image, 3), self.null_tokens, self.tokens)
         if no_pose.any():
             changed["pose"] = torch.where(self._at(no_pose, 4), torch.full_like(self.pose, self.null_pose), self.pose)
+            if self.code is not None:
+                changed["code"] = self.code * ~self._at(no_pose, 4)
         if no_photo.any():
             changed["photo"] = torch.where(self._at(no_photo, 4), torch.zeros_like(self.photo), self.photo)
             if self.guessed is not None:
@@ -102,7 +114,8 @@ def unet_inputs(config: BaseConfig, latent_channels: int, factor: int) -> int:
     """Input channels of the widened UNet: latents, then the pose window, then the photo channels."""
     photo = {"none": 0, "latents": latent_channels, "surface": surface_channels(factor) + latent_channels}
     poses = config.poses.count * len(config.network.pose.channels)
-    return latent_channels + poses + photo[config.network.photo.unet_channels]
+    code = CODE if config.network.photo.surface_code else 0
+    return latent_channels + poses + code + photo[config.network.photo.unet_channels]
 
 
 def texture_inputs(config: BaseConfig, factor: int) -> int:

@@ -20,12 +20,13 @@ from transformers import CLIPVisionModel
 from ...bases.config import BaseConfig
 from ...errors import BaseError
 from ...sampling import make_sampler
-from ..network import Branch, Network, Stage, Views, contiguous_layout, pictures_to_tensor, scale_factor
+from ..network import Branch, Network, Stage, Views, contiguous_layout, each, pictures_to_tensor, scale_factor
 from .adapter import ADAPTERS
 from .conditioning import DreamPoseCondition, DreamPoseReference, pose_channels, texture_inputs, unet_inputs
 from .prior import with_prior
 from .settings import DreamPoseSettings
 from .surface import build_surface, transfer
+from .surface_code import SurfaceQuery, add_surface_code, surface_code
 
 
 class DreamPose(Network):
@@ -49,6 +50,14 @@ class DreamPose(Network):
             return super().build(name, config, modules)
         return make_adapter(config, modules["vae"], modules["image_encoder"])
 
+    @classmethod
+    def extends(cls, name: str, config: BaseConfig) -> bool:
+        return name == "unet" and config.network.photo.surface_code
+
+    @classmethod
+    def extend(cls, name: str, module: nn.Module) -> nn.Module:
+        return add_surface_code(module)
+
     @property
     def settings(self) -> DreamPoseSettings:
         """The family's own part of the config."""
@@ -71,20 +80,26 @@ class DreamPose(Network):
 
     def reference(self, views: Views, null: bool = True) -> DreamPoseReference:
         latents = (self.encode_views(views) if views.latents is None else views.latents).to(self.device)
-        tokens = self._tokens(views.clip.to(self.device), latents)
+        poses = None if views.poses is None else views.poses.to(self.device)
+        tokens = self._tokens(views.clip.to(self.device), latents, poses)
         surface = None
         if self.settings.photo.unet_channels == "surface":
             pixels = pictures_to_tensor(views.pictures, (-1.0, 1.0)).to(self.device)
             surface = build_surface(pixels, views.poses.to(self.device))
-        return DreamPoseReference(tokens, self._tokens(*self.null_photo()) if null else None, latents, surface)
+        return DreamPoseReference(tokens, self._null_tokens() if null else None, latents, surface)
 
     def condition(self, reference: DreamPoseReference, poses: Tensor) -> DreamPoseCondition:
         settings, rows = self.settings, len(poses)
         poses = poses.to(self.device)
         pose = pose_channels(settings.pose, poses, self.vae_scale_factor)
-        photo, guess, guessed = self._photo_channels(reference, poses[:, self.config.poses.count // 2], pose)
+        target = poses[:, self.config.poses.count // 2]
+        photo, guess, guessed = self._photo_channels(reference, target, pose)
+        coded = {}
+        if settings.photo.surface_code:
+            code = surface_code(target, self.vae_scale_factor)
+            coded = {"code": code, "image": code.new_ones(rows), "photo_tokens": reference.tokens}
         return DreamPoseCondition(
-            reference.tokens.expand(rows, -1, -1),
+            None if coded else each(reference.tokens, rows),
             pose,
             photo.to(pose),
             guess,
@@ -92,6 +107,7 @@ class DreamPose(Network):
             null_tokens=reference.null_tokens,
             null_pose=settings.pose.null,
             photo_needs_pose=reference.surface is not None,
+            **coded,
         )
 
     def branches(self, guidance: Mapping[str, float]) -> tuple[Branch, ...]:
@@ -103,8 +119,13 @@ class DreamPose(Network):
         )
 
     def predict(self, latents: Tensor, t: Tensor, condition: DreamPoseCondition, reference: Any = None) -> Tensor:
-        inputs = torch.cat([latents, condition.pose, condition.photo], dim=1).to(self.dtype)
-        output = self.unet(inputs, t, encoder_hidden_states=condition.tokens.to(self.dtype)).sample.float()
+        tokens, query, channels = condition.tokens, None, [latents, condition.pose, condition.photo]
+        if condition.code is not None:
+            tokens, channels = condition.photo_tokens, [latents, condition.pose, condition.code, condition.photo]
+            query = {"surface": SurfaceQuery(condition.code, condition.image)}
+        inputs = torch.cat(channels, dim=1).to(self.dtype)
+        output = self.unet(inputs, t, encoder_hidden_states=tokens.to(self.dtype), cross_attention_kwargs=query)
+        output = output.sample.float()
         prior = condition.prior(self.settings.photo.guess_variance)
         if prior is None:
             return output
@@ -130,10 +151,23 @@ class DreamPose(Network):
         with torch.no_grad(), contiguous_layout(self.vae.encoder, self.vae.quant_conv):
             return clip.to(self.device), self.encode(zeros)
 
-    def _tokens(self, clip: Tensor, latents: Tensor) -> Tensor:
-        """c_I = A(c_CLIP, c_VAE): clip pixels (N, 3, s, s), latents (N, C, h, w) -> (N, T, D)."""
+    def _tokens(self, clip: Tensor, latents: Tensor, poses: Tensor | None = None) -> Tensor:
+        """c_I = A(c_CLIP, c_VAE): clip pixels (N, 3, s, s), latents (N, C, h, w) -> (N, T, D).
+
+        The adapter "grid" sees the photos' poses (N, 3, H, W) too.
+        """
         states = self.modules["image_encoder"](pixel_values=clip.to(self.dtype)).last_hidden_state
-        return self.adapter(states, latents.to(self.dtype) if self.settings.photo.vae_tokens else None)
+        latents = latents.to(self.dtype) if self.settings.photo.vae_tokens else None
+        if self.settings.photo.adapter == "grid":
+            return self.adapter(states, latents, poses)
+        return self.adapter(states, latents)
+
+    def _null_tokens(self) -> Tensor:
+        """The tokens of the null image, (1, T, D). Of the adapter "grid" they are zero."""
+        if self.settings.photo.adapter == "grid":
+            size = self.adapter.context_size(self.settings.photo.vae_tokens)
+            return torch.zeros(1, *size, device=self.device, dtype=self.dtype)
+        return self._tokens(*self.null_photo())
 
     def _photo_channels(
         self, reference: DreamPoseReference, target: Tensor, pose: Tensor
@@ -142,13 +176,13 @@ class DreamPose(Network):
         guess (R, C, h, w), which is the last C of them, and that it may be used (R,)."""
         rows, latents = len(target), reference.latents
         if reference.surface is not None:
-            surface = reference.surface.expand(rows)
+            surface = reference.surface.each(rows)
             carried = transfer(surface, target, self.vae_scale_factor)
             guess = self.adapter.texture(carried, pose)
             known = torch.ones(rows, dtype=torch.bool, device=self.device)
             return torch.cat([carried, guess.to(carried)], dim=1), guess, known
         if self.settings.photo.unet_channels == "latents":
-            return latents.expand(rows, -1, -1, -1), None, None
+            return each(latents, rows), None, None
         return latents.new_zeros(rows, 0, *latents.shape[-2:]), None, None
 
     @functools.cached_property
@@ -203,4 +237,5 @@ def make_adapter(config: BaseConfig, vae: AutoencoderKL, image_encoder: CLIPVisi
     factor = scale_factor(vae)
     shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)
     texture = texture_inputs(config, factor)
-    return ADAPTERS[photo.adapter](shape, tokens, vision.hidden_size, texture, vae, photo.texture_dilations)
+    how = {"coded": photo.surface_code} if photo.adapter == "grid" else {}
+    return ADAPTERS[photo.adapter](shape, tokens, vision.hidden_size, texture, vae, photo.texture_dilations, **how)

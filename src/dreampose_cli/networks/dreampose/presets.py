@@ -15,6 +15,7 @@ from ..pretrained import OPENAI_MEAN, OPENAI_STD
 from .conditioning import unet_inputs
 from .network import DreamPose, make_adapter, widen
 from .settings import DreamPoseSettings, PhotoSettings, PoseSettings
+from .surface_code import add_surface_code
 
 # SD's noise schedule. Zero terminal SNR would suit a small base better, but PNDM divides by alpha_bar_T.
 SCHEDULE = {
@@ -33,12 +34,12 @@ MINI = BaseConfig(
     resolution=(160, 128),
     network=DreamPoseSettings(
         PoseSettings(channels="iuv", to_latents="area"),
-        PhotoSettings(adapter="spatial", unet_channels="surface", texture_dilations=(1, 2, 4, 1, 2, 4, 2, 1)),
+        PhotoSettings(adapter="grid", surface_code=True),
     ),
-    shift_factor=(0.0, 0.0, 0.0, 0.0),
-    scaling_factor=(1.0, 1.0, 1.0, 1.0),
+    shift_factor=(0.0,) * 8,
+    scaling_factor=(1.0,) * 8,
     poses=PoseWindow(training_fps=12.0),
-    sampling=SamplingSettings(sampler="ddim", steps=3, guidance={"image": 1.4, "pose": 1.4}),
+    sampling=SamplingSettings(sampler="ddim", steps=10, guidance={"image": 1.0, "pose": 1.0}),
     tuning=TuningSettings(
         steps=32,
         learning_rate=1.5e-4,
@@ -68,19 +69,23 @@ PAPER = BaseConfig(
 )
 
 
-def build_mini(seed: int, config: BaseConfig = MINI) -> DreamPose:
-    """The mini architecture at random initialisation: every component of the paper at about a hundredth of the size."""
+def build_mini(seed: int, config: BaseConfig = MINI, vae: AutoencoderKL | None = None) -> DreamPose:
+    """The mini architecture at random initialisation: every component of the paper at about a hundredth of the size.
+
+    With `vae` it is built around that one, for which `config` states the statistics of the latents.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = AutoencoderKL(
+        vae = vae or AutoencoderKL(
             in_channels=3,
             out_channels=3,
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
             block_out_channels=(16, 32, 64),
             layers_per_block=1,
-            latent_channels=4,
+            latent_channels=len(config.scaling_factor),
             norm_num_groups=8,
+            mid_block_add_attention=False,  # it is trained on crops and sees whole frames
             sample_size=config.resolution[0],
             scaling_factor=1.0,
         )
@@ -102,22 +107,25 @@ def build_mini(seed: int, config: BaseConfig = MINI) -> DreamPose:
             image_mean=OPENAI_MEAN,
             image_std=OPENAI_STD,
         )
+        latent_channels = vae.config.latent_channels
         unet = UNet2DConditionModel(
             sample_size=(config.resolution[0] // 4, config.resolution[1] // 4),
-            in_channels=4,
-            out_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            down_block_types=("CrossAttnDownBlock2D",) * 3,
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             block_out_channels=(32, 64, 128),
             layers_per_block=1,
             cross_attention_dim=96,
-            attention_head_dim=4,  # diffusers reads this as the number of heads
+            attention_head_dim=(1, 4, 4),  # diffusers reads this as the number of heads
             norm_num_groups=8,
         )
-        widen(unet, unet_inputs(config, 4, 4))
-        adapter = make_adapter(config, vae, encoder)
-        # The surface channels need no pretrained prediction to protect: from scratch nothing is gained by zeros.
+        widen(unet, unet_inputs(config, latent_channels, scale_factor(vae)))
+        # New input channels need no pretrained prediction to protect: from scratch nothing is gained by zeros.
         torch.nn.init.kaiming_uniform_(unet.conv_in.weight, a=5**0.5)
+        if config.network.photo.surface_code:
+            add_surface_code(unet)
+        adapter = make_adapter(config, vae, encoder)
     schedule = {**SCHEDULE, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "set_alpha_to_one": True}
     return _assemble(config, unet, adapter, vae, encoder, processor, schedule)
 

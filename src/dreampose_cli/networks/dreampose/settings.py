@@ -23,13 +23,19 @@ class PhotoSettings:
 
     condition_range: tuple[float, float] = (-1.0, 1.0)  # the VAE's input range for the image condition
     null_transposed: bool = False  # the official null image is encoded with height and width swapped
-    adapter: str = "pooled"  # "pooled": four VAE tokens as published; "spatial": a grid of VAE tokens
+    # "pooled": four VAE tokens as published; "spatial": a coarse grid of VAE tokens; "grid": one in each latent cell
+    adapter: str = "pooled"
+    surface_code: bool = False  # cross-attention compares points of the body (`surface_code`); needs "grid"
     vae_tokens: bool = True  # False: the ablation "CLIP only"
     unet_channels: str = "none"  # photo channels concatenated at the UNet input: "none", "latents" or "surface"
     texture_dilations: tuple[int, ...] = (1, 2, 4, 1)  # "surface": one residual block of the texture encoder each
     guess_variance: float = 0.1  # "surface": how far the texture encoder's guess is trusted, see `prior`
     start: str = "noise"  # sampling starts from "noise", or "photo": its noised latents, as the official code does
     start_range: tuple[float, float] = (-1.0, 1.0)  # the VAE's input range for start="photo"
+
+    def __post_init__(self) -> None:
+        if self.surface_code and self.adapter != "grid":
+            raise ValueError(f'photo.surface_code needs photo.adapter "grid", not "{self.adapter}"')
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class DreamPoseSettings(FamilySettings):
 
     @property
     def needs_photo_pose(self) -> bool:
-        return self.photo.unet_channels == "surface"
+        return self.photo.adapter == "grid" or self.photo.unet_channels == "surface"
 
     @property
     def needs_parts(self) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...poses.sequence import PARTS
+from ..network import each
 
 TEXELS = 32  # side of one chart in the atlas, a power of two
 OPPOSITE = {1: 2, 2: 1, 7: 9, 9: 7, 8: 10, 10: 8, 11: 13, 13: 11, 12: 14, 14: 12}
@@ -50,9 +51,9 @@ class Surface:
     photo: Tensor
     atlas: Tensor
 
-    def expand(self, count: int) -> Surface:
-        """One photo's surface for a batch of `count` target poses, without copying."""
-        return Surface(self.photo.expand(count, -1, -1, -1), self.atlas.expand(count, -1, -1, -1))
+    def each(self, rows: int) -> Surface:
+        """The surfaces of N photos for `rows` target poses, rows / N of each in turn; of one photo without copying."""
+        return Surface(each(self.photo, rows), each(self.atlas, rows))
 
 
 def surface_channels(factor: int) -> int:
