@@ -213,9 +213,12 @@ def test_what_is_refused(here, capsys, words, said):
     assert not (here / "out").exists()
 
 
-def test_keypoint_bases_say_that_they_need_drawings(here, capsys):
-    assert render(here, "anyone") == 2
-    assert "--pose-pictures" in capsys.readouterr().err
+def test_keypoint_bases_draw_keypoints(here):
+    person = {"pose_keypoints_2d": [v for i in range(18) for v in (5 + 3 * i, 8 + 3 * (i % 9), 0.9)]}
+    document = {"people": [person], "canvas_width": WIDTH, "canvas_height": HEIGHT}
+    (here / "one.json").write_text(json.dumps(document), encoding="utf-8")
+    assert render(here, "anyone", poses="one.json", out="skeletons") == 0
+    assert frames(here / "skeletons").shape == (1, HEIGHT, WIDTH, 3)
 
 
 def test_options_of_joint_denoising_mean_nothing_on_mini(here, capsys):

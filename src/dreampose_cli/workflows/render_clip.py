@@ -31,7 +31,8 @@ from ..poses.control_picture import draw_control_picture
 from ..poses.extraction import poses_of
 from ..poses.files import DEFAULT_FPS, is_pose_source
 from ..poses.part_labels import open_label_pictures, read_control_frames
-from ..poses.sequence import subsequence
+from ..poses.sequence import PoseSequence, subsequence
+from ..poses.skeleton_picture import draw_skeleton
 from ..reporting import Note, Progress, no_note
 from ..sampling import context_windows, joint_noise, make_sampler
 from ..version import __version__
@@ -131,11 +132,11 @@ def control_frames(
         with media.open_frames(source, fps=plan.fps, start=options.start, end=options.end) as pictures:
             drawn = (fit(picture, size, plan.fit, plan.settings.photo_resize) for picture in pictures)
             return ControlFrames(drawn, size, pictures.fps)
-    if config.poses.kind != "densepose":
-        raise UsageError(
-            f"the base {config.name} follows drawn {config.poses.kind}, and {source} would be read as DensePose; give the "
-            "drawings themselves and --pose-pictures."
-        )
+    if config.poses.kind == "keypoints":
+        found = _poses(source, plan, options, progress, note)
+        skeletons = (draw_skeleton(frame, found.size) for frame in found)
+        drawn = (fit(picture, size, plan.fit, plan.settings.photo_resize) for picture in skeletons)
+        return ControlFrames(drawn, size, found.fps)
     frames, fps = _label_frames(source, plan, options, progress, note)
     labels = (fit_pose(frame, size, plan.fit) for frame in frames)
     return ControlFrames((draw_control_picture(frame) for frame in labels), size, fps)
@@ -155,9 +156,24 @@ def _label_frames(
         if drawn is not None:
             note(f"{source} is a drawing of DensePose already; its part labels are read from the colours.")
             return drawn
-    sequence = poses_of(
+    sequence = _poses(source, plan, options, progress, note)
+    if not sequence.has_parts:
+        raise PoseError(
+            f"{source} knows no body parts, which the base {plan.config.name} follows; take the poses from the video."
+        )
+    return sequence, sequence.fps
+
+
+def _poses(
+    source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
+) -> PoseSequence:
+    """The poses of a source in the kind that the base follows."""
+    return poses_of(
         source,
-        estimator=plan.config.estimator,
+        estimator=options.estimator or plan.config.estimator,
+        kind=plan.config.poses.kind,
+        facing=options.facing,
+        interpolate=options.interpolate,
         fps=plan.fps,
         start=options.start,
         end=options.end,
@@ -165,11 +181,6 @@ def _label_frames(
         progress=progress,
         note=note,
     )[0]
-    if not sequence.has_parts:
-        raise PoseError(
-            f"{source} knows no body parts, which the base {plan.config.name} follows; take the poses from the video."
-        )
-    return sequence, sequence.fps
 
 
 def padded(frames: int, multiple: int) -> int:

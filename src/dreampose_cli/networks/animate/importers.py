@@ -84,6 +84,7 @@ ANIMATE_ANYONE_BASE = BaseConfig(
     name="animate-anyone",
     family="animate",
     resolution=(784, 512),
+    estimator="dwpose",
     network=ANIMATE_ANYONE,
     poses=PoseWindow(kind="keypoints", count=1),
     sampling=SamplingSettings(sampler="ddim", steps=30, guidance={"image": 3.5}),
