@@ -21,7 +21,6 @@ from PIL import Image, ImageDraw, ImageFont
 from dreampose_cli import media
 from dreampose_cli.errors import DreamposeError
 from dreampose_cli.mannequins.dance import draw_dance
-from dreampose_cli.mannequins.dataset import plan_clip
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.media.fitting import fit_picture
@@ -29,6 +28,7 @@ from dreampose_cli.poses.files import PoseWriter
 from dreampose_cli.subjects.loading import load_photo
 from dreampose_cli.workflows.options import RenderOptions
 from dreampose_cli.workflows.render import render
+from dreampose_cli.workflows.synth import plan_clip
 
 SEED = 4242  # of no dataset that was trained on
 SHOWN = (0, 8)  # of the driving frames

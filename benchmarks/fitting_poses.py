@@ -14,11 +14,11 @@ import numpy as np
 
 from dreampose_cli import media
 from dreampose_cli.mannequins.dance import draw_dance
-from dreampose_cli.mannequins.dataset import plan_clip
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.media.fitting import fit_pose
 from dreampose_cli.poses.estimator import load_estimator
+from dreampose_cli.workflows.synth import plan_clip
 
 SEED = 4242
 CASES = {  # frame and corner (top, left) of the mannequin's 160 x 128 in it, (height, width); then resized to

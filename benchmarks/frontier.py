@@ -169,7 +169,6 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     from dreampose_cli.inference.clip import pose_windows
     from dreampose_cli.inference.denoise import prepare
     from dreampose_cli.mannequins.dance import draw_dance
-    from dreampose_cli.mannequins.dataset import FPS, plan_clip
     from dreampose_cli.mannequins.studio import perform
     from dreampose_cli.mannequins.subject import draw_subject
     from dreampose_cli.media.fitting import fit_pose
@@ -178,6 +177,7 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     from dreampose_cli.subjects.views import Views
     from dreampose_cli.training.tuning import fit_subject
     from dreampose_cli.workflows.options import TuneOptions
+    from dreampose_cli.workflows.synth import FPS, plan_clip
     from dreampose_cli.workflows.tune import resolve_settings
 
     device = pick_device(chosen.device)

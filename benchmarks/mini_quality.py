@@ -161,9 +161,9 @@ def examine(chosen: argparse.Namespace, base: Path, preset, sampling: dict, inde
 def draw(chosen: argparse.Namespace, index: int, size: tuple[int, int]) -> tuple[list, dict, float]:
     """The frames of subject `index` by the studio, what they show in words and numbers, and their rate."""
     from dreampose_cli.mannequins.dance import draw_dance, facing
-    from dreampose_cli.mannequins.dataset import FPS, plan_clip
     from dreampose_cli.mannequins.studio import perform
     from dreampose_cli.mannequins.subject import draw_subject
+    from dreampose_cli.workflows.synth import FPS, plan_clip
 
     clip = plan_clip(chosen.seed, "test", index)
     subject = draw_subject(clip.subject_seed)

@@ -536,10 +536,10 @@ class Run:
         from dreampose_cli import media
         from dreampose_cli.bases.config import read_config
         from dreampose_cli.mannequins.dance import draw_dance
-        from dreampose_cli.mannequins.dataset import FPS, plan_clip
         from dreampose_cli.mannequins.studio import perform
         from dreampose_cli.mannequins.subject import draw_subject
         from dreampose_cli.poses.files import PoseWriter
+        from dreampose_cli.workflows.synth import FPS, plan_clip
 
         clip, frames = plan_clip(SEED, "test", CLIP), self.chosen.frames
         size = read_config(self.base).resolution

@@ -248,7 +248,7 @@ def same_folders(one: Path, other: Path) -> bool:
 
 
 def draw_clips(work: Path, count: int, size: tuple[int, int]) -> Path:
-    from dreampose_cli.mannequins.dataset import write_dataset
+    from dreampose_cli.workflows.synth import write_dataset
 
     folder = work / "clips"
     write_dataset(folder, subjects=count, test_subjects=2, frames=16, seed=3, png=True, size=size)

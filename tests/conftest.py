@@ -58,7 +58,7 @@ def tiny_base(tmp_path_factory):
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory):
     """A dataset of four mannequin clips of eight frames, one of them for testing, 32 wide x 48 high."""
-    from dreampose_cli.mannequins.dataset import write_dataset
+    from dreampose_cli.workflows.synth import write_dataset
 
     folder = tmp_path_factory.mktemp("clips") / "data"
     write_dataset(folder, subjects=4, test_subjects=1, frames=8, seed=3, png=True, size=(48, 32))

@@ -13,7 +13,7 @@ import pytest
 
 from dreampose_cli import cache
 from dreampose_cli.__main__ import main
-from dreampose_cli.bases.fingerprint import revision
+from dreampose_cli.bases.fingerprint import fingerprint
 from dreampose_cli.version import __version__
 from dreampose_cli.workflows.batch.manifest import read_lines
 from dreampose_cli.workflows.batch.ray_node import local_base, look_around, pack, unpack
@@ -25,7 +25,7 @@ OPTIONS = ["--tune-steps", "2", "--decoder-steps", "1", "--steps", "2"]
 @pytest.fixture(scope="session")
 def dozen(tmp_path_factory):
     """photos/00.png.. of twelve people, walk.mp4 and turn.poses."""
-    from dreampose_cli.mannequins.dataset import write_dataset
+    from dreampose_cli.workflows.synth import write_dataset
 
     folder = tmp_path_factory.mktemp("dozen")
     write_dataset(folder / "data", subjects=13, test_subjects=1, frames=8, seed=5, png=True, size=(48, 32))
@@ -163,7 +163,7 @@ def test_a_cluster_that_is_not_there_is_said(dozen, tiny_base, tmp_path, capsys)
 
 
 def test_what_a_node_lacks_is_said(tiny_base, tmp_path):
-    base = (str(tiny_base), "tiny", revision(tiny_base))
+    base = (str(tiny_base), "tiny", fingerprint(tiny_base))
     cache.ensure()
     (tmp_path / "token").touch()
     seen = look_around([base], __version__, str(cache.root()), [str(tmp_path / "token")])

@@ -10,11 +10,11 @@ from dreampose_cli.bases.config import read_config
 from dreampose_cli.bases.registry import bundled
 from dreampose_cli.errors import NoPersonError
 from dreampose_cli.mannequins.dance import draw_dance
-from dreampose_cli.mannequins.dataset import plan_clip
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.poses.estimator import bundled_estimator, has_person, load_estimator
 from dreampose_cli.poses.extraction import poses_of
+from dreampose_cli.workflows.synth import plan_clip
 
 HELD_OUT = 31_337  # the seed of a dataset that nothing was trained on
 

@@ -335,7 +335,7 @@ LIBRARY = {
     "render": ("workflows.render", "render", ["--poses", "d.mp4", "-o", "out.v2/"], "a.mp4\nb.mp4\n"),
     "poses": ("workflows.poses", "poses", ["d.mp4", "-o", "d.poses"], "result\n"),
     "train": ("workflows.train", "train", ["clips", "-o", "base"], "result\n"),
-    "synth": ("mannequins.dataset", "write_dataset", ["clips"], "clips\n"),
+    "synth": ("workflows.synth", "write_dataset", ["clips"], "clips\n"),
     "demo": ("workflows.demo", "demo", ["-o", "shown"], "shown\n"),
 }
 

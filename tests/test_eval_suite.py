@@ -31,7 +31,7 @@ FAST = {"frames": 4, "steps": 1, "tune_steps": 1, "decoder_steps": 1}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Three test clips of sixteen frames, large enough for the estimator that looks at the photos."""
-    from dreampose_cli.mannequins.dataset import write_dataset
+    from dreampose_cli.workflows.synth import write_dataset
 
     folder = tmp_path_factory.mktemp("suite") / "clips"
     return write_dataset(folder, subjects=3, test_subjects=3, frames=16, seed=5, png=True, size=(48, 32))

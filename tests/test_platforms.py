@@ -132,7 +132,7 @@ def test_the_start_methods_of_other_platforms(monkeypatch, tmp_path):
     """Workers are fresh interpreters everywhere, as on Windows and macOS, so what they are given can be pickled."""
     import multiprocessing
 
-    from dreampose_cli.mannequins import dataset
+    from dreampose_cli.workflows import synth as dataset
 
     def refuse(*_):
         raise AssertionError("a fork of a process with threads can hang, and Windows has none")

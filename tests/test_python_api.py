@@ -102,7 +102,7 @@ for poses, more in (({str(bad)!r}, {{}}), ({str(poses)!r}, {{"photo_index": 2}})
 
 
 def test_the_pages_example_runs(tiny_base, tmp_path, monkeypatch, capsys):
-    from dreampose_cli.mannequins.dataset import write_dataset
+    from dreampose_cli.workflows.synth import write_dataset
 
     write_dataset(tmp_path / "data", subjects=2, test_subjects=1, frames=4, seed=3, png=True)
     clip = next((tmp_path / "data" / "test").iterdir())

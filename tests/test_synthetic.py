@@ -10,11 +10,11 @@ from skimage.metrics import structural_similarity
 from dreampose_cli.errors import OutputExistsError, UsageError
 from dreampose_cli.mannequins import studio
 from dreampose_cli.mannequins.dance import CHANNELS, Dance, draw_dance, facing
-from dreampose_cli.mannequins.dataset import default_test_subjects, plan_clip, write_dataset
 from dreampose_cli.mannequins.skeleton import BONE, BONES, PARTS, bone_coordinates, chart, pose_skeleton
 from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.media import open_frames
 from dreampose_cli.poses.files import open_poses
+from dreampose_cli.workflows.synth import default_test_subjects, plan_clip, write_dataset
 
 PAIRS = {3: 4, 5: 6, 7: 8, 9: 10, 11: 12, 13: 14, 15: 16, 17: 18, 19: 20, 21: 22, 23: 24}
 SWAP = np.arange(25)

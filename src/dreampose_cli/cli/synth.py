@@ -59,7 +59,7 @@ def synth(
             )
         out.result(folder, {"path": folder, "doodles": doodles, "seed": seed})
         return
-    from ..mannequins.dataset import write_dataset
+    from ..workflows.synth import write_dataset
 
     with out.progress(None, "drawing") as progress:
         write_dataset(

@@ -15,7 +15,7 @@ from ..errors import TrainingError
 from ..media import read_photo
 from ..poses.doodle import GRID, DoodleNet, decode
 from ..poses.doodle_ink import CROP, cut_known
-from .loop import Draw, LoopSettings
+from .loop import LoopSettings, SampleRng
 
 LIST = "doodles.json"
 MIRRORED = [0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16]  # left for right and right for left
@@ -78,7 +78,7 @@ class DoodleTask:
         self.network, self.doodles, self.device = network, doodles, device
         self.modules: dict[str, nn.Module] = {"network": network}
 
-    def load(self, draws: list[Draw]) -> tuple[Tensor, Tensor, Tensor]:
+    def load(self, draws: list[SampleRng]) -> tuple[Tensor, Tensor, Tensor]:
         """Ink (B, 1, 96, 96), points (B, 18, 2) in shares of the crop, drawn (B, 18)."""
         rows = [int(draw.numpy.integers(len(self.doodles))) for draw in draws]
         ink = torch.from_numpy(self.doodles.crops[rows]).float()[:, None] / 255

@@ -19,7 +19,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .. import cache, media
 from ..mannequins.dance import draw_dance
-from ..mannequins.dataset import plan_clip
 from ..mannequins.studio import perform
 from ..mannequins.subject import draw_subject
 from ..media.metadata import NOTICE
@@ -29,6 +28,7 @@ from ..poses.visualize import colour
 from ..reporting import Note, Progress, no_note
 from .options import DemoOptions, RenderOptions, TuneOptions
 from .render import render
+from .synth import plan_clip
 from .tune import tune
 
 DATASET_SEED = 77_777_777  # of no dataset that was trained on

@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 import torch
 
-from .. import __version__
 from ..device import pick_device
 from ..errors import UsageError
 from ..media.atomic import atomic_path
@@ -19,6 +18,7 @@ from ..reporting import Note, Progress, no_note
 from ..training.doodles import LIST, DoodleStore, DoodleTask, score
 from ..training.loop import LoopSettings, run, sigterm_flag
 from ..training.run_dir import Place
+from ..version import __version__
 from .options import TrainOptions
 from .train import TrainResult
 

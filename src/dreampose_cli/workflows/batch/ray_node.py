@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import cache
-from ...bases.fingerprint import revision
+from ...bases.fingerprint import fingerprint as fingerprint_of
 from ...bases.registry import resolve_base
 from ...errors import BaseError, DreamposeError
 from ...version import __version__
@@ -56,7 +56,7 @@ def local_base(base: Base) -> str:
             folder = resolve_base(candidate)
         except BaseError:
             continue
-        if revision(folder) == fingerprint:
+        if fingerprint_of(folder) == fingerprint:
             return str(folder)
         found.append(candidate)
     other = f", only another base {found[0]}" if found else ""

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UsageError
+from ..mannequins.dance import draw_dance
+from ..mannequins.studio import SIZE, Frame, perform
+from ..mannequins.subject import draw_subject
 from ..media import atomic_folder, write_frames
 from ..poses.files import PoseWriter
 from ..reporting import Progress
-from .dance import draw_dance
-from .studio import SIZE, Frame, perform
-from .subject import draw_subject
 
 FPS = 12.0
 VERSION = 1
