@@ -57,6 +57,7 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
+        self.sent: list[str] = []
         self.breaks: dict[str, Break] = {}
         self.stalled = threading.Event()  # a stall has begun: the moment to kill the client
         self.released = threading.Event()
@@ -109,8 +110,8 @@ class HubServer(ThreadingHTTPServer):
         self.released.set()
 
     def downloads(self, repo: str = "") -> list[str]:
-        """The files asked for by GET, in order, redirects counted once."""
-        return [r[4:] for r in self.requests if r.startswith(f"GET /{repo}") and "/resolve/" in r]
+        """The files whose content was sent, wholly or in part, as "owner/name/path", in order."""
+        return [name for name in self.sent if name.startswith(repo)]
 
     def environment(self, home: Path, *, offline: bool = False, **more: str) -> dict[str, str]:
         """The environment of a process that finds its Hub here, with the Hub's cache below `home`."""
@@ -260,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = files[file]
         blob, digest = self.server.tags(body)
         if not file.endswith(LARGE):
-            return self._send(file, body, ETag=f'"{blob}"', X_Repo_Commit=commit)
+            return self._send(name, file, body, ETag=f'"{blob}"', X_Repo_Commit=commit)
         elsewhere = self.server.url.replace("127.0.0.1", "localhost")  # the client does not follow to another host
         return self._answer(
             302,
@@ -275,10 +276,10 @@ class _Handler(BaseHTTPRequestHandler):
         for files in self.server.repositories[name].commits.values():
             for file, body in files.items():
                 if file.endswith(LARGE) and self.server.tags(body)[1] == digest:
-                    return self._send(file, body, ETag=f'"{digest}"')
+                    return self._send(name, file, body, ETag=f'"{digest}"')
         return self._answer(404)
 
-    def _send(self, file: str, body: bytes | Path, **headers: str) -> None:
+    def _send(self, name: str, file: str, body: bytes | Path, **headers: str) -> None:
         total = _size(body)
         start, end, status = 0, total - 1, 200
         asked = self.headers.get("Range", "")
@@ -290,6 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content_Range"] = f"bytes {start}-{end}/{total}"
         if self.command == "HEAD":
             return self._answer(status, length=end + 1 - start, Accept_Ranges="bytes", **headers)
+        self.server.sent.append(f"{name}/{file}")
         content = body.read_bytes() if isinstance(body, Path) else body
         content = content[start : end + 1]
         broken = self.server.breaks.get(file)

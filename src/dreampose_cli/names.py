@@ -22,6 +22,7 @@ FACINGS = ("front", "back")
 NOISES = ("shared", "per-frame")
 MEMORIES = ("auto", "low")
 ALIGNMENTS = ("auto", "on", "off")
+EDIT_REGIONS = ("clothes", "torso", "legs", "hair", "background")
 
 GUIDANCE_RANGE = (0.0, 30.0)
 STEPS_RANGE = (1, 1000)

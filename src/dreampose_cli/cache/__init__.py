@@ -8,6 +8,7 @@
     ├── bases/NAME/            trained and imported bases
     ├── poses/KEY.poses        extracted pose sequences
     ├── data/KEY/              prepared training frames
+    ├── edits/KEY/             what a model made of a photo and an instruction
     ├── partial/ID/            resumable work on a subject; partial/.tmp-* are writes in flight
     ├── locks/                 one file per lock that is held now
     ├── used/                  one empty file per entry; its time says when the entry was used last

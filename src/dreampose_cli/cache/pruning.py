@@ -14,7 +14,7 @@ from .locks import take
 from .writing import delete
 
 # A base took hours of training or gigabytes of download: pruning leaves it alone unless it is named.
-PRUNED_KINDS = ("subject", "poses", "data", "partial")
+PRUNED_KINDS = ("subject", "poses", "data", "edit", "partial")
 
 
 def remove(entry: Entry) -> None:

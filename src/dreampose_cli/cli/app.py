@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..version import __version__
-from . import base, batch, cache, demo, doctor, poses, render, synth, train, tune
+from . import base, batch, cache, demo, doctor, edit, poses, render, synth, train, tune
 from . import eval as evaluation
 from .options import described
 
@@ -43,6 +43,7 @@ for command in (
     tune.tune,
     render.render,
     batch.batch,
+    edit.edit,
     poses.poses,
     evaluation.eval,
     demo.demo,

@@ -38,6 +38,13 @@ def render(
     photo_pose: Annotated[
         Path | None, typer.Option("--photo-pose", metavar="FILE", help="The pose in --photo.")
     ] = None,
+    edit: Annotated[
+        str | None,
+        typer.Option("--edit", metavar="INSTRUCTION", help="Change --photo first, as `dreampose edit` does."),
+    ] = None,
+    edit_where: Annotated[
+        str | None, typer.Option("--edit-where", metavar="REGION", help="What --edit may change; see `dreampose edit`.")
+    ] = None,
     base: options.Base = None,
     photo_index: Annotated[
         int, options.whole("--photo-index", "I", "Which of the subject's photos to follow, from 1.", 1)
@@ -130,6 +137,7 @@ def render(
       dreampose render --poses pose.png -o still.png --photo photo.jpg
       dreampose render --poses dance.mp4 -o out.mp4 --photo me.jpg --base magic
       dreampose render --poses doodles.png -o dance.mp4 --estimator doodle
+      dreampose render --poses d.mp4 -o red.mp4 --photo p.jpg --edit "a red dress"
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
@@ -141,6 +149,8 @@ def render(
         subject=subject,
         photo=photo,
         photo_pose=photo_pose,
+        edit=edit,
+        edit_where=edit_where,
         base=base,
         photo_index=photo_index,
         size=None if size is None else options.pixels(size),

@@ -187,7 +187,7 @@ def _build(name: str, folder: Path, changes: dict[str, Any]) -> nn.Module:
     path = folder / "config.json"
     raw = read_json(path)
     try:
-        with _quiet():
+        with quiet_libraries():
             if name == "image_encoder":
                 return CLIPVisionModel(CLIPVisionConfig.from_dict({**_vision(raw), **changes}))
             return KINDS[name].from_config({**raw, **changes})
@@ -287,7 +287,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """diffusers and transformers without their remarks about old configs."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging

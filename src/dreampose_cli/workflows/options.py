@@ -46,8 +46,9 @@ class RenderOptions:
     the subject's photos conditions, from 1. guidance_interval: the noise levels (1 is pure noise) with guidance. noise:
     "shared", one draw for the clip, or "per-frame". size (height, width), window (frames, overlap), start_noise (a .npy
     file) and pose_pictures are for bases that denoise frames together, see `workflows.render_clip`. align: "auto", "on" or
-    "off", see `inference.alignment`. fps, start and end (seconds) choose among the driving video's frames. c2pa_key: a PEM
-    file, see `media.credentials`.
+    "off", see `inference.alignment`. fps, start and end (seconds) choose among the driving video's frames. edit: an
+    instruction by which `photo` is changed first, within edit_where (see EditOptions). c2pa_key: a PEM file, see
+    `media.credentials`.
     """
 
     poses: Sequence[Path]
@@ -55,6 +56,8 @@ class RenderOptions:
     subject: str | None = None
     photo: Path | None = None
     photo_pose: Path | None = None
+    edit: str | None = None
+    edit_where: str | None = None
     base: str | None = None
     photo_index: int = 1
     size: tuple[int, int] | None = None
@@ -221,3 +224,31 @@ class DemoOptions:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """A photo to be changed as an instruction asks.
+
+    where: one of `names.EDIT_REGIONS`, or the path of a mask; None: the whole photo. face: whether the face may change where
+    `where` is no mask. photo_pose, estimator: what says where the region lies. model: a folder or `owner/name[@revision]`
+    in the layout of InstructPix2Pix. strength: the share of the edit in what may change, 0 to 1.
+    """
+
+    photo: Path
+    instruction: str
+    output: Path | str = ""
+    where: str | None = None
+    face: bool = False
+    photo_pose: Path | None = None
+    estimator: str | None = None
+    model: str | None = None
+    guidance: float = 7.5
+    image_guidance: float = 1.5
+    steps: int = 50
+    strength: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    overwrite: bool = False

@@ -29,7 +29,7 @@ from ..reporting import Note, Progress, no_note
 from ..subjects.format import SubjectRecord
 from ..subjects.loading import LoadedSubject, find_subject
 from ..version import __version__
-from .options import RenderOptions
+from .options import EditOptions, RenderOptions
 
 if TYPE_CHECKING:
     from ..networks.model_cache import Shelf
@@ -75,6 +75,8 @@ def render(
     started = time.monotonic()
     note = note or no_note
     request = _check(options, progress, note)
+    options, edited = _with_edit(options, progress, note)
+    extra_metadata = {**(extra_metadata or {}), **edited}
     config = request.config
     if config.network.joint:
         from .render_clip import render_clips
@@ -123,7 +125,7 @@ def render(
         "who": subject.label,
         "base": config.name,
         **asdict(settings),
-        **(extra_metadata or {}),
+        **extra_metadata,
     }
     if len(options.poses) > 1:
         Path(options.output).mkdir(parents=True, exist_ok=True)
@@ -171,6 +173,10 @@ def _check(options: RenderOptions, progress: Progress | None, note: Note) -> Req
         raise UsageError("--subject and --photo exclude each other: a tuned subject, or a photo on the untuned base.")
     if not options.poses:
         raise UsageError("render needs --poses: a driving video, a picture, a folder of frames, or a pose file.")
+    if options.edit is None and options.edit_where is not None:
+        raise UsageError("--edit-where needs --edit: what is to change there.")
+    if options.edit is not None and options.photo is None:
+        raise UsageError("--edit needs --photo: a subject was tuned on its photos as they are; edit one and tune it anew.")
     if options.photo is not None and options.photo_index != 1:
         raise UsageError("--photo-index chooses among a subject's photos; leave it out where --photo names one.")
     check_choice("alignment", options.align, ALIGNMENTS)
@@ -228,6 +234,30 @@ def _check_family(options: RenderOptions, config: BaseConfig) -> None:
     for option in (option for option, wrong in given.items() if wrong):
         how = "denoises its frames together" if joint else "denoises frame by frame"
         raise UsageError(f"{option} means nothing on the base {config.name}, which {how}; leave it out.")
+
+
+def _with_edit(
+    options: RenderOptions, progress: Progress | None, note: Note
+) -> tuple[RenderOptions, dict[str, Any]]:
+    """The options with the edited photo in the photo's place, and what a result says of the edit; without --edit, nothing.
+
+    Every frame is made from the one edited photo, so that the edit is the same in all of them.
+    """
+    if options.edit is None:
+        return options, {}
+    from .edit import edited_file
+
+    asked = EditOptions(
+        options.photo,
+        options.edit,
+        where=options.edit_where,
+        photo_pose=options.photo_pose,
+        seed=options.seed,
+        device=options.device,
+        dtype=options.dtype,
+    )
+    file, settings = edited_file(asked, progress=progress, note=note)
+    return replace(options, photo=file), {"who": f"photo {Path(options.photo).name}, edited", "edit": settings}
 
 
 def output_paths(options: RenderOptions) -> list[Path | str]:
