@@ -11,8 +11,9 @@ from PIL import Image
 
 import tiny_hub
 from dreampose_cli import cache, media
-from dreampose_cli.errors import BaseError, MediaError, PoseError, UsageError
+from dreampose_cli.errors import BaseError, MediaError, OutputError, PoseError, UsageError
 from dreampose_cli.media.compositing import composite, feather, read_mask
+from dreampose_cli.media.metadata import NOTICE
 from dreampose_cli.names import EDIT_REGIONS
 from dreampose_cli.poses.regions import ARMS, HEAD, LEGS, TORSO, face_mask, region_mask
 from dreampose_cli.workflows.edit import edit
@@ -119,11 +120,14 @@ def photo(clip, tmp_path):
         ({"guidance": 0.5}, UsageError, "--guidance is 0.5, but must be between 1 and 30"),
         ({"output": "out.jpg"}, UsageError, "out.jpg: an edited photo is a .png"),
         ({"model": "nowhere at all"}, BaseError, "neither a folder nor a repository"),
+        ({"output": "PHOTO"}, OutputError, "anna.png is an input of this command too, and would be lost"),
         ({"photo": "none.jpg"}, MediaError, "none.jpg does not exist"),
     ],
 )
 def test_bad_requests_are_refused_without_weights(changes, error, words, photo, clip, tmp_path):
+    changes = {name: photo if value == "PHOTO" else value for name, value in changes.items()}
     given = {
+        "overwrite": True,
         "photo": photo,
         "instruction": "make it red",
         "output": tmp_path / "out.png",
@@ -185,7 +189,8 @@ def test_an_edit_keeps_what_lies_outside_and_is_made_once(photo, clip, model, tm
     other, _ = edited("other.png", face=True, seed=1)
     assert len(runs) == 2 and (other != whole).any()
     about = media.read_metadata(tmp_path / "torso.png")
-    assert about["notice"] == "AI-generated" and about["photo"] == "anna.png"
+    assert b"trainedAlgorithmicMedia" in (tmp_path / "torso.png").read_bytes()
+    assert about["notice"] == NOTICE and about["photo"] == "anna.png"
     assert about["edit"]["instruction"] == "make the dress red" and about["edit"]["where"] == "torso"
     assert str(tmp_path) not in json.dumps(about) and os.path.dirname(model) not in json.dumps(about)
 

@@ -83,9 +83,9 @@ def edit(
     InstructPix2Pix edits the photo. What lies outside --where, and the face, stays as it is to the bit.
 
     Examples:
-      dreampose edit photo.jpg "make the dress red" --where clothes -o red.png
-      dreampose edit photo.jpg "turn it into a beach" --where background -o beach.png
-      dreampose edit photo.jpg "add a floral pattern" --where mask.png -o floral.png
+      dreampose edit photo.jpg "a red dress" --where clothes -o red.png
+      dreampose edit photo.jpg "a beach" --where background -o beach.png
+      dreampose edit photo.jpg "add flowers" --where mask.png -o flowers.png
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.trust_estimator(estimator, trust_code)

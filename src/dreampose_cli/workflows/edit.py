@@ -20,6 +20,7 @@ from ..bases.pipelines import INSTRUCT_PIX2PIX, pipeline_folder
 from ..bases.registry import resolve_base
 from ..errors import MediaError, NoPersonError, UsageError
 from ..media.compositing import composite, feather, read_mask
+from ..media.metadata import NOTICE
 from ..names import DTYPES, EDIT_REGIONS, STEPS_RANGE, check_choice, check_device, check_range
 from ..reporting import Note, Progress, no_note
 from ..version import __version__
@@ -48,8 +49,9 @@ def edit(options: EditOptions, *, progress: Progress | None = None, note: Note |
     if Path(options.output).suffix.lower() != ".png":
         raise UsageError(f"{options.output}: an edited photo is a .png, which keeps the rest of it exactly.")
     media.check_output(options.output, options.overwrite)
+    media.require_apart(options.output, [options.photo, options.photo_pose, options.where])
     picture, edited, settings = edited_photo(options, progress=progress, note=note)
-    metadata = {"software": f"dreampose-cli {__version__}", "notice": "AI-generated", "photo": Path(options.photo).name}
+    metadata = {"software": f"dreampose-cli {__version__}", "notice": NOTICE, "photo": Path(options.photo).name}
     media.write_frames(
         options.output, [edited], fps=1, metadata={**metadata, "edit": settings}, overwrite=options.overwrite
     )
