@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from .evaluation.scoring import Evaluation
     from .poses.extraction import ExtractionResult
     from .workflows.demo import demo
+    from .workflows.edit import EditResult, edit
     from .workflows.evaluate import evaluate
     from .workflows.options import (
         DemoOptions,
+        EditOptions,
         EvalOptions,
         PosesOptions,
         RenderOptions,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DemoOptions",
     "DreamposeError",
+    "EditOptions",
+    "EditResult",
     "EvalOptions",
     "Evaluation",
     "ExtractionResult",
@@ -48,6 +52,7 @@ __all__ = [
     "TunedSubject",
     "__version__",
     "demo",
+    "edit",
     "evaluate",
     "extract_poses",
     "render",
@@ -58,6 +63,7 @@ __all__ = [
 
 _HOMES = {
     "demo": ("workflows.demo", "demo"),
+    "edit": ("workflows.edit", "edit"),
     "evaluate": ("workflows.evaluate", "evaluate"),
     "extract_poses": ("workflows.poses", "poses"),
     "render": ("workflows.render", "render"),
@@ -65,6 +71,7 @@ _HOMES = {
     "train": ("workflows.train", "train"),
     "tune": ("workflows.tune", "tune"),
     "DreamposeError": ("errors", "DreamposeError"),
+    "EditResult": ("workflows.edit", "EditResult"),
     "Evaluation": ("evaluation.scoring", "Evaluation"),
     "ExtractionResult": ("poses.extraction", "ExtractionResult"),
     "RenderResult": ("workflows.render", "RenderResult"),
