@@ -138,7 +138,6 @@ def render(
       dreampose render --poses dance.mp4 -o out.mp4 --photo me.jpg --base magic
       dreampose render --poses doodles.png -o dance.mp4 --estimator doodle
       dreampose render --poses d.mp4 -o red.mp4 --photo p.jpg --edit "a red dress"
-      dreampose render --poses d.mp4 -o red.mp4 --photo p.jpg --edit "a red dress"
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)

@@ -167,7 +167,7 @@ def _whole(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
     """A model of transformers; BaseError where weights are missing, which transformers would draw at random."""
     read_json(folder / "config.json")
     try:
-        with _quiet():
+        with quiet_libraries():
             model, found = kind.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
