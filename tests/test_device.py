@@ -31,7 +31,7 @@ def test_rendering_leaves_nothing_on_the_cpu(sampler, start):
     prepared = prepare(network, np.zeros((*SIZE, 3), np.uint8), np.zeros((3, *SIZE), np.float32))
     settings = RenderSettings(sampler, 4, {"image": 2.0, "pose": 1.5}, noise="per-frame")
     latents = render_latents(network, prepared, torch.zeros(2, 5, 3, *SIZE), settings)
-    assert latents.device.type == "meta" and latents.shape == (2, 4, 12, 8)
+    assert latents.device.type == "meta" and latents.shape == (2, network.latent_channels, 12, 8)
     assert network.decode(latents).shape == (2, 3, *SIZE)
 
 

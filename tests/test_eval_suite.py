@@ -195,7 +195,7 @@ def test_differences_are_paired_and_judged_by_their_spread(whole):
     ],
 )
 def test_verdicts(metric, theirs, ours, verdict):
-    rows = variants_of(tuned=True, ablations=False, against=[], sampling={})[1:]
+    rows = variants_of(tuned=True, ablations=False, against=[], guidance={})[1:]
     figures = {
         key: {str(i): {metric: value} for i, value in enumerate(values)}
         for key, values in (("untuned", theirs), ("full", ours))

@@ -463,7 +463,7 @@ def test_photos_are_a_second_source(clips, tmp_path):
     source = PairSource(Tiny(), frames, frames.split("train"), latents)
     count = sum(clip.length for clip in frames.split("train"))
     source.batch([SampleRng.of(0, i) for i in range(count)])
-    targets, photos_of = seen
+    photos_of, targets = seen
     assert sorted(targets) == list(range(count))  # an epoch: every frame is the target once
     starts = {row: clip for clip in frames.split("train") for row in range(clip.start, clip.start + clip.length)}
     assert all(starts[a] is starts[b] and a != b for a, b in zip(targets, photos_of, strict=True))

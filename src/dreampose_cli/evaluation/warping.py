@@ -34,7 +34,7 @@ def warp_errors(
     poses = [
         torch.as_tensor(np.ascontiguousarray(pose), dtype=torch.float32)[None] for pose in (pose_before, pose_after)
     ]
-    surface = build_surface(first[:1], poses[0]).expand(len(pairs))
+    surface = build_surface(first[:1], poses[0]).each(len(pairs))
     surface = type(surface)(first, surface.atlas)
     carried, body, own, _ = carry(surface, poses[1].expand(len(pairs), -1, -1, -1))
     seen = (body * (own >= SEEN))[:1] > 0
