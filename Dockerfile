@@ -8,7 +8,7 @@ FROM python:${PYTHON}-slim AS build
 ARG TORCH_BACKEND=cpu
 WORKDIR /source
 RUN pip install --no-cache-dir uv==0.13.9
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml hatch_build.py constraints.txt README.md LICENSE ./
 COPY src src
 RUN uv build --wheel --out-dir /dist . \
     && uv venv /opt/dreampose \

@@ -5,9 +5,10 @@ import os
 import pytest
 
 os.environ["TYPER_USE_RICH"] = "0"  # before the application is imported
-for name in ("FORCE_COLOR", "DREAMPOSE_BASE", "DREAMPOSE_DEBUG", "DREAMPOSE_CACHE"):
+for name in ("FORCE_COLOR", *(name for name in os.environ if name.startswith("DREAMPOSE_"))):
     os.environ.pop(name, None)
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DREAMPOSE_CONFIG"] = os.devnull  # the user's own defaults are not those of the tests
 
 
 @pytest.fixture(autouse=True)

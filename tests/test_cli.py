@@ -15,13 +15,13 @@ import types
 from pathlib import Path
 
 import pytest
-import typer
 
 from dreampose_cli import __version__
 from dreampose_cli import cache as store
 from dreampose_cli.__main__ import main
 from dreampose_cli.cli import output as output_module
-from dreampose_cli.cli.app import app
+from dreampose_cli.cli.app import command_tree
+from dreampose_cli.cli.help import BRIEF, BRIEF_LINES, PANELS
 from dreampose_cli.cli.output import Output, duration, plain, size, table
 from dreampose_cli.errors import DreamposeError, OutputExistsError, UsageError
 from dreampose_cli.workflows import doctor as diagnosis
@@ -32,7 +32,7 @@ HEAVY = ("torch", "numpy", "PIL", "diffusers", "transformers", "accelerate", "hu
 
 def leaves(command=None, path=()):
     """Every command with its words: (("cache", "ls"), command)."""
-    command = command or typer.main.get_command(app)
+    command = command or command_tree()
     if hasattr(command, "commands"):
         for name, child in command.commands.items():
             yield from leaves(child, (*path, name))
@@ -110,10 +110,26 @@ def test_help_is_good_to_read(name, capsys, monkeypatch):
     assert code == 0
     assert max(len(line) for line in page.splitlines()) <= 80
     assert re.search(rf"Examples?:\n(    .*\n)*.*dreampose {name}", page)
+    titles = re.findall(r"^(\w+):$", page, re.M)
+    assert set(titles) <= {"Arguments", "Options", *PANELS} and titles.count("Options") < 2
+    assert "Options" not in titles or len(COMMANDS[tuple(name.split())].params) < 10  # all the others are in groups
     assert "\b" not in page
     for parameter in COMMANDS[tuple(name.split())].params:
         assert parameter.help, parameter.name
         assert parameter.metavar or parameter.is_flag, parameter.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_short_help_fits_a_screen(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, page, _ = run(*name.split(), "-h", capsys=capsys)
+    assert code == 0
+    assert len(page.splitlines()) <= BRIEF_LINES
+    assert f"dreampose {name}" in page
+    if name in BRIEF:
+        assert f" more options: dreampose {name} --help\n" in page
+        known = {parameter.name for parameter in COMMANDS[tuple(name.split())].params}
+        assert set(BRIEF[name].split()) <= known
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -133,7 +149,7 @@ def test_help_and_docs_say_the_same(name):
 
 def test_docs_name_the_options_of_the_application_itself():
     text = DOCS.read_text(encoding="utf-8")
-    for flag in flags(typer.main.get_command(app)):
+    for flag in flags(command_tree()):
         assert f"`{flag}`" in text
 
 
@@ -532,6 +548,9 @@ def test_base_ls_and_info(capsys, monkeypatch):
     assert err == "chosen\n"
 
 
+CONFIG = f"ok  config file  none ({os.devnull})\n"
+
+
 def test_doctor(capsys, monkeypatch):
     findings = [
         diagnosis.Finding("torch", "ok", "2"),
@@ -539,7 +558,7 @@ def test_doctor(capsys, monkeypatch):
     ]
     monkeypatch.setattr(diagnosis, "examine", lambda: findings)
     code, out, _ = run("doctor", capsys=capsys)
-    assert (code, out) == (0, "ok  torch  2\n!!  GPU    none\n\nGPU: buy one\n")
+    assert (code, out) == (0, "ok  torch        2\n!!  GPU          none\n" + CONFIG + "\nGPU: buy one\n")
     findings.append(diagnosis.Finding("ffmpeg", "problem", "gone", "install it"))
     code, out, _ = run("doctor", "--json", capsys=capsys)
     assert code == 1

@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from dreampose_cli import __version__
+from dreampose_cli.cli import manual, settings
+from dreampose_cli.cli.app import command_tree
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -64,7 +66,7 @@ def test_metadata():
 def wheel(tmp_path_factory):
     """The wheel of a copy of what is needed to build it."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(source / "dist")]
@@ -145,7 +147,30 @@ def test_the_wheel_holds_the_whole_package(wheel):
     info = f"dreampose_cli-{__version__}.dist-info"
     assert f"{info}/licenses/LICENSE" in names
     assert "dreampose = dreampose_cli.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
-    assert {name.split("/")[0] for name in names} == {"dreampose_cli", info}
+    data = f"dreampose_cli-{__version__}.data"
+    assert {name.split("/")[0] for name in names} == {"dreampose_cli", info, data}
+    assert [name for name in names if name.startswith(data)] == [f"{data}/data/share/man/man1/dreampose.1"]
+
+
+def test_the_manual_page_is_that_of_the_commands(wheel):
+    page = wheel.read(f"dreampose_cli-{__version__}.data/data/share/man/man1/dreampose.1").decode()
+    assert page == manual.page()
+    for path, command in settings.leaves(command_tree()):
+        section = page.split(f".SS dreampose {' '.join(path)}\n")[1].split("\n.S")[0]
+        for name in settings.options_of(command):
+            assert "\\fB\\-\\-" + name.replace("-", "\\-") + "\\fR" in section
+    if shutil.which("groff"):
+        done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z"], input=page, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_manual_page_needs_only_what_building_has():
+    script = (
+        "import sys\nbefore = set(sys.modules)\nfrom dreampose_cli.cli.manual import page\npage()\n"
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"dreampose_cli", "typer", "shellingham", "annotated_doc", "typing_extensions"}
 
 
 def test_the_wheel_runs_without_the_source_tree(wheel, tmp_path):

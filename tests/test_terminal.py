@@ -173,7 +173,7 @@ def test_interrupted_says_what_resumes(command, words, monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(application, "app", stop)
+    monkeypatch.setattr(application, "command_tree", stop)
     assert main([command, "photo.jpg"]) == 128 + signal.SIGINT
     said = capsys.readouterr().err
     assert said.startswith("interrupted") and words in said

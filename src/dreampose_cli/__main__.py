@@ -30,9 +30,15 @@ def main(argv: list[str] | None = None) -> int:
 def _run(words: list[str], debug: bool) -> int:
     as_json = "--json" in words
     try:
-        from .cli.app import app
+        from .cli.app import command_tree
+        from .cli.settings import defaults_for, is_on
 
-        code = app(args=words, prog_name="dreampose", standalone_mode=not as_json)
+        tree = command_tree()
+        defaults = defaults_for(tree, words)
+        as_json = as_json or is_on("json", tree, words, defaults)
+        code = tree.main(
+            args=words, prog_name="dreampose", standalone_mode=not as_json, default_map=defaults, windows_expand_args=False
+        )
         if as_json and code == 130:
             _say(_interrupted(words))
         return code if as_json and isinstance(code, int) else 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from ..version import __version__
-from . import base, batch, cache, demo, doctor, edit, poses, render, synth, train, tune
+from . import base, batch, cache, completion, demo, doctor, edit, poses, render, synth, train, tune
 from . import eval as evaluation
+from .help import Command
 from .options import described
+from .settings import name_variables
 
 app = typer.Typer(
     name="dreampose",
@@ -19,6 +22,7 @@ app = typer.Typer(
     "  dreampose render --poses dance.mp4 -o out.mp4",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,  # `dreampose completion` prints the script, without asking which shell runs
     rich_markup_mode=None,  # plain help: twice as fast, and every option fits into 80 columns
     context_settings={"help_option_names": ["--help", "-h"]},
 )
@@ -50,7 +54,19 @@ for command in (
     train.train,
     synth.synth,
     doctor.doctor,
+    completion.completion,
 ):
-    app.command(command.__name__, help=described(command))(command)
+    app.command(command.__name__, help=described(command), cls=Command)(command)
 app.add_typer(base.app, name="base")
 app.add_typer(cache.app, name="cache")
+
+
+def command_tree():
+    """The commands as the parser has them, every option with its environment variable."""
+    tree = typer.main.get_command(app)
+    name_variables(tree)
+    if os.environ.get(completion.VARIABLE):
+        from typer.completion import completion_init
+
+        completion_init()
+    return tree

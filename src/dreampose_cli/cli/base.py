@@ -10,7 +10,8 @@ import typer
 
 from ..errors import UsageError
 from ..names import BASE_KINDS, check_name
-from . import options
+from . import candidates, options
+from .help import Command
 from .output import Output, plain, table
 
 
@@ -38,6 +39,7 @@ def info(
         typer.Argument(
             metavar="BASE",
             help="Name, folder, or owner/name on the Hub.",
+            autocompletion=candidates.bases,
             show_default="the one used without --base",
         ),
     ] = None,
@@ -178,4 +180,4 @@ def _text(value: Any) -> str:
 
 app = typer.Typer(help="List, describe, import and download bases.", no_args_is_help=True)
 for command in (ls, info, import_, pull):
-    app.command(command.__name__.rstrip("_"), help=options.described(command))(command)
+    app.command(command.__name__.rstrip("_"), help=options.described(command), cls=Command)(command)

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import BatchError, UsageError
 from ..names import ALIGNMENTS, NOISES, check_device
-from . import options
+from . import candidates, options
 from .output import Output, duration, size
 
 
@@ -27,7 +27,12 @@ def batch(
     ] = None,
     subjects: Annotated[
         list[str] | None,
-        typer.Option("--subject", metavar="SUBJECT", help="A tuned subject: id, name or photo; can be repeated."),
+        typer.Option(
+            "--subject",
+            metavar="SUBJECT",
+            help="A tuned subject: id, name or photo; can be repeated.",
+            autocompletion=candidates.subjects,
+        ),
     ] = None,
     poses: Annotated[
         list[Path] | None,

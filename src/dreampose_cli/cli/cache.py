@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from . import options
+from . import candidates, options
 from .cache_travel import export, import_
+from .help import Command
 from .output import Output, size, table, when
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ def ls(
 def rm(
     entries: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ENTRY", help="Ids (or their beginning), names or photos."),
+        typer.Argument(
+            metavar="ENTRY", help="Ids (or their beginning), names or photos.", autocompletion=candidates.entries
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Empty the cache, bases included.")] = False,
     dry_run: DryRun = False,
@@ -261,4 +264,4 @@ def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
 app = typer.Typer(help="List, move and remove what is kept: subjects, bases, poses.", no_args_is_help=True)
 COMMANDS: dict[str, Callable] = {"dir": folder, "ls": ls, "rm": rm, "prune": prune, "repair": repair, "verify": verify}
 for name, command in (COMMANDS | {"export": export, "import": import_}).items():
-    app.command(name, help=options.described(command))(command)
+    app.command(name, help=options.described(command), cls=Command)(command)

@@ -8,13 +8,18 @@ from typing import Annotated
 import typer
 
 from ..errors import OutputExistsError
-from . import options
+from . import candidates, options
 from .output import Output, size
 
 
 def export(
     entry: Annotated[
-        str, typer.Argument(metavar="ENTRY", help="A subject or poses: id (or its beginning), name, photo.")
+        str,
+        typer.Argument(
+            metavar="ENTRY",
+            help="A subject or poses: id (or its beginning), name, photo.",
+            autocompletion=candidates.entries,
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
     overwrite: options.Overwrite = False,

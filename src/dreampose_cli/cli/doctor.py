@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from ..errors import UsageError
 from . import options
 from .output import Output, table
 
@@ -21,7 +22,7 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: op
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from ..workflows.doctor import examine
 
-    findings = examine()
+    findings = [*examine(), *_settings()]
     lines = table(["", "WHAT", "HERE"], [[MARKS[f.state], f.what, f.here] for f in findings])[1:]
     advice = [f"{f.what}: {f.remedy}" for f in findings if f.remedy]
     problems = [f.what for f in findings if f.state == "problem"]
@@ -32,3 +33,32 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: op
     )
     if problems:
         raise typer.Exit(1)
+
+
+def _settings() -> list:
+    """Findings about what is set in the environment and in the user's file."""
+    from ..workflows.doctor import Finding
+    from .app import command_tree
+    from .settings import config_file, leaves, read, unknown_variables
+
+    tree, file = command_tree(), config_file()
+    try:
+        defaults = read(tree)
+        count = sum(len(_within(defaults, path)) for path, _ in leaves(tree))
+        here = f"{file}, {options.counted(count, 'option')} set" if file.is_file() else f"none ({file})"
+        findings = [Finding("config file", "ok", here)]
+    except UsageError as problem:
+        findings = [Finding("config file", "problem", str(file), str(problem))]
+    used, unknown = unknown_variables(tree)
+    if used:
+        findings.append(Finding("environment", "ok", f"{', '.join(used)} set"))
+    if unknown:
+        remedy = "no option has this name; docs/cli.md says how they are named"
+        findings.append(Finding("environment", "warning", f"{', '.join(unknown)} set, and not read", remedy))
+    return findings
+
+
+def _within(defaults: dict, path: tuple[str, ...]) -> dict:
+    for word in path:
+        defaults = defaults.get(word, {})
+    return defaults

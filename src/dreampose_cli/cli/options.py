@@ -25,6 +25,7 @@ from ..names import (
     check_name,
     check_range,
 )
+from . import candidates
 
 FROM_BASE = "base's"
 MANY = 10**9
@@ -122,6 +123,7 @@ Base = Annotated[
         "--base",
         metavar="BASE",
         help="A base: name, folder, or owner/name on the Hub.",
+        autocompletion=candidates.bases,
         show_default="DREAMPOSE_BASE, the only own one, or mini",
     ),
 ]
@@ -149,6 +151,7 @@ Estimator = Annotated[
         "--estimator",
         metavar="NAME",
         help="mini (mannequins), r50, r101, dwpose, doodle, or a file.",
+        autocompletion=candidates.estimators,
         show_default=FROM_BASE,
     ),
 ]

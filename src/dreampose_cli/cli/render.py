@@ -10,7 +10,7 @@ import typer
 from ..errors import UsageError
 from ..names import ALIGNMENTS, NOISES
 from ..workflows.options import RenderOptions
-from . import options
+from . import candidates, options
 from .output import Output, duration
 
 
@@ -29,6 +29,7 @@ def render(
             "--subject",
             metavar="SUBJECT",
             help="Id, name, or a photo it was tuned from.",
+            autocompletion=candidates.subjects,
             show_default="the one tuned last",
         ),
     ] = None,
