@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from ..version import __version__
 from . import base, batch, cache, completion, demo, doctor, edit, poses, render, synth, train, tune
@@ -61,12 +63,17 @@ app.add_typer(base.app, name="base")
 app.add_typer(cache.app, name="cache")
 
 
-def command_tree():
+def command_tree() -> TyperGroup:
     """The commands as the parser has them, every option with its environment variable."""
-    tree = typer.main.get_command(app)
-    name_variables(tree)
     if os.environ.get(completion.VARIABLE):
         from typer.completion import completion_init
 
         completion_init()
+    return _tree()
+
+
+@functools.cache  # it takes a tenth of a second, and several command lines can run in one process
+def _tree() -> TyperGroup:
+    tree = typer.main.get_group(app)
+    name_variables(tree)
     return tree
