@@ -14,6 +14,7 @@ import dreampose_cli
 
 PAGE = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate")
+PICTURES = ("numpy", "PIL", "pillow_heif", "imageio_ffmpeg", "psutil", "huggingface_hub")
 
 
 def test_every_public_name_is_there_and_documented():
@@ -76,6 +77,30 @@ for call in (
     assert loaded_by(code) == set()
 
 
+def test_a_result_that_exists_is_refused_without_a_library_for_pictures(tmp_path):
+    (tmp_path / "there.mp4").write_bytes(b"x")
+    words = ["render", "--poses", "dance.mp4", "-o", str(tmp_path / "there.mp4")]
+    code = f"from dreampose_cli.__main__ import main\nassert main({words!r}) == 1"
+    assert loaded_by(code, *PICTURES) == set()
+
+
+def test_jobs_that_are_malformed_are_refused_without_torch(tmp_path):
+    (tmp_path / "jobs.csv").write_text("photo,poses,output\nmissing.png,missing.mp4,out.txt\n", encoding="utf-8")
+    words = ["batch", "--jobs", str(tmp_path / "jobs.csv"), "-o", str(tmp_path / "out")]
+    code = f"from dreampose_cli.__main__ import main\nassert main({words!r}) in (1, 2)"
+    assert loaded_by(code) == set()
+
+
+def test_a_photo_that_is_none_is_refused_before_a_download(tmp_path, monkeypatch):
+    from dreampose_cli.workflows import tune as workflow
+
+    (tmp_path / "photo.png").write_bytes(b"no picture")
+    monkeypatch.setattr(workflow, "to_download", lambda name: name)
+    monkeypatch.setattr(workflow, "resolve_base", lambda *asked: pytest.fail("a download began"))
+    with pytest.raises(dreampose_cli.DreamposeError, match="photo.png is no PNG picture"):
+        dreampose_cli.tune(dreampose_cli.TuneOptions([tmp_path / "photo.png"], base="someone/base"))
+
+
 def test_a_cache_hit_and_a_result_that_exists_import_no_torch(tiny_base, clip, tmp_path):
     photo, poses = clip / "frames" / "00000.png", clip / "video.poses"
     options = (
@@ -83,7 +108,7 @@ def test_a_cache_hit_and_a_result_that_exists_import_no_torch(tiny_base, clip, t
     )
     first = f"from dreampose_cli import TuneOptions, tune\nsubject = tune({options})\n"
     assert "torch" in loaded_by(first)
-    assert loaded_by(f"{first}assert subject.cached") == set()
+    assert loaded_by(f"{first}assert subject.cached", *PICTURES) == set()
     estimated = options.replace(f"poses=[{str(poses)!r}], ", "")
     assert "poses" not in estimated
     bad = tmp_path / "bad.poses"

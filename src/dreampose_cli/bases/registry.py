@@ -111,9 +111,9 @@ def resolve_base(
     raise BaseError(f"unknown base {name!r}: no folder and no base of that name; known are: {known}.")
 
 
-def missing_default() -> str | None:
-    """What DREAMPOSE_BASE says where that is a repository on the Hub that is not here yet; else None. Asks nobody."""
-    name = os.environ.get("DREAMPOSE_BASE") or MINI
+def to_download(name: str | None = None) -> str | None:
+    """The repository on the Hub that `resolve_base` would download for `name`; None where it would not. Asks nobody."""
+    name = name or os.environ.get("DREAMPOSE_BASE") or MINI
     reference = hub.parse(name)
     if reference is None or _is_stored(name) or Path(name).is_dir():
         return None

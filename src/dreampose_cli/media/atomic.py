@@ -6,7 +6,6 @@ next write to the same place removes it, once that process is gone; where that c
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import platform
@@ -22,10 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from ..errors import OutputError, OutputExistsError
+from .outputs import FULL_DISK, output_error, require_place, require_replaceable
 
-_FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _STALE_SECONDS = 86400.0  # without a write, where the writer cannot be asked for
 _WINDOWS = sys.platform == "win32"
 _WINDOWS_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds until whoever looks at a new file has closed it again
@@ -82,41 +79,6 @@ def atomic_folder(
         raise
 
 
-def require_replaceable(path: str | os.PathLike, overwrite: bool, owned: Callable[[str], bool] | None = None) -> None:
-    """Raise OutputExistsError or OutputError if the folder `path` may not be made or replaced (see `atomic_folder`)."""
-    folder = Path(path)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise OutputError(f"{path} is a file, and a folder is to be written there; choose another -o.")
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise output_error(path, error) from error
-    if names and not overwrite:
-        raise OutputExistsError.at(path)
-    foreign = next((name for name in names if owned and not owned(name)), None)
-    if foreign is not None:
-        raise OutputError(
-            f"{path} holds {foreign}, which is not part of an earlier result, so the folder is not replaced; "
-            "choose another -o or move that file away."
-        )
-
-
-def output_error(path: str | os.PathLike, error: OSError) -> OutputError:
-    """Words for an operating system's error on writing `path`."""
-    if error.errno in _FULL:
-        return disk_full(path)
-    if error.errno in _FORBIDDEN:
-        why = "another program has it open, or there is no permission" if _WINDOWS else "no permission"
-        return OutputError(f"{path} cannot be written: {why}; choose another -o.")
-    return OutputError(f"{path} cannot be written: {error.strerror or error}; choose another -o.")
-
-
-def disk_full(path: str | os.PathLike) -> OutputError:
-    return OutputError(f"{path} cannot be written: the disk is full; free some space or choose another -o.")
-
-
 def _sibling(target: Path, kind: str = "tmp") -> Path:
     writer = f"{_here()}-{os.getpid()}-{secrets.token_hex(4)}"
     return target.with_name(f".{target.stem[:80]}.{writer}.{kind}{target.suffix}")
@@ -158,17 +120,6 @@ def _is_gone(pid: int, written: float) -> bool:
         return False
 
 
-def require_place(path: str | os.PathLike) -> None:
-    """Raise OutputError unless `path` could be written: the nearest folder above it that exists lets us write."""
-    above = Path(os.path.realpath(path)).parent
-    while not os.path.lexists(above) and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        raise OutputError(f"{path} cannot be written: {above} is a file, not a folder; choose another -o.")
-    if not os.access(above, os.W_OK):
-        raise OutputError(f"{path} cannot be written: no permission in {above}; choose another -o.")
-
-
 def _make_parent(path: str | os.PathLike, target: Path) -> None:
     require_place(path)
     try:
@@ -179,7 +130,7 @@ def _make_parent(path: str | os.PathLike, target: Path) -> None:
 
 def _is_about(error: OSError, part: Path) -> bool:
     """Whether the error came from writing the result, not from something else that went on meanwhile."""
-    if error.errno in _FULL:
+    if error.errno in FULL_DISK:
         return True
     name = error.filename
     return isinstance(name, str | os.PathLike) and (Path(name) == part or part in Path(name).parents)

@@ -6,14 +6,17 @@ code does. A photo and a pose frame of one size are fitted alike, so that they s
 
 With "contain" a photo of another aspect than the base's, in which the person would become small, is first cut to a
 region around the person (`Crop`).
+
+numpy and Pillow are imported by the functions that compute: what a region is can be read without them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
+if TYPE_CHECKING:
+    import numpy as np
 
 SMALL = 0.6  # a person shorter than this share of the base's height is small
 FILLED = 0.8  # a crop leaves the person this share of its height and width, so that hair, skirt and hands find room
@@ -143,6 +146,8 @@ def body_box(pose: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None
 
 def span(counts: np.ndarray, stray: float) -> tuple[int, int]:
     """Where along an axis pixels lie, from and to before, but for the share `stray` at each end; counts (n,), not all 0."""
+    import numpy as np
+
     below = np.cumsum(counts)
     first = np.searchsorted(below, stray * below[-1], side="right")
     last = np.searchsorted(below, (1 - stray) * below[-1], side="left")
@@ -151,6 +156,9 @@ def span(counts: np.ndarray, stray: float) -> tuple[int, int]:
 
 def fit_picture(picture: np.ndarray, target: tuple[int, int], mode: str) -> np.ndarray:
     """uint8 (H, W, 3) -> (*target, 3), bicubic."""
+    import numpy as np
+    from PIL import Image
+
     fit = Fit.of(picture.shape[:2], target, mode)
     if picture.shape[:2] != (fit.height, fit.width):
         resized = Image.fromarray(picture).resize((fit.width, fit.height), Image.Resampling.BICUBIC)
@@ -160,6 +168,8 @@ def fit_picture(picture: np.ndarray, target: tuple[int, int], mode: str) -> np.n
 
 def fit_pose(pose: np.ndarray, target: tuple[int, int], mode: str, resize: str = "nearest") -> np.ndarray:
     """float32 (3, H, W) -> (3, *target). Labels are never interpolated: only `resize="bilinear"` does, for UV poses."""
+    import numpy as np
+
     fit = Fit.of(pose.shape[1:], target, mode)
     if pose.shape[1:] != (fit.height, fit.width):
         if resize == "bilinear":

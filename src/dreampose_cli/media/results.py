@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,72 +13,13 @@ from PIL import Image
 
 from ..errors import MediaError, OutputError, OutputExistsError, UsageError
 from . import metadata as embedded
-from .atomic import atomic_folder, atomic_path, disk_full, require_place, require_replaceable
+from .atomic import atomic_folder, atomic_path
 from .credentials import SigningKey, sign
 from .ffmpeg import Ffmpeg, file_argument, input_arguments
+from .outputs import check_output, disk_full, is_frame_name, output_kind
 from .videos import probe_video
 
-KINDS = {".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".png": "png"}
-
-_FRAME_NAME = re.compile(r"\d{5,}\.png")
 _SCALE_FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int"
-
-
-def output_kind(path: str | os.PathLike) -> str:
-    """What `write_frames` makes of this name: "mp4", "gif", "webp", "png" or "folder".
-
-    A trailing slash, no suffix, or an existing folder means a folder. Raises UsageError for any other suffix.
-    """
-    suffix = Path(path).suffix.lower()
-    if _names_folder(path):
-        return "folder"
-    if suffix not in KINDS:
-        raise UsageError(
-            f"{path}: {suffix} is no format for results; use .mp4, .gif, .webp, .png (one frame), "
-            "or a name with a slash at its end for a folder of pictures."
-        )
-    return KINDS[suffix]
-
-
-def is_frame_name(name: str) -> bool:
-    """Whether a file name is one that a folder of frames gets: 00000.png, 00001.png, ..."""
-    return _FRAME_NAME.fullmatch(name) is not None
-
-
-def check_output(
-    path: str | os.PathLike, overwrite: bool, *, owned: Callable[[str], bool] | None = is_frame_name
-) -> None:
-    """Refuse a place where a result cannot go, before any long work.
-
-    The folders above it are made when it is written. Raises OutputExistsError if it exists and `overwrite` is not set;
-    OutputError if it could not be written, or if an existing folder holds files whose names are not `owned`.
-    """
-    require_place(path)
-    target = Path(os.path.realpath(path))
-    if _names_folder(path):
-        require_replaceable(path, overwrite, owned)
-    elif target.exists() and not overwrite:
-        raise OutputExistsError.at(path)
-
-
-def require_apart(
-    path: str | os.PathLike, inputs: Iterable[str | os.PathLike | None], *, replaced: bool = True
-) -> None:
-    """Raise OutputError where a result would replace one of the `inputs` or lie in an input folder, --overwrite or not.
-
-    replaced: whether an existing folder at `path` is replaced as a whole, rather than added to.
-    """
-    target = Path(os.path.realpath(path))
-    for given in inputs:
-        if given is None or not os.path.exists(given):
-            continue
-        source = Path(os.path.realpath(given))
-        if target == source or (target.is_file() and source.is_file() and target.samefile(source)):
-            raise OutputError(f"{path} is an input of this command too, and would be lost; choose another -o.")
-        if source.is_dir() and source in target.parents:
-            raise OutputError(f"{path} lies in {given}, which is an input folder; choose a place outside for -o.")
-        if replaced and target in source.parents:
-            raise OutputError(f"{given} lies in {path}, which would be replaced; choose another -o.")
 
 
 def write_frames(
@@ -136,11 +76,6 @@ def write_frames(
         if not overwrite and Path(path).exists():  # somebody else was faster
             raise OutputExistsError.at(path)
     return Path(path)
-
-
-def _names_folder(path: str | os.PathLike) -> bool:
-    text = os.fspath(path)
-    return text.endswith(("/", os.sep)) or not Path(path).suffix or Path(path).is_dir()
 
 
 def _uniform(path: str | os.PathLike, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -8,12 +8,11 @@ averaged, since two parts have no part between them.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import queue
 import threading
 import zipfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from .files import (
     write_dreampose_folder,
     write_iuv_folder,
 )
+from .fingerprint import source_digest
 from .keypoint_files import KeypointWriter, write_openpose_folder
 from .label_pictures import ControlPictureReader, recognise
 from .posed_mannequin import in_kind
@@ -397,16 +397,3 @@ def _is_whole(path: Path) -> bool:
 def _gaps(path: Path) -> Ranges:
     with zipfile.ZipFile(path) as archive:
         return [(first, last) for first, last in json.loads(archive.read("gaps.json"))]
-
-
-def source_digest(source: Path) -> str:
-    if source.is_file():
-        return cache.file_digest(source)
-    total = hashlib.sha256()
-    for path in _files(source):
-        total.update(f"{path.name}\0{cache.file_digest(path)}\n".encode())
-    return total.hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return iter(sorted(p for p in folder.iterdir() if p.is_file()))

@@ -1,6 +1,6 @@
-"""Which estimators there are, and what each one's weights are called: a hash that changes whenever its answers could.
+"""What estimators and the sources of poses are called: hashes that change whenever the poses could.
 
-Imports no torch, so that what was tuned with an estimator is found again without loading it.
+Imports neither torch nor numpy, so that what was tuned with an estimator is found again without loading it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import re
 from importlib import resources
 from pathlib import Path
+
+from .. import cache
 
 LOOKING = 2  # the version of how the mini estimator looks at pictures
 ESTIMATOR_FILE = "estimator.safetensors"
@@ -60,3 +62,13 @@ def file_fingerprint(file: Path) -> str:
 def _digest(file: Path, _size: int, _modified: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+def source_digest(source: Path) -> str:
+    """That of what shows or holds poses: a file, or the files of a folder with their names. Raises MediaError."""
+    if source.is_file():
+        return cache.file_digest(source)
+    total = hashlib.sha256()
+    for path in sorted(path for path in source.iterdir() if path.is_file()):
+        total.update(f"{path.name}\0{cache.file_digest(path)}\n".encode())
+    return total.hexdigest()

@@ -7,7 +7,7 @@
     ├── photo-1.png, pose-1.npy    each photo and its pose (I, U, V) at the base's resolution
     └── NAME.safetensors           what tuning changed of a module: all its weights in float16, or low-rank updates
 
-Reading imports no torch.
+Reading what a subject is imports neither torch nor numpy nor Pillow.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from .. import cache
 from ..errors import StoreError, SubjectError
 from ..media.fitting import Crop
-from .views import Views
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+    from .views import Views
 
 SUBJECT_FILE = "subject.json"
 SUBJECT_VERSION = 2
@@ -47,6 +46,9 @@ class SubjectRecord:
 
     def view(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Photo `index` (from 1), uint8 (H, W, 3), and its pose, float32 (3, H, W), at the base's resolution."""
+        import numpy as np
+        from PIL import Image
+
         with Image.open(self.folder / f"photo-{index}.png") as photo:
             picture = np.asarray(photo.convert("RGB"))
         return picture, np.load(self.folder / f"pose-{index}.npy", allow_pickle=False)
@@ -90,7 +92,9 @@ def damaged(folder: Path, error: BaseException) -> SubjectError:
 
 def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description: dict[str, Any], folder: Path) -> None:
     """What was tuned, by the names of the modules, with the photos and their poses; `subject.json` last."""
+    import numpy as np
     import torch
+    from PIL import Image
 
     from ..networks.storage import save_tensors
 
@@ -103,17 +107,27 @@ def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the subject is there with weights that can be opened; a damaged one is tuned anew."""
-    from safetensors import SafetensorError, safe_open
-
+    """Whether the subject is there with weight files of the length they say; a damaged one is tuned anew."""
     try:
         record = read_subject(folder)
-        for name in record.weights:
-            with safe_open(record.weight_file(name), "numpy"):
-                pass
-    except (OSError, SafetensorError, SubjectError):
+        return all(_is_whole_file(record.weight_file(name)) for name in record.weights)
+    except (OSError, SubjectError):
         return False
-    return True
+
+
+def _is_whole_file(path: Path) -> bool:
+    """Whether a .safetensors file ends where its header says: 8 bytes with the header's length, the header (JSON, with the
+    place of each tensor behind it), the tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if 8 + length > path.stat().st_size:
+            return False
+        try:
+            header = json.loads(file.read(length))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            return False
+    return path.stat().st_size == 8 + length + max(ends, default=0)
 
 
 def rename(folder: Path, name: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..bases.config import CONFIG_FILE
 from ..bases.families import FAMILIES, settings_class
 from ..errors import OutputExistsError, TrainingError
-from ..media.atomic import require_replaceable
+from ..media.outputs import require_replaceable
 from ..networks.network import Network
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE

@@ -117,13 +117,13 @@ def ffmpeg() -> list[Finding]:
 
 def bases() -> list[Finding]:
     """The bases and which one is used without --base."""
-    from ..bases.registry import list_bases, missing_default, resolve_base
+    from ..bases.registry import list_bases, resolve_base, to_download
 
     found = list_bases()
     if not found:
         return [Finding("bases", "problem", "none, not even mini", "install dreampose-cli again")]
     names = ", ".join(f"{entry.name} ({entry.kind})" for entry in found)
-    if missing := missing_default():
+    if missing := to_download():
         remedy = f"download it with `dreampose base pull {missing}`"
         return [Finding("bases", "warning", f"{names}; DREAMPOSE_BASE={missing} is not on this machine", remedy)]
     try:

@@ -1,6 +1,7 @@
 """`render`: from a subject and poses, as files, to videos, pictures or folders of frames.
 
-All that can be refused without weights is refused before torch is imported.
+What the options and the places of the results decide is said before numpy is imported, what the files decide
+(`render_request`) before torch is.
 """
 
 from __future__ import annotations
@@ -9,25 +10,14 @@ import contextlib
 import functools
 import os
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import cache, media
-from ..bases.config import BaseConfig, read_config
-from ..bases.fingerprint import fingerprint
-from ..bases.registry import resolve_base
-from ..bases.schedule import check_steps, read_schedule
-from ..errors import MediaError, UsageError
-from ..media.credentials import SigningKey, read_signing_key
-from ..media.metadata import NOTICE
+from ..errors import UsageError
 from ..names import ALIGNMENTS, DTYPES, MEMORIES, NOISES, SAMPLERS, check_choice, check_device
-from ..poses.extraction import poses_of, source_digest
-from ..poses.files import is_pose_source
-from ..poses.sequence import PoseSequence
 from ..reporting import Note, Progress, no_note
-from ..subjects.format import SubjectRecord
-from ..subjects.loading import LoadedSubject, find_subject
 from ..version import __version__
 from .options import EditOptions, RenderOptions
 
@@ -45,20 +35,6 @@ class RenderResult:
     settings: dict
 
 
-@dataclass(frozen=True)
-class Request:
-    """A render that was checked: where each result goes, which sources are heard, who is rendered on which base, what
-    signs the results, and the pose sequences that are there without an estimator."""
-
-    targets: list[Path | str]
-    heard: set[Path]
-    record: SubjectRecord | None
-    home: Path
-    config: BaseConfig
-    signing_key: SigningKey | None
-    sequences: dict[Path, PoseSequence] = field(default_factory=dict)
-
-
 def render(
     options: RenderOptions,
     *,
@@ -74,7 +50,11 @@ def render(
     """
     started = time.monotonic()
     note = note or no_note
-    request = _check(options, progress, note)
+    targets = _check(options)
+
+    from .render_request import check_lengths, content, load, poses_from, read_request
+
+    request = read_request(options, targets, progress, note)
     options, edited = _with_edit(options, progress, note)
     extra_metadata = {**(extra_metadata or {}), **edited}
     config = request.config
@@ -91,13 +71,14 @@ def render(
     from ..inference.denoise import RenderSettings, prepare
     from ..inference.kept_frames import kept_frames
     from ..inference.prefetch import ahead
+    from ..media.metadata import NOTICE
     from ..networks.model_cache import Shelf
 
     device = pick_device(options.device)
     if options.compile:
         require_compiler(device)
     shelf = shelf or Shelf(lean=options.memory == "low")
-    subject = _load(options, request, device, pick_dtype(options.dtype, device), shelf, note)
+    subject = load(options, request, device, pick_dtype(options.dtype, device), shelf, note)
     settings = RenderSettings.of(
         subject.model,
         sampler=options.sampler,
@@ -112,10 +93,10 @@ def render(
     release(device)  # what loading and the photo took
     # All of them before the first frame is rendered: a bad one is said at once.
     sequences = [
-        request.sequences[source] if source in request.sequences else _poses(source, options, config, progress, note)
+        request.sequences[source] if source in request.sequences else poses_from(source, options, config, progress, note)
         for source in options.poses
     ]
-    _check_lengths(options, request, sequences)
+    check_lengths(options, request, sequences)
     placed = [place(sequence, subject, options.align, options.device, note) for sequence in sequences]
     alignments = [alignment and alignment.as_settings() for _, alignment in placed]
     crop = subject.crop and asdict(subject.crop)
@@ -141,7 +122,7 @@ def render(
     ):
         label = f"frames of {Path(source).name}" if len(options.poses) > 1 else "frames"
         about = {"poses": Path(source).name, "align": options.align, "alignment": alignment, "crop": crop}
-        depends = [metadata, about, _content(options, request, source), options.dtype, str(device)]
+        depends = [metadata, about, content(options, request, source), options.dtype, str(device)]
         with contextlib.ExitStack() as stack:
             key = cache.key("frames", depends, os.path.realpath(target))
             # Frames that attend to their neighbours are computed with them, from the beginning.
@@ -167,8 +148,11 @@ def render(
     return RenderResult([Path(t) for t in request.targets], total, time.monotonic() - started, used)
 
 
-def _check(options: RenderOptions, progress: Progress | None, note: Note) -> Request:
-    """Refuse what can be refused without weights; what was opened on the way is kept."""
+def _check(options: RenderOptions) -> list[Path | str]:
+    """Refuse what the options and the places of the results alone decide; where each result goes.
+
+    Raises UsageError, OutputError, OutputExistsError.
+    """
     if options.subject is not None and options.photo is not None:
         raise UsageError("--subject and --photo exclude each other: a tuned subject, or a photo on the untuned base.")
     if not options.poses:
@@ -189,51 +173,7 @@ def _check(options: RenderOptions, progress: Progress | None, note: Note) -> Req
     targets = output_paths(options)
     for target in targets:
         media.require_apart(target, [*options.poses, options.photo, options.photo_pose])
-    signing_key = None if options.c2pa_key is None else read_signing_key(options.c2pa_key)
-    heard = {source for source in options.poses if options.audio and _has_sound(Path(source))}
-    if heard and media.output_kind(targets[0]) != "mp4":
-        raise UsageError(f"{options.output}: only an .mp4 can carry sound; write an .mp4 or leave --audio out.")
-    for source in options.poses if options.audio else []:
-        if source not in heard:
-            note(f"{source} has no sound to keep.")
-    record = None
-    if options.photo is not None:
-        with media.open_picture(options.photo):
-            pass
-        home = resolve_base(options.base, note, progress)
-    else:
-        record, home = find_subject(options.subject, options.base, options.photo_index)
-    config = read_config(home)
-    _check_family(options, config)
-    check_steps(options.steps or config.sampling.steps, read_schedule(home))
-    request = Request(targets, heard, record, home, config, signing_key)
-    for source in options.poses if not config.network.joint else ():
-        if is_pose_source(source):
-            request.sequences[source] = _poses(source, options, config, progress, note)
-        else:
-            media.open_frames(source, fps=options.fps, start=options.start, end=options.end).close()
-    if request.sequences and len(request.sequences) == len(options.poses):
-        _check_lengths(options, request, list(request.sequences.values()))
-    return request
-
-
-def _check_family(options: RenderOptions, config: BaseConfig) -> None:
-    """UsageError for options that mean nothing on a base of this kind."""
-    joint = config.network.joint
-    given = {
-        "--size": options.size is not None and not joint,
-        "--window": options.window is not None and not joint,
-        "--start-noise": options.start_noise is not None and not joint,
-        "--pose-pictures": options.pose_pictures and not joint,
-        "--pose-guidance": options.pose_guidance is not None and joint,
-        "--photo-pose": options.photo_pose is not None and joint,
-        "--batch-size": options.batch_size is not None and joint,
-        "--compile": options.compile and joint,
-        "--align on": options.align == "on" and joint,
-    }
-    for option in (option for option, wrong in given.items() if wrong):
-        how = "denoises its frames together" if joint else "denoises frame by frame"
-        raise UsageError(f"{option} means nothing on the base {config.name}, which {how}; leave it out.")
+    return targets
 
 
 def _with_edit(
@@ -281,56 +221,3 @@ def output_paths(options: RenderOptions) -> list[Path | str]:
     for target in targets if folder.exists() else []:
         media.check_output(target, overwrite)
     return targets
-
-
-def _content(options: RenderOptions, request: Request, source: Path) -> list:
-    """What the frames of a source depend on besides the settings: contents, not names."""
-    photos = [cache.file_digest(path) for path in (options.photo, options.photo_pose) if path and Path(path).is_file()]
-    who = request.record.id if request.record is not None else photos
-    span = [options.fps, options.start, options.end, options.photo_index, options.side_by_side, options.compile]
-    return [who, fingerprint(request.home), source_digest(Path(source)), span]
-
-
-def _check_lengths(options: RenderOptions, request: Request, sequences: list[PoseSequence]) -> None:
-    if media.output_kind(request.targets[0]) == "png" and len(sequences[0]) > 1:
-        raise UsageError(
-            f"{options.output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder."
-        )
-
-
-def _load(options: RenderOptions, request: Request, device, dtype, shelf: Shelf, note: Note) -> LoadedSubject:
-    from ..subjects.loading import load_photo, load_subject
-
-    if request.record is not None:
-        return load_subject(request.record, request.home, options.photo_index, device, dtype, shelf)
-    return load_photo(options.photo, options.photo_pose, request.home, device, dtype, note, shelf)
-
-
-def _poses(
-    source: Path, options: RenderOptions, config: BaseConfig, progress: Progress | None, note: Note
-) -> PoseSequence:
-    """The poses of one source, with what pose windows see around the part that is rendered."""
-    windows = config.poses
-    return poses_of(
-        source,
-        estimator=options.estimator or config.estimator,
-        kind=getattr(windows, "kind", "densepose"),
-        facing=options.facing,
-        interpolate=options.interpolate,
-        fps=options.fps,
-        start=options.start,
-        end=options.end,
-        around=(windows.count // 2) / windows.training_fps if windows.training_fps else 0.0,
-        at_least=windows.training_fps,
-        device=options.device,
-        progress=progress,
-        note=note,
-    )[0]
-
-
-def _has_sound(source: Path) -> bool:
-    """Whether there is sound to keep. What is no video at all is refused where its pictures are read, if anywhere."""
-    try:
-        return source.is_file() and not is_pose_source(source) and media.probe_video(source).has_audio
-    except MediaError:
-        return False

@@ -39,7 +39,7 @@ from ..version import __version__
 from .options import RenderOptions
 
 if TYPE_CHECKING:
-    from .render import Request
+    from .render_request import Request
 
 ALL_LEVELS = (0.0, 1.0)
 LARGE = 256 * 256  # pixels of a frame from which on a CPU needs hours and not minutes

@@ -1,7 +1,7 @@
 """`tune`: from photos of one subject to a subject (phase 2, paper section 4.4).
 
 A subject is cached by what determines it: the photos' bytes, where their poses come from, the base's content and the
-settings. What is cached is found without torch.
+settings. What is cached is found without torch, numpy and Pillow.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from typing import Any
 from .. import cache, media
 from ..bases.config import BaseConfig, TuningSettings, read_config
 from ..bases.fingerprint import fingerprint
-from ..bases.registry import lasting_name, resolve_base
+from ..bases.registry import lasting_name, resolve_base, to_download
 from ..errors import UsageError
 from ..names import DTYPES, MEMORIES, check_choice, check_device
-from ..poses.extraction import source_digest
-from ..poses.fingerprint import estimator_fingerprint
+from ..poses.fingerprint import estimator_fingerprint, source_digest
 from ..reporting import Note, Progress, no_note
 from ..subjects.format import SUBJECT_FILE, SUBJECT_VERSION, is_whole, rename, write_subject
-from ..subjects.views import read_views
 from ..version import __version__
 from .options import TuneOptions
 
@@ -50,6 +48,8 @@ def tune(options: TuneOptions, *, progress: Progress | None = None, note: Note |
     note = note or no_note
     started = time.monotonic()
     _check(options)
+    if to_download(options.base):
+        _open_photos(options)
     folder = resolve_base(options.base, note, progress)
     config = read_config(folder)
     estimator = options.estimator or config.estimator
@@ -68,6 +68,7 @@ def tune(options: TuneOptions, *, progress: Progress | None = None, note: Note |
         entry = cache.path_of("subject", id)
         cached = is_whole(entry)
         if not cached:
+            _open_photos(options)
             partial = cache.partial_folder(id)
             if not (partial / SUBJECT_FILE).exists():  # else it was stopped after its last step, and is whole
                 about = {
@@ -123,11 +124,17 @@ def _check(options: TuneOptions) -> None:
     check_choice("dtype", options.dtype, DTYPES)
     check_device(options.device)
     for path in options.photos:
-        with media.open_picture(path):
-            pass
+        media.require_file(path)
     for source in options.poses or []:
         if not Path(source).exists():
             media.require_file(source)
+
+
+def _open_photos(options: TuneOptions) -> None:
+    """Refuse photos that are none, before what takes time: a download, or tuning."""
+    for path in options.photos:
+        with media.open_picture(path):
+            pass
 
 
 def _origin_of_poses(options: TuneOptions, estimator: str, note: Note, progress: Progress | None) -> Any:
@@ -136,6 +143,7 @@ def _origin_of_poses(options: TuneOptions, estimator: str, note: Note, progress:
         return {"sources": [source_digest(Path(source)) for source in options.poses], "estimator": None}
     found = estimator_fingerprint(estimator)
     if found is None:  # not on this machine yet, or unknown
+        _open_photos(options)
         from ..poses.estimator import load_estimator
 
         load_estimator(estimator, note=note, progress=progress)
@@ -160,6 +168,7 @@ def _learn(
 
     from ..device import autocast_of, pick_device, release
     from ..networks.storage import load_base
+    from ..subjects.views import read_views
     from ..training.memory import MemoryPlan
     from ..training.tuning import fit_subject
 

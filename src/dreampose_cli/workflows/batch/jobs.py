@@ -15,8 +15,8 @@ from typing import Any
 
 from ...errors import UsageError
 from ...media.files import list_files
+from ...media.outputs import output_kind
 from ...media.photos import SUFFIXES
-from ...media.results import output_kind
 from .job_options import NAMES, JobOptions, OptionSets
 
 FIELDS = ("photo", "subject", "poses", "output")
