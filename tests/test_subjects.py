@@ -239,9 +239,9 @@ def test_several_dances_need_a_folder(clip, subject, tmp_path):
 
 def test_impossible_results_are_refused_before_any_work(clip, subject, photo, tmp_path, monkeypatch):
     from dreampose_cli.poses.extraction import extract
-    from dreampose_cli.workflows import render as job
+    from dreampose_cli.workflows import render_request as job
 
-    monkeypatch.setattr(job, "_load", None)
+    monkeypatch.setattr(job, "load", None)
     poses = clip / "video.poses"
     with pytest.raises(UsageError, match="no format"):
         render(RenderOptions(poses=[tmp_path / "missing.mp4"], output=tmp_path / "out.avi"))
@@ -259,7 +259,7 @@ def test_impossible_results_are_refused_before_any_work(clip, subject, photo, tm
 
 
 def test_a_picture_has_no_sound(photo):
-    from dreampose_cli.workflows.render import _has_sound
+    from dreampose_cli.workflows.render_request import _has_sound
 
     assert not _has_sound(photo)
 
