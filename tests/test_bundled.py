@@ -33,7 +33,7 @@ def test_what_ships_is_small_and_says_what_it_is():
     assert config.resolution == (160, 128)
     assert config.provenance["samples"] > 10_000 and "clips" in config.provenance
     assert config.figures["subjects"] >= 24  # measured, with the command that measures it
-    assert "mini_quality.py" in config.figures["command"]
+    assert "held_out.py" in config.figures["command"]
 
 
 def test_the_estimator_finds_mannequins_where_they_are():

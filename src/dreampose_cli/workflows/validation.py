@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
+from ..evaluation.figure import figure_mask, figure_ssim, texture
 from ..evaluation.metrics import figure_l1, l1, mean, sharpness, ssim
 from ..inference.denoise import RenderSettings, prepare, render_batch
 from ..media import atomic_path
@@ -31,14 +31,14 @@ STEPS = 20  # of sampling at most
 
 @dataclass(frozen=True)
 class Shown:
-    """One clip's pictures, uint8: the photo (H, W, 3), and poses, predictions and truth (N, H, W, 3); and where the figure is,
-    the body and what lies within two pixels of it, bool (N, H, W)."""
+    """One clip's pictures, uint8: the photo (H, W, 3), and poses, predictions and truth (N, H, W, 3); and the body's part
+    labels in the truth, (N, H, W), 0 off the body."""
 
     photo: np.ndarray
     poses: np.ndarray
     made: np.ndarray
     truth: np.ndarray
-    figure: np.ndarray
+    parts: np.ndarray
 
 
 def watched(frames: FrameStore) -> list[Clip]:
@@ -61,16 +61,19 @@ def predictions(model: Network, frames: FrameStore) -> Iterator[Shown]:
         prepared = prepare(model, photo, frames.pose([clip.start])[0])
         made = render_batch(model, prepared, torch.from_numpy(windows), settings)
         drawn = np.stack([colour(window[poses.count // 2]) for window in windows])
-        body = torch.from_numpy(windows[:, poses.count // 2, :1] > 0).float()
-        figure = F.max_pool2d(body, 5, stride=1, padding=2)[:, 0].numpy() > 0
-        yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]], figure)
+        parts = windows[:, poses.count // 2, 0]
+        yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]], parts)
 
 
-def scores(shown: list[Shown]) -> dict[str, float]:
-    """Means over all frames, of RGB in [0, 1]: SSIM, L1, L1 on the figure, and sharpness against the truth's."""
+def scores(shown: list[Shown]) -> dict[str, float | None]:
+    """Means over all frames, of RGB in [0, 1]: SSIM and L1, both on the figure too (the body and what lies within two pixels of
+    it), sharpness against the truth's, and how much of the garments' texture is there."""
+    figures = [(s, figure_mask(s.parts)) for s in shown]
     pairs = [(s.made, s.truth) for s in shown]
     return {
-        "figure_l1": mean([value for s in shown for value in figure_l1(s.made, s.truth, s.figure)]),
+        "figure_l1": mean([v for s, mask in figures for v in figure_l1(s.made, s.truth, mask)]),
+        "figure_ssim": mean([v for s, mask in figures for v in figure_ssim(s.made, s.truth, mask)]),
+        "texture": mean([v for s in shown for v in texture(s.made, s.truth, s.parts)]),
         "sharpness": mean([value for made, truth in pairs for value in sharpness(made, truth)]),
         "ssim": mean([value for made, truth in pairs for value in ssim(made, truth)]),
         "l1": mean([value for made, truth in pairs for value in l1(made, truth)]),
@@ -101,11 +104,11 @@ class Watch:
     crew: Crew
     note: Callable[[str], None]
     last_step: int = -1
-    last: dict[str, float] | None = None
+    last: dict[str, float | None] | None = None
     last_strip: Path | None = None
     log: Log | None = field(default=None, repr=False)
 
-    def __call__(self, step: int) -> dict[str, float] | None:
+    def __call__(self, step: int) -> dict[str, float | None] | None:
         """Predict, write the strip and log the scores of `step`; returns them, None without a test list."""
         if not self.crew.main or step == self.last_step:
             return self.last
@@ -116,13 +119,19 @@ class Watch:
         write_strip(shown, self.last_strip)
         if self.frames.split("test"):
             self.last = scores(shown)
-            figures = ("ssim", "l1", "figure_l1", "sharpness")
+            figures = ("ssim", "l1", "figure_ssim", "figure_l1", "texture", "sharpness")
             self.log = self.log or Log(self.folder / "scores.csv", ("step", *figures, "frames"), self.first)
-            self.log.add(step, *(f"{self.last[name]:.5f}" for name in figures), self.last["frames"])
+            self.log.add(step, *(_shown(self.last[name]) for name in figures), self.last["frames"])
             self.log.flush()
-            self.crew.track(step, {name: self.last[name] for name in figures})
+            self.crew.track(step, {name: self.last[name] for name in figures if self.last[name] is not None})
             self.note(
                 f"step {step}: SSIM {self.last['ssim']:.4f}, L1 {self.last['l1']:.4f}, on the figure "
-                f"{self.last['figure_l1']:.4f}, sharpness {self.last['sharpness']:.2f} on the test clips."
+                f"{_shown(self.last['figure_l1'], 4)}, texture {_shown(self.last['texture'], 2)}, sharpness "
+                f"{_shown(self.last['sharpness'], 2)} on the test clips."
             )
         return self.last
+
+
+def _shown(value: float | None, digits: int = 5) -> str:
+    """A score in words; "-" where no frame has it."""
+    return "-" if value is None else f"{value:.{digits}f}"
