@@ -19,6 +19,12 @@ def cache(tmp_path_factory, monkeypatch):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_gpu_decides(monkeypatch):
+    """Which base is used where none is named does not follow the machine that the tests run on."""
+    monkeypatch.setattr("dreampose_cli.bases.registry.gpu_is_there", lambda: False)
+
+
 @pytest.fixture
 def hub():
     """A Hub on loopback without repositories; see hub_server."""

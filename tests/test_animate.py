@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace as Folders
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import animate_reference as plain
 import tiny_hub
 from dreampose_cli.errors import BaseError, OutputExistsError
 from dreampose_cli.inference.joint import decode_frames, denoise_clip
-from dreampose_cli.networks.animate.importers import Source, import_animate_anyone, import_magicanimate
+from dreampose_cli.networks.animate.importers import import_animate_anyone, import_magicanimate
 from dreampose_cli.networks.animate.settings import MAGICPOSE, AnimateSettings
 from dreampose_cli.networks.animate.unet import FrameNorm, clip_norm_count
 from dreampose_cli.networks.storage import load_base, save_base
@@ -40,8 +41,15 @@ def sources(tiny_repositories):
     vae = repository(tiny_repositories, "stabilityai/sd-vae-ft-mse")
     encoder = repository(tiny_repositories, "lambdalabs/sd-image-variations-diffusers") / "image_encoder"
     return {
-        "magicanimate": Source(repository(tiny_repositories, "zcxu-eric/MagicAnimate"), sd, vae),
-        "animate-anyone": Source(repository(tiny_repositories, "patrolli/AnimateAnyone"), sd, vae, encoder),
+        "magicanimate": Folders(
+            weights=repository(tiny_repositories, "zcxu-eric/MagicAnimate"), stable_diffusion=sd, vae=vae
+        ),
+        "animate-anyone": Folders(
+            weights=repository(tiny_repositories, "patrolli/AnimateAnyone"),
+            stable_diffusion=sd,
+            vae=vae,
+            image_encoder=encoder,
+        ),
     }
 
 
@@ -51,8 +59,8 @@ def bases(sources, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DREAMPOSE_CACHE", str(tmp_path_factory.mktemp("animate") / "cache"))
         return {
-            "magicanimate": import_magicanimate(sources["magicanimate"], name="magicanimate"),
-            "animate-anyone": import_animate_anyone(sources["animate-anyone"], name="animate-anyone"),
+            "magicanimate": import_magicanimate(**vars(sources["magicanimate"]), name="magicanimate"),
+            "animate-anyone": import_animate_anyone(**vars(sources["animate-anyone"]), name="animate-anyone"),
         }
 
 
@@ -504,7 +512,7 @@ def copied(source, folder):
     import shutil
 
     shutil.copytree(source.weights, folder / "weights")
-    return dataclasses.replace(source, weights=folder / "weights")
+    return Folders(**vars(source) | {"weights": folder / "weights"})
 
 
 KEY = "up_blocks.1.motion_modules.2.temporal_transformer.proj_in.weight"
@@ -528,31 +536,29 @@ def test_weights_that_do_not_fit_are_refused(sources, tmp_path, cache, kind, fil
     change(source.weights / file, edit)
     importer = {"magicanimate": import_magicanimate, "animate-anyone": import_animate_anyone}[kind]
     with pytest.raises(BaseError) as caught:
-        importer(source, name="wrong")
+        importer(**vars(source), name="wrong")
     assert said in str(caught.value) and not (cache / "bases" / "wrong").exists()
 
 
 def test_what_else_an_import_refuses(sources, tmp_path):
     source = sources["animate-anyone"]
-    with pytest.raises(BaseError, match="--image-encoder"):
-        import_animate_anyone(dataclasses.replace(source, image_encoder=None), name="anyone")
     tiny_hub.write_vision_encoder(tmp_path / "wide", 1, file="model.safetensors", projection=48)
     with pytest.raises(BaseError, match="48 wide"):
-        import_animate_anyone(dataclasses.replace(source, image_encoder=tmp_path / "wide"), name="anyone")
+        import_animate_anyone(**vars(source) | {"image_encoder": tmp_path / "wide"}, name="anyone")
     magic = copied(sources["magicanimate"], tmp_path)
     config = magic.weights / "appearance_encoder/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_head_dim": 4}))
     with pytest.raises(BaseError, match="attention_head_dim 4"):
-        import_magicanimate(magic, name="magic")
+        import_magicanimate(**vars(magic), name="magic")
     with pytest.raises(BaseError, match="appearance_encoder has no config.json"):
-        import_magicanimate(dataclasses.replace(magic, weights=source.weights), name="magic")
+        import_magicanimate(**vars(magic) | {"weights": source.weights}, name="magic")
 
 
 def test_an_import_is_not_overwritten_unasked(sources):
-    import_magicanimate(sources["magicanimate"], name="people")
+    import_magicanimate(**vars(sources["magicanimate"]), name="people")
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        import_magicanimate(sources["magicanimate"], name="people")
-    import_magicanimate(sources["magicanimate"], name="people", overwrite=True)
+        import_magicanimate(**vars(sources["magicanimate"]), name="people")
+    import_magicanimate(**vars(sources["magicanimate"]), name="people", overwrite=True)
 
 
 def test_weights_outside_of_motion_are_said_and_left_out(sources, tmp_path):
@@ -562,7 +568,7 @@ def test_weights_outside_of_motion_are_said_and_left_out(sources, tmp_path):
         lambda s: s.update({"conv_in.bias": torch.ones(32)}),
     )
     notes: list[str] = []
-    import_magicanimate(source, name="more", note=notes.append)
+    import_magicanimate(**vars(source), name="more", note=notes.append)
     assert any("1 weights that are not of motion modules" in note and "conv_in.bias" in note for note in notes)
 
 
@@ -570,7 +576,7 @@ def test_a_denoising_unet_is_completed_by_stable_diffusion(sources, tmp_path):
     source = copied(sources["animate-anyone"], tmp_path)
     change(source.weights / "denoising_unet.pth", lambda s: s.pop("conv_in.bias"))
     notes: list[str] = []
-    base = load_base(import_animate_anyone(source, name="mixed", note=notes.append))
+    base = load_base(import_animate_anyone(**vars(source), name="mixed", note=notes.append))
     own = read(source.stable_diffusion / "unet/diffusion_pytorch_model.safetensors")
     assert torch.equal(base.unet.conv_in.bias, own["conv_in.bias"])
     assert any("1 of 686 weights" in note for note in notes)

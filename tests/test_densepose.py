@@ -518,7 +518,7 @@ def test_each_failure_of_the_hub_has_its_sentence(monkeypatch, failure, words):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("dreampose_cli.bases.hub._require_hub", lambda *_: None)
+    monkeypatch.setattr("dreampose_cli.bases.hub.require_hub", lambda *_: None)
     with pytest.raises(PoseError, match=words) as caught:
         fetch_file("owner/name", "file", "v9", error=PoseError, instead="give a file")
     assert "file of owner/name" in str(caught.value) or words.startswith(("no revision", "no repository"))
@@ -543,7 +543,7 @@ def test_a_download_names_the_licence_once(monkeypatch, people):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("dreampose_cli.bases.hub._require_hub", lambda *_: None)
+    monkeypatch.setattr("dreampose_cli.bases.hub.require_hub", lambda *_: None)
     notes, steps = [], []
     for _ in range(2):
         model = load_estimator("r101", note=notes.append, progress=lambda *step: steps.append(step))

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dreampose_cli.bases import repositories as hub
-from dreampose_cli.bases.registry import MINI_NOTE, bundled, pull, resolve_base
+from dreampose_cli.bases.registry import bundled, pull, resolve_base
 from dreampose_cli.bases.repositories import Reference
 from dreampose_cli.errors import BaseError
 from dreampose_cli.networks.dreampose.presets import MINI
@@ -197,11 +197,3 @@ def test_local_bases_come_first(tmp_path, monkeypatch, tiny_base):
         resolve_base("nobody")
     with pytest.raises(BaseError, match="is no repository on the Hub"):
         pull("nobody")
-
-
-def test_with_mini_alone_the_three_ways_out_are_named():
-    notes = []
-    assert resolve_base(None, notes.append) == bundled()
-    assert notes == [MINI_NOTE]
-    for word in ("dreampose base import", "github.com/johannakarras/DreamPose", "dreampose train", "--base owner/name"):
-        assert word in MINI_NOTE

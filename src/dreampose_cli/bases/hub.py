@@ -51,7 +51,7 @@ def fetch_file(
             f"{what} is not on this machine, and HF_HUB_OFFLINE forbids to download it; unset HF_HUB_OFFLINE once"
             f"{f', or {instead}' if instead else ''}."
         )
-    _require_hub(what, error, instead)
+    require_hub(what, error, instead)
     if before:
         before()
     silence()
@@ -59,7 +59,7 @@ def fetch_file(
         return Path(hf_hub_download(repository, file, revision=revision, tqdm_class=bar(progress, file)))
 
 
-def _require_hub(what: str, error: type[DreamposeError], instead: str) -> None:
+def require_hub(what: str, error: type[DreamposeError], instead: str) -> None:
     """Ask the hub for a sign of life, once: through the client's own session, so proxies count."""
     from huggingface_hub import constants, get_session
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -11,16 +11,16 @@ from typing import Any
 
 from .. import cache
 from ..errors import BaseError
-from ..reporting import Caution
+from ..reporting import Caution, Note, Progress
 from . import repositories as hub
 from .config import CONFIG_FILE, read_config
+from .published import FOR_PEOPLE, PUBLISHED
 
 MINI = "mini"
 OFFICIAL_HOME = "https://github.com/johannakarras/DreamPose"
 MINI_NOTE = Caution(
-    "base mini knows mannequins only. For people: import the official checkpoints, which the authors link from "
-    f"{OFFICIAL_HOME} (`dreampose base import DIR --name NAME`), train on videos (`dreampose train VIDEOS -o BASE "
-    "--base CompVis/stable-diffusion-v1-4`), or name a base on the Hub (`--base owner/name`)."
+    "the base is mini, which ships with the package and knows mannequins only, at 128x160; for people get one with "
+    f"`dreampose base pull {FOR_PEOPLE}`, which is used from then on."
 )
 
 
@@ -59,7 +59,7 @@ def list_bases() -> list[BaseEntry]:
     return entries
 
 
-def register(folder: Path, note: Callable[[str], None] | None = None) -> None:
+def register(folder: Path, note: Note | None = None) -> None:
     """Make a trained base known by its folder's name: a link in the store, so that `base ls` and the default see it.
 
     A base of that name that was imported stays; then the folder's path names the new one.
@@ -76,27 +76,58 @@ def register(folder: Path, note: Callable[[str], None] | None = None) -> None:
             note(f"{folder.name} is not a name for this base here; use --base {folder}.")
 
 
-def resolve_base(
-    name: str | None,
-    note: Callable[[str], None] | None = None,
-    progress: Callable[[int, int | None, str], None] | None = None,
-) -> Path:
-    """The folder of the base meant: `name`, else DREAMPOSE_BASE, else the only own one, else `mini` with a note.
+@dataclass(frozen=True)
+class DefaultBase:
+    """The base that is used where none is named; `missing`: it would be downloaded first."""
 
-    `name` is `mini`, a base in the store, a folder, or a repository on the Hub (owner/name[@revision]), which is
-    downloaded where it is not here yet. Raises BaseError naming what there is.
+    name: str
+    why: str
+    missing: bool = False
+
+
+def default_base(device: str = "auto") -> DefaultBase:
+    """DREAMPOSE_BASE, else the only own one, else one for people where a GPU is there, else `mini`. Asks no network.
+
+    `device`: what is to be computed on. Raises BaseError where there are several to choose from.
     """
-    name = name or os.environ.get("DREAMPOSE_BASE") or None
+    if name := os.environ.get("DREAMPOSE_BASE"):
+        return DefaultBase(name, "DREAMPOSE_BASE names it", not is_here(name))
+    own = [entry for entry in list_bases() if entry.kind != "bundled" and entry.resolution]
+    if len(own) > 1:
+        names = ", ".join(entry.name for entry in own)
+        raise BaseError(f"several bases are here ({names}); choose one with --base or DREAMPOSE_BASE.")
+    if own:
+        return DefaultBase(own[0].name, "the only one of your own here")
+    if device != "cpu" and gpu_is_there():
+        return DefaultBase(FOR_PEOPLE, "this machine has a GPU, and no other base is here", True)
+    return DefaultBase(MINI, "no GPU and no other base is here")
+
+
+def gpu_is_there() -> bool:
+    """Whether this machine has a GPU that torch can use; torch, which takes seconds to import, is asked where one may be."""
+    devices = ("nvidia[0-9]*", "kfd", "dxg")  # of NVIDIA, of AMD, and of Windows below Linux
+    if sys.platform == "linux" and not any(any(Path("/dev").glob(name)) for name in devices):
+        return False
+    from ..device import pick_device
+
+    return pick_device("auto").type != "cpu"
+
+
+def resolve_base(
+    name: str | None, note: Note | None = None, progress: Progress | None = None, device: str = "auto"
+) -> Path:
+    """The folder of the base meant: `name`, or the `default_base` for `device`, where that is `mini` with a warning.
+
+    `name` is `mini`, a base in the store, a folder, a short name (`published.PUBLISHED`), or a repository on the Hub
+    (owner/name[@revision]); what is not here yet is downloaded. Raises BaseError naming what there is.
+    """
     if name is None:
-        own = [entry for entry in list_bases() if entry.kind != "bundled" and entry.resolution]
-        if len(own) == 1:
-            return own[0].path
-        if len(own) > 1:
-            names = ", ".join(entry.name for entry in own)
-            raise BaseError(f"several bases are here ({names}); choose one with --base or DREAMPOSE_BASE.")
-        if note:
+        default = default_base(device)
+        name = default.name
+        if note and name == MINI and not os.environ.get("DREAMPOSE_BASE"):
             note(MINI_NOTE)
-        return bundled()
+        if note and default.missing and name in PUBLISHED:
+            note(f"the base is {name}, since {default.why}; --base mini goes without it.")
     if name == MINI:
         return bundled()
     if _is_stored(name):
@@ -104,31 +135,67 @@ def resolve_base(
     if Path(name).is_dir():
         read_config(Path(name))
         return Path(name)
+    if name in PUBLISHED:
+        from .pulling import pull_published
+
+        return pull_published(PUBLISHED[name], progress=progress, note=note)
     reference = hub.parse(name)
     if reference is not None:
         return hub.pull_base(reference, update=False, progress=progress, note=note)
     known = ", ".join(entry.name for entry in list_bases()) or "none"
-    raise BaseError(f"unknown base {name!r}: no folder and no base of that name; known are: {known}.")
+    raise BaseError(
+        f"unknown base {name!r}: no folder and no base of that name; known are: {known}; to be downloaded: "
+        f"{', '.join(PUBLISHED)}."
+    )
+
+
+def is_here(name: str) -> bool:
+    """Whether `name` can be used without being downloaded first. Asks nobody."""
+    if name == MINI or _is_stored(name) or Path(name).is_dir():
+        return True
+    reference = hub.parse(name)
+    return name not in PUBLISHED and (reference is None or hub.complete(reference) is not None)
 
 
 def to_download(name: str | None = None) -> str | None:
-    """The repository on the Hub that `resolve_base` would download for `name`; None where it would not. Asks nobody."""
-    name = name or os.environ.get("DREAMPOSE_BASE") or MINI
-    reference = hub.parse(name)
-    if reference is None or _is_stored(name) or Path(name).is_dir():
-        return None
-    return None if hub.complete(reference) else name
+    """What `resolve_base` would download for `name`; None where it would not. Asks nobody."""
+    if name is None:
+        default = default_base()
+        return default.name if default.missing else None
+    return None if is_here(name) else name
+
+
+def default_estimator(note: Note | None = None, progress: Progress | None = None) -> str:
+    """The estimator of the base that is used where none is named, which is not downloaded for it. Raises BaseError."""
+    default = default_base()
+    if default.missing and default.name in PUBLISHED:
+        return PUBLISHED[default.name].estimator
+    return read_config(resolve_base(default.name, note, progress)).estimator
 
 
 def pull(
     name: str,
-    note: Callable[[str], None] | None = None,
-    progress: Callable[[int, int | None, str], None] | None = None,
+    note: Note | None = None,
+    progress: Progress | None = None,
+    *,
+    keep_downloads: bool = False,
 ) -> Path:
-    """Download the base `owner/name[@revision]`, or what is new of it, and return its folder. Raises BaseError."""
+    """Download the base `owner/name[@revision]`, or what is new of it, or the one of a short name; its folder.
+
+    Raises BaseError.
+    """
+    if name in PUBLISHED:
+        from .pulling import pull_published
+
+        return pull_published(PUBLISHED[name], keep_downloads=keep_downloads, progress=progress, note=note)
+    if keep_downloads:
+        raise BaseError("--keep-downloads is for the short names: a base on the Hub is used as it was downloaded.")
     reference = hub.parse(name)
     if reference is None:
-        raise BaseError(f"{name!r} is no repository on the Hub; it is written owner/name or owner/name@revision.")
+        raise BaseError(
+            f"{name!r} is no repository on the Hub; it is written owner/name or owner/name@revision; short names are "
+            f"{', '.join(PUBLISHED)}."
+        )
     return hub.pull_base(reference, update=True, progress=progress, note=note)
 
 

@@ -15,13 +15,32 @@ from .help import Command
 from .output import Output, plain, table
 
 
-def ls(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
+def ls(
+    remote: Annotated[
+        bool, typer.Option("--remote", help="List those that `base pull` gets by a short name instead.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
     """List the bases on this machine: bundled, trained, imported.
 
-    Example:
+    Examples:
       dreampose base ls
+      dreampose base ls --remote
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
+    if remote:
+        from ..bases.published import PUBLISHED
+
+        facts = [_facts(base) for base in PUBLISHED.values()]
+        lines = [
+            line
+            for each in facts
+            for line in (each["name"], *_lines({k: v for k, v in each.items() if k != "name"}, "  "), "")
+        ]
+        out.page(lines, {"bases": facts}, [each["name"] for each in facts])
+        return
     from ..bases.registry import list_bases
 
     bases = list_bases()
@@ -54,8 +73,14 @@ def info(
       dreampose base info mini --json
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from ..bases.registry import describe, resolve_base
+    from ..bases.published import PUBLISHED
+    from ..bases.registry import default_base, describe, is_here, resolve_base
 
+    name = base or default_base().name
+    if name in PUBLISHED and not is_here(name):
+        facts = {**_facts(PUBLISHED[name]), "here": f"not yet: dreampose base pull {name}"}
+        out.page(_lines(facts), facts, [name])
+        return
     path = resolve_base(base, out.note)
     facts = plain(describe(path))
     out.page(_lines(facts), facts, [path])
@@ -136,18 +161,24 @@ def import_(
 
 
 def pull(
-    repository: Annotated[
-        str, typer.Argument(metavar="REPO", help="owner/name or owner/name@revision on the Hugging Face Hub.")
+    base: Annotated[
+        str,
+        typer.Argument(metavar="BASE", help="A short name (`base ls --remote`), or owner/name[@revision] on the Hub."),
     ],
+    keep_downloads: Annotated[
+        bool, typer.Option("--keep-downloads", help="Keep the files that a short name's base was made of.")
+    ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Download a base from the Hub, or what is new of it; print its folder.
+    """Download a base, or what is new of it; print its folder.
 
-    `--base owner/name` does so by itself where the base is not here yet, and does not look for a newer one.
+    A short name means published weights, which become a base here once; what was downloaded for that is removed again. An
+    interrupted pull goes on. `--base` does all this by itself where a base is not here yet.
 
-    Example:
+    Examples:
+      dreampose base pull magicanimate
       dreampose base pull owner/name
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
@@ -155,8 +186,25 @@ def pull(
     from ..bases.registry import pull as pull_base
 
     with out.progress(None, "downloading") as progress:
-        path = pull_base(repository, out.note, progress)
+        path = pull_base(base, out.note, progress, keep_downloads=keep_downloads)
+    out.note(f"use it with --base {base}")
     out.result(path, describe(path))
+
+
+def _facts(base: Any) -> dict[str, Any]:
+    """What is known of a published base before it is here."""
+    return {
+        "name": base.name,
+        "title": base.title,
+        "download": f"{base.download / 1e9:.1f} GB",
+        "size": f"{base.bytes / 1e9:.1f} GB",
+        "licence": base.licence,
+        "source": base.where,
+        "built_on": [str(source.reference) for role, source in base.sources.items() if role != "weights"],
+        "follows": base.follows,
+        "needs": base.needs,
+        "tuning": "needed: `dreampose tune PHOTO`" if base.tuning else "not needed: render --photo",
+    }
 
 
 def _lines(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:

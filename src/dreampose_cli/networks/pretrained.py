@@ -41,13 +41,19 @@ KINDS = {
     "vae": AutoencoderKL,
     "image_encoder": CLIPVisionModel,
 }
-# The files that may hold a component's weights, the best first.
+# The files that may hold a component's weights, the best first; `bases.published` fetches halves first instead.
+_DIFFUSERS = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.safetensors",
+)
+_TRANSFORMERS = ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors")
 WEIGHT_FILES = {
-    "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    "control": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
-    "image_encoder": ("model.safetensors", "pytorch_model.bin"),
-    "text_encoder": ("model.safetensors", "pytorch_model.bin"),
+    "unet": _DIFFUSERS,
+    "control": _DIFFUSERS,
+    "vae": _DIFFUSERS,
+    "image_encoder": _TRANSFORMERS,
+    "text_encoder": _TRANSFORMERS,
 }
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -61,7 +67,7 @@ def stable_diffusion_folder(
     fetched, weights of the components in `weights` only. Raises BaseError.
     """
     if source is not None and Path(source).is_dir():
-        return Path(source), Path(source).resolve().name
+        return Path(source), hub.origin(Path(source)) or Path(source).resolve().name
     reference = _reference(source, STABLE_DIFFUSION)
     if note:
         note(f"Stable Diffusion from the Hub: {reference}, licence {SD_LICENCE}.")
@@ -75,7 +81,7 @@ def image_encoder_folder(
 ) -> tuple[Path, str]:
     """As `stable_diffusion_folder`, the folder of a CLIP image encoder; None for OpenAI's ViT-B/32, DreamPose's."""
     if source is not None and Path(source).is_dir():
-        return Path(source), Path(source).resolve().name
+        return Path(source), hub.origin(Path(source)) or Path(source).resolve().name
     reference = _reference(source, IMAGE_ENCODER)
     if note:
         note(f"image encoder from the Hub: {reference}, licence of https://huggingface.co/{reference.repo}.")
@@ -119,8 +125,9 @@ def _fetch(reference: hub.Reference, needed, options: list[list[str]], extra, pr
         preferred = [files[0] for files in options]
         folder = hub.download(reference, [*needed, *extra, *preferred], progress=progress)
         for files in options:
-            if not any((folder / file).is_file() for file in files):
-                folder = hub.download(reference, files, progress=progress)
+            for file in files[1:]:
+                if not any((folder / each).is_file() for each in files):
+                    folder = hub.download(reference, [file], progress=progress)
     for names in [*([name] for name in needed), *options]:
         if not any((folder / name).is_file() for name in names):
             raise BaseError(f"{reference} on the Hub has no {names[0]}; name another repository, or a folder.")
@@ -166,10 +173,15 @@ def clip_with_projection(folder: Path) -> CLIPVisionModelWithProjection:
 def _whole(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
     """A model of transformers; BaseError where weights are missing, which transformers would draw at random."""
     read_json(folder / "config.json")
+    halves = not any((folder / file).is_file() for file in _TRANSFORMERS[:2])
     try:
         with quiet_libraries():
             model, found = kind.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                variant="fp16" if halves else None,
             )
     except Exception as error:  # the library raises what it likes for files that are missing or damaged
         raise BaseError(f"{folder} holds no {kind.__name__}: {_first_line(error)}.") from error

@@ -127,15 +127,29 @@ def _shape(shape) -> str:
     return "x".join(str(side) for side in shape) or "a single number"
 
 
-def write_weights(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Tensors as safetensors, in their own dtype. Straight from mapped files: little memory is used."""
+def write_weights(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype | None = None) -> None:
+    """Tensors as safetensors, in their own dtype or in `dtype`. Straight from mapped files: little memory is used.
+
+    Raises BaseError for a value that `dtype` cannot hold.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     whole: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
+        tensor = _cast(name, tensor.detach(), dtype).contiguous()
         if tensor.untyped_storage().data_ptr() in storages:
             tensor = tensor.clone()  # two names for the same memory, which safetensors does not know
         storages.add(tensor.untyped_storage().data_ptr())
         whole[name] = tensor
     save_file(whole, file, metadata={"format": "pt"})
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None or tensor.dtype == dtype:
+        return tensor
+    cast = tensor.to(dtype)
+    if not torch.isfinite(cast).all():
+        raise BaseError(
+            f"{name} holds values that are no numbers, or too large for {str(dtype).removeprefix('torch.')}."
+        )
+    return cast

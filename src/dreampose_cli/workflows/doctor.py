@@ -116,25 +116,26 @@ def ffmpeg() -> list[Finding]:
 
 
 def bases() -> list[Finding]:
-    """The bases and which one is used without --base."""
-    from ..bases.registry import list_bases, resolve_base, to_download
+    """The bases, and which one is used without --base and why."""
+    from ..bases.registry import MINI, default_base, list_bases, resolve_base
 
     found = list_bases()
     if not found:
         return [Finding("bases", "problem", "none, not even mini", "install dreampose-cli again")]
     names = ", ".join(f"{entry.name} ({entry.kind})" for entry in found)
-    if missing := to_download():
-        remedy = f"download it with `dreampose base pull {missing}`"
-        return [Finding("bases", "warning", f"{names}; DREAMPOSE_BASE={missing} is not on this machine", remedy)]
     try:
-        default = resolve_base(None, lambda _: None)
-        findings = [Finding("bases", "ok", f"{names}; used by default: {Path(default).name}")]
+        default = default_base()
+        if not default.missing:
+            resolve_base(default.name)
     except DreamposeError as problem:
-        findings = [Finding("bases", "warning", names, str(problem))]
-    if all(entry.kind == "bundled" for entry in found):
-        remedy = (
-            "mini knows mannequins only; for people `dreampose base import`, `dreampose train`, or `--base owner/name`"
-        )
+        return [Finding("bases", "warning", names, str(problem))]
+    here = f"{names}; used by default: {default.name} ({default.why})"
+    if default.missing:
+        remedy = f"the first command downloads it; `dreampose base pull {default.name}` does so now"
+        return [Finding("bases", "warning", f"{here}, which is not on this machine yet", remedy)]
+    findings = [Finding("bases", "ok", here)]
+    if default.name == MINI:
+        remedy = "mini knows mannequins only; `dreampose base pull magicanimate` gets one, `base ls --remote` lists others"
         findings.append(Finding("base for people", "warning", "none", remedy))
     return findings
 

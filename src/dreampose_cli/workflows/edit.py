@@ -15,9 +15,8 @@ import numpy as np
 from PIL import Image
 
 from .. import cache, media
-from ..bases.config import read_config
 from ..bases.pipelines import INSTRUCT_PIX2PIX, pipeline_folder
-from ..bases.registry import resolve_base
+from ..bases.registry import default_estimator
 from ..errors import MediaError, NoPersonError, UsageError
 from ..media.compositing import composite, feather, read_mask
 from ..media.metadata import NOTICE
@@ -155,7 +154,7 @@ def _pose(options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray:
 
     if options.photo_pose is not None:
         return poses_of(options.photo_pose, device=options.device, note=note)[0].frame(0)
-    estimator = options.estimator or read_config(resolve_base(None)).estimator
+    estimator = options.estimator or default_estimator()
     return estimate_photo(picture, options.photo, estimator, options.device, note)
 
 

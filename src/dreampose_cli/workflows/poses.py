@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..bases.config import read_config
-from ..bases.registry import resolve_base
+from ..bases.registry import default_estimator
 from ..errors import BaseError
 from ..poses.extraction import ExtractionResult, extract
 from ..poses.files import is_pose_source
@@ -49,11 +48,10 @@ def _estimator_of_base(source: Path, progress: Progress | None, note: Note) -> s
     """
     if is_pose_source(source):
         return "mini"
-    named = bool(os.environ.get("DREAMPOSE_BASE"))
     try:
-        return read_config(resolve_base(None, note if named else None, progress)).estimator
+        return default_estimator(note, progress)
     except BaseError as error:
-        if named:
+        if os.environ.get("DREAMPOSE_BASE"):
             raise
         note(f"{error} The estimator is mini, which knows mannequins only, unless --estimator says otherwise.")
         return "mini"

@@ -7,26 +7,24 @@ and nothing else tells.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ... import cache
-from ...bases.config import CONFIG_FILE, BaseConfig, PoseWindow, SamplingSettings
-from ...bases.registry import MINI
-from ...bases.repositories import Reference
-from ...errors import BaseError, OutputExistsError
-from ...names import check_name
+from ...bases.config import BaseConfig, PoseWindow, SamplingSettings
+from ...bases.published import IMAGE_ENCODER, STABLE_DIFFUSION, VAE
+from ...bases.repositories import origin
+from ...errors import BaseError
+from ...reporting import Note, Progress, no_note
 from ...version import __version__
 from .. import pretrained
+from ..importing import Part, publish, require_name
 from ..network import scale_factor
-from ..storage import save_config, save_description
-from ..weight_files import misfits, read_weights, write_weights
+from ..weight_files import read_weights
 from .modules import add_motion, build_module, empty_prompt, plain_config
 from .settings import ANIMATE_ANYONE, EPS_LINEAR, MAGICANIMATE, V_ZERO_SNR, AnimateSettings
 
@@ -44,33 +42,7 @@ _SECOND_POSITIONS = ".attention_blocks.1.pos_encoder.pe"
 _LAST = ".attentions.2.transformer_blocks.0."  # of the last up block, behind whose first norm nothing is read
 _UNREAD = tuple(_LAST + part for part in ("attn1.", "attn2.", "norm2.", "norm3.", "ff."))
 
-STABLE_DIFFUSION = Reference("stable-diffusion-v1-5/stable-diffusion-v1-5")
-VAE = Reference("stabilityai/sd-vae-ft-mse")
-IMAGE_ENCODER = Reference("lambdalabs/sd-image-variations-diffusers")
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
-
-Progress = Callable[[int, int | None, str], None]
-Note = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module of the base to be: its shape, or itself, and where its weights come from. `file` stands for it in messages."""
-
-    module: nn.Module
-    file: Path
-    tensors: Callable[[], dict[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """The folders an import reads, each in the layout it has on the Hub."""
-
-    weights: Path
-    stable_diffusion: Path
-    vae: Path
-    image_encoder: Path | None = None
-
 
 MAGICANIMATE_BASE = BaseConfig(
     name="magicanimate",
@@ -91,75 +63,125 @@ ANIMATE_ANYONE_BASE = BaseConfig(
 )
 
 
-def import_magicanimate(source: Source, *, name: str, **options: Any) -> Path:
-    """Make `appearance_encoder/`, `densepose_controlnet/` and `temporal_attention/` in `source.weights` the base `name`.
+def import_magicanimate(
+    *,
+    weights: Path,
+    stable_diffusion: Path,
+    vae: Path,
+    name: str,
+    overwrite: bool = False,
+    halves: bool = False,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> Path:
+    """Make `appearance_encoder/`, `densepose_controlnet/` and `temporal_attention/` in `weights` the base `name`.
 
-    Options: overwrite, progress, note. Returns the base's folder. Raises BaseError, OutputExistsError.
+    All are folders in the layout they have on the Hub. `halves`: the base is kept in float16, in which its authors compute.
+    Returns the base's folder. Raises BaseError, OutputExistsError.
     """
-    note = _begin(name, **options)
-    unet = _unet(source.stable_diffusion / "unet", MAGICANIMATE)
-    appearance = source.weights / "appearance_encoder"
-    _require_same_shape(appearance, unet)
-    encoder = pretrained.weight_file("unet", appearance)
-    control = source.weights / "densepose_controlnet"
-    controlnet = pretrained.skeleton("control", control)
-    motion = source.weights / "temporal_attention" / "temporal_attention.ckpt"
-    spatial = pretrained.weight_file("unet", source.stable_diffusion / "unet")
-    prompt = empty_prompt(source.stable_diffusion)
+    require_name(name, overwrite)
+    unet = _unet(stable_diffusion / "unet", MAGICANIMATE)
+    _require_same_shape(weights / "appearance_encoder", unet)
+    encoder = pretrained.weight_file("unet", weights / "appearance_encoder")
+    control = weights / "densepose_controlnet"
+    motion = weights / "temporal_attention" / "temporal_attention.ckpt"
+    moving = motion_weights(motion, note or no_note)
+    spatial = pretrained.weight_file("unet", stable_diffusion / "unet")
+    prompt = empty_prompt(stable_diffusion)
+    wide, tokens = plain_config(unet)["cross_attention_dim"], prompt.tokens.shape[2]
+    if tokens != wide:
+        raise BaseError(
+            f"the UNet attends to tokens of width {wide}, but those of {stable_diffusion}/text_encoder are {tokens} wide; "
+            "take UNet and text encoder of one Stable Diffusion 1.5."
+        )
     settings = replace(MAGICANIMATE, prompt_tokens=prompt.tokens.shape[1])
     parts = {
-        "unet": Part(unet, motion, lambda: {**read_weights(spatial), **motion_weights(motion, note)}),
+        "unet": Part(unet, motion, lambda: {**read_weights(spatial), **moving}),
         "appearance": _built("appearance", settings, unet, encoder, lambda: read_weights(encoder)),
-        "control": _weights("control", controlnet, control),
-        "vae": _weights("vae", pretrained.skeleton("vae", source.vae), source.vae),
-        "prompt": Part(prompt, source.stable_diffusion / "text_encoder", prompt.state_dict),
+        "control": _weights("control", pretrained.skeleton("control", control), control),
+        "vae": _weights("vae", pretrained.skeleton("vae", vae), vae),
+        "prompt": Part(prompt, stable_diffusion / "text_encoder", prompt.state_dict),
     }
-    config = replace(MAGICANIMATE_BASE, network=settings)
-    return _publish(
-        name, config, EPS_LINEAR, parts, source, "zcxu-eric/MagicAnimate, BSD-3-Clause", **options | {"note": note}
+    config = _described(
+        replace(MAGICANIMATE_BASE, name=name, network=settings),
+        parts,
+        "zcxu-eric/MagicAnimate, BSD-3-Clause",
+        stable_diffusion=stable_diffusion,
+        vae=vae,
+    )
+    return publish(
+        config,
+        EPS_LINEAR,
+        parts,
+        misfit=f"the weights in {weights} do not fit",
+        dtype=torch.float16 if halves else None,
+        progress=progress,
+        note=note,
     )
 
 
-def import_animate_anyone(source: Source, *, name: str, **options: Any) -> Path:
-    """Make `denoising_unet.pth`, `reference_unet.pth`, `pose_guider.pth` and `motion_module.pth` in `source.weights` the base
-    `name`; as `import_magicanimate`. What the first does not have of the UNet is Stable Diffusion's.
+def import_animate_anyone(
+    *,
+    weights: Path,
+    stable_diffusion: Path,
+    vae: Path,
+    image_encoder: Path,
+    name: str,
+    overwrite: bool = False,
+    halves: bool = False,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> Path:
+    """Make `denoising_unet.pth`, `reference_unet.pth`, `pose_guider.pth` and `motion_module.pth` in `weights` the base `name`;
+    as `import_magicanimate`. What the first does not have of the UNet is Stable Diffusion's.
     """
-    note = _begin(name, **options)
-    unet = _unet(source.stable_diffusion / "unet", ANIMATE_ANYONE)
+    require_name(name, overwrite)
+    note = note or no_note
+    unet = _unet(stable_diffusion / "unet", ANIMATE_ANYONE)
     denoising, reference, guider, motion = (
-        source.weights / f"{file}.pth" for file in ("denoising_unet", "reference_unet", "pose_guider", "motion_module")
+        weights / f"{file}.pth" for file in ("denoising_unet", "reference_unet", "pose_guider", "motion_module")
     )
-    if source.image_encoder is None:
-        raise BaseError("AnimateAnyone looks at the photo with CLIP as well; name its folder with --image-encoder.")
-    encoder = pretrained.clip_with_projection(source.image_encoder)
+    encoder = pretrained.clip_with_projection(image_encoder)
     wide = plain_config(unet)["cross_attention_dim"]
     if encoder.config.projection_dim != wide:
         raise BaseError(
-            f"the UNet attends to tokens of width {wide}, but the embeddings of {source.image_encoder} are "
+            f"the UNet attends to tokens of width {wide}, but the embeddings of {image_encoder} are "
             f"{encoder.config.projection_dim} wide; choose another with --image-encoder."
         )
+    moving = motion_weights(motion, note)
+    expected = [key for key in unet.state_dict() if "motion_modules" not in key]
+    lacking = sorted(set(expected) - read_weights(denoising).keys())
+    if lacking:
+        note(f"{len(lacking)} of {len(expected)} weights of the UNet are Stable Diffusion's: {denoising} lacks them.")
 
     def denoiser() -> dict[str, Tensor]:
-        trained = read_weights(denoising)
-        expected = [key for key in unet.state_dict() if "motion_modules" not in key]
-        lacking = [key for key in expected if key not in trained]
-        if lacking:
-            rest = read_weights(pretrained.weight_file("unet", source.stable_diffusion / "unet"))
-            note(
-                f"{len(lacking)} of {len(expected)} weights of the UNet are Stable Diffusion's: {denoising} lacks them."
-            )
-            trained = {**{key: rest[key] for key in lacking if key in rest}, **trained}
-        return {**motion_weights(motion, note), **trained}
+        rest = read_weights(pretrained.weight_file("unet", stable_diffusion / "unet")) if lacking else {}
+        return {**moving, **{key: rest[key] for key in lacking if key in rest}, **read_weights(denoising)}
 
     parts = {
         "unet": Part(unet, motion, denoiser),
         "appearance": _built("appearance", ANIMATE_ANYONE, unet, reference, lambda: _without_unread(reference, unet)),
         "control": _built("control", ANIMATE_ANYONE, unet, guider, lambda: read_weights(guider)),
-        "vae": _weights("vae", pretrained.skeleton("vae", source.vae), source.vae),
-        "image_encoder": Part(encoder, source.image_encoder, encoder.state_dict),
+        "vae": _weights("vae", pretrained.skeleton("vae", vae), vae),
+        "image_encoder": Part(encoder, image_encoder, encoder.state_dict),
     }
-    origin = "patrolli/AnimateAnyone, Apache-2.0"
-    return _publish(name, ANIMATE_ANYONE_BASE, V_ZERO_SNR, parts, source, origin, **options | {"note": note})
+    config = _described(
+        replace(ANIMATE_ANYONE_BASE, name=name),
+        parts,
+        "patrolli/AnimateAnyone, Apache-2.0",
+        stable_diffusion=stable_diffusion,
+        vae=vae,
+        image_encoder=image_encoder,
+    )
+    return publish(
+        config,
+        V_ZERO_SNR,
+        parts,
+        misfit=f"the weights in {weights} do not fit",
+        dtype=torch.float16 if halves else None,
+        progress=progress,
+        note=note,
+    )
 
 
 IMPORTERS = {"magicanimate": import_magicanimate, "animate-anyone": import_animate_anyone}
@@ -184,7 +206,7 @@ def import_published(
     """
     if not weights.is_dir():
         raise BaseError(f"{weights} is no folder; download the weights of {kind} into one.")
-    _begin(name, overwrite)  # before anything is fetched
+    require_name(name, overwrite)  # before anything is fetched
     fetching = {"progress": progress, "note": note}
     needed, options = ("unet/config.json",), []
     if kind == "magicanimate":
@@ -193,12 +215,12 @@ def import_published(
     sd = pretrained.folder_of(stable_diffusion, STABLE_DIFFUSION, needed, options, **fetching)
     files = [list(pretrained.WEIGHT_FILES["vae"])]
     autoencoder = pretrained.folder_of(vae, VAE, ("config.json",), files, **fetching)
-    encoder = None
+    folders = {"weights": weights, "stable_diffusion": sd, "vae": _inner(autoencoder, "vae")}
     if kind == "animate-anyone":
         files = [[f"image_encoder/{file}" for file in pretrained.WEIGHT_FILES["image_encoder"]]]
         encoder = pretrained.folder_of(image_encoder, IMAGE_ENCODER, ("image_encoder/config.json",), files, **fetching)
-    source = Source(weights, sd, _inner(autoencoder, "vae"), encoder and _inner(encoder, "image_encoder"))
-    return IMPORTERS[kind](source, name=name, overwrite=overwrite, progress=progress, note=note)
+        folders["image_encoder"] = _inner(encoder, "image_encoder")
+    return IMPORTERS[kind](**folders, name=name, overwrite=overwrite, progress=progress, note=note)
 
 
 def _inner(folder: Path, name: str) -> Path:
@@ -216,6 +238,11 @@ def motion_weights(file: Path, note: Note) -> dict[str, Tensor]:
             found[key] = tensor
         else:
             others.append(key)
+    if not found:
+        raise BaseError(
+            f"{file} holds no motion modules (no name with motion_modules in it): without them a video flickers; take the "
+            "authors' file."
+        )
     if others:
         note(f"{file}: {len(others)} weights that are not of motion modules are left out, such as {others[0]}.")
     mapped = {}
@@ -277,63 +304,20 @@ def _built(
 
 
 def _weights(name: str, module: nn.Module, folder: Path) -> Part:
-    file = pretrained.weight_file(name, folder)
-    return Part(module, file, lambda: pretrained.rename(name, read_weights(file), module.state_dict()))
+    return Part.read(name, module, pretrained.weight_file(name, folder))
 
 
-def _begin(name: str, overwrite: bool = False, note: Note | None = None, progress: Progress | None = None) -> Note:
-    """Check the name of the base to be; returns something to note with."""
-    check_name(name)
-    if name == MINI:
-        raise BaseError("mini is the name of the base that comes with the package; choose another with --name.")
-    if (cache.path_of("base", name) / CONFIG_FILE).exists() and not overwrite:
-        raise OutputExistsError(
-            f"there is a base {name} already; add --overwrite to replace it, or choose another --name."
-        )
-    return note or (lambda text: None)
-
-
-def _publish(
-    name: str,
-    config: BaseConfig,
-    schedule: Mapping[str, Any],
-    parts: dict[str, Part],
-    source: Source,
-    origin: str,
-    note: Note,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Compare all files with the modules, then write the base, one module after the other."""
-    wrong = []
-    for part in parts.values():
-        found = misfits(part.tensors(), pretrained.shapes(part.module))
-        wrong += [f"{part.file.name}: {'; '.join(found)}"] if found else []
-    if wrong:
-        raise BaseError(f"the weights in {source.weights} do not fit; nothing was imported. {'. '.join(wrong)}.")
+def _described(config: BaseConfig, parts: Mapping[str, Part], weights: str, **folders: Path) -> BaseConfig:
+    """The config with sizes as the UNet's own says, and where its parts come from: a commit on the Hub, or a folder's name."""
     side = (parts["unet"].module.config.sample_size or 64) * scale_factor(parts["vae"].module)
     height, width = (round(length * side / 512 / 8) * 8 for length in config.resolution)
-    licence = f"{origin}; {pretrained.SD_LICENCE} for what descends from Stable Diffusion"
-    config = dataclasses.replace(
+    return replace(
         config,
-        name=name,
         resolution=(height, width),
         provenance={
-            "imported_from": origin.partition(",")[0],
-            "stable_diffusion": source.stable_diffusion.resolve().name,
-            "vae": source.vae.resolve().name,
-            "licence": licence,
+            "imported_from": weights.partition(",")[0],
+            **{part: origin(path) or origin(path.parent) or path.resolve().name for part, path in folders.items()},
+            "licence": f"{weights}; {pretrained.SD_LICENCE} for what descends from Stable Diffusion",
             "version": __version__,
         },
     )
-    lock = cache.lock(f"base-{name}", waiting=note, what=f"the base {name}")
-    with lock, cache.publish_folder("base", name) as target:
-        for done, (part, each) in enumerate(parts.items()):
-            if progress:
-                progress(done, len(parts), f"writing {part}")
-            save_config(each.module, target / part)
-            write_weights(each.tensors(), target / config.network.module_files(part)[-1])
-        save_description(config, dict(schedule), target)
-    if progress:
-        progress(len(parts), len(parts), "")
-    return cache.path_of("base", name)

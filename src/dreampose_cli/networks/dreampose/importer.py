@@ -11,19 +11,16 @@ import re
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ... import cache
-from ...bases.config import CONFIG_FILE, BaseConfig, PoseWindow, TuningSettings
-from ...bases.registry import MINI, OFFICIAL_HOME
-from ...errors import BaseError, OutputExistsError
-from ...names import check_name
-from ...reporting import Note, Progress
+from ...bases.config import BaseConfig, PoseWindow, TuningSettings
+from ...bases.registry import OFFICIAL_HOME
+from ...errors import BaseError
+from ...reporting import Note, Progress, no_note
 from ...version import __version__
 from .. import pretrained as components
+from ..importing import Part, publish, require_name
 from ..network import scale_factor
-from ..storage import save_config, save_description
-from ..weight_files import misfits, read_weights, write_weights
 from .conditioning import unet_inputs
 from .network import make_adapter
 from .settings import DreamPoseSettings, PhotoSettings, PoseSettings
@@ -66,14 +63,8 @@ def import_official(
     `epoch` chooses UNet and adapter, else the highest of each. All files are compared before anything is written, and
     at most one component is in memory at a time. Raises BaseError, OutputExistsError.
     """
-    check_name(name)
-    note = note or (lambda text: None)
-    if name == MINI:
-        raise BaseError("mini is the name of the base that comes with the package; choose another with --name.")
-    if (cache.path_of("base", name) / CONFIG_FILE).exists() and not overwrite:
-        raise OutputExistsError(
-            f"there is a base {name} already; add --overwrite to replace it, or choose another --name."
-        )
+    require_name(name, overwrite)
+    note = note or no_note
     files = find_checkpoints(Path(folder), epoch)
     note("checkpoints: " + ", ".join(file.name for file in files.values()) + ".")
     needed = () if "vae" in files else ("vae",)
@@ -89,16 +80,6 @@ def import_official(
     }
     schedule = components.schedule(parts / "scheduler")
     processor = components.image_processor(encoder, modules["image_encoder"].config.image_size)
-    wrong = []
-    for part, source in sources.items():
-        found = misfits(_tensors(part, source, modules[part]), components.shapes(modules[part]))
-        wrong += [f"{source.name}: {'; '.join(found)}"] if found else []
-    if wrong:
-        raise BaseError(
-            f"the checkpoints in {folder} do not fit {parts_name} and {encoder_name}; nothing was imported. "
-            + ". ".join(wrong) + "."
-        )  # fmt: skip
-
     config = dataclasses.replace(
         OFFICIAL,
         name=name,
@@ -111,19 +92,20 @@ def import_official(
             "version": __version__,
         },
     )
-    lock = cache.lock(f"base-{name}", waiting=note, what=f"the base {name}")
-    with lock, cache.publish_folder("base", name) as target:
-        for done, (part, source) in enumerate(sources.items()):
-            if progress:
-                progress(done, len(sources), f"writing {part}")
-            save_config(modules[part], target / part)
-            file = target / config.network.module_files(part)[-1]
-            write_weights(_tensors(part, source, modules[part]), file)
-        processor.save_pretrained(target / "image_encoder")
-        save_description(config, schedule, target)
-    if progress:
-        progress(len(sources), len(sources), "")
-    return cache.path_of("base", name)
+    return publish(
+        config,
+        schedule,
+        {part: Part.read(part, modules[part], source) for part, source in sources.items()},
+        misfit=f"the checkpoints in {folder} do not fit {parts_name} and {encoder_name}",
+        processors=[("image_encoder", processor)],
+        progress=progress,
+        note=note,
+    )
+
+
+def import_downloaded(*, weights: Path, stable_diffusion: Path, image_encoder: Path, halves: bool, **options) -> Path:
+    """As `import_official`, of folders that were just downloaded; always in the precision they come in, to be tuned."""
+    return import_official(weights, stable_diffusion=str(stable_diffusion), image_encoder=str(image_encoder), **options)
 
 
 def find_checkpoints(folder: Path, epoch: int | None = None) -> dict[str, Path]:
@@ -156,7 +138,3 @@ def skeletons(config: BaseConfig, parts: Path, encoder: Path) -> dict[str, nn.Mo
     with torch.device("meta"):
         adapter = make_adapter(config, vae, image_encoder)
     return {"unet": unet, "adapter": adapter, "vae": vae, "image_encoder": image_encoder}
-
-
-def _tensors(part: str, source: Path, module: nn.Module) -> dict[str, Tensor]:
-    return components.rename(part, read_weights(source), module.state_dict())
