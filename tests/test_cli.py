@@ -182,6 +182,8 @@ def test_version(capsys):
         ("render --poses p -o o --photo-index 0", "--photo-index is 0"),
         ("render --poses p -o o --fps 0", "--fps is 0, but must be more than 0"),
         ("render --poses p -o o --fps inf", "--fps is inf"),
+        ("render --poses p -o o --fps 1e308", "--fps is 1e+308, but must be 1000 or less"),
+        ("tune a.jpg --learning-rate 2", "--learning-rate is 2, but must be 1 or less"),
         ("render --poses p -o o --start -1", "--start is -1, but must be 0 or more"),
         ("render --poses p -o o --start 3 --end 2", "--end (2 s) must be after --start (3 s)"),
         ("render --poses p -o o --subject a --photo b", "exclude each other"),

@@ -27,6 +27,8 @@ EDIT_REGIONS = ("clothes", "torso", "legs", "hair", "background")
 GUIDANCE_RANGE = (0.0, 30.0)
 STEPS_RANGE = (1, 1000)
 SEED_RANGE = (0, 2**63 - 1)
+FPS_RANGE = (0.0, 1000.0)  # above 0
+RATE_RANGE = (0.0, 1.0)  # of learning, above 0
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import BaseError, UsageError
+from .components import read_component
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 
 
 def read_schedule(folder: Path) -> dict[str, Any]:
     """The scheduler's config of the base in `folder`. Raises BaseError where there is none."""
-    path = Path(folder) / SCHEDULER_FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseError(f"the base in {folder} cannot be loaded: {path.name} ({error}).") from error
-    if not isinstance(found, dict):
-        raise BaseError(f"the base in {folder} cannot be loaded: {path} holds no object.")
-    return found
+        return read_component(Path(folder) / SCHEDULER_FILE)
+    except BaseError as error:
+        raise BaseError(f"the base in {folder} cannot be loaded: {error}") from error
 
 
 def check_steps(steps: int, schedule: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..version import __version__
-from . import base, batch, cache, completion, demo, doctor, edit, poses, render, synth, train, tune
+from . import base, batch, cache, completion, demo, doctor, edit, poses, render, subject, synth, train, tune
 from . import eval as evaluation
 from .help import Command
 from .options import described
@@ -60,6 +60,7 @@ for command in (
 ):
     app.command(command.__name__, help=described(command), cls=Command)(command)
 app.add_typer(base.app, name="base")
+app.add_typer(subject.app, name="subject")
 app.add_typer(cache.app, name="cache")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -149,6 +148,7 @@ def eval(
         if file is not None and not (file.parent == output and not output.exists()):  # -o makes its folder first
             check_file(file, overwrite)
     if suite is not None:
+        from ..workflows.suite import portable
         from ..workflows.suite import suite as run_suite
 
         asked = SuiteOptions(
@@ -170,7 +170,7 @@ def eval(
             batch_size=batch_size,
             device=device,
             dtype=dtype,
-            command=shlex.join(["dreampose", *sys.argv[1:]]),
+            command=portable(sys.argv[1:]),
         )
         with out.progress(None, "suite") as progress:
             document, found = run_suite(asked, progress=progress, note=out.note)

@@ -15,8 +15,10 @@ from ..errors import UsageError
 from ..names import (
     DTYPES,
     FACINGS,
+    FPS_RANGE,
     GUIDANCE_RANGE,
     MEMORIES,
+    RATE_RANGE,
     SAMPLERS,
     SEED_RANGE,
     STEPS_RANGE,
@@ -42,12 +44,14 @@ def within(option: str, low: float, high: float = MANY) -> Callable[[float | Non
     return lambda value: None if value is None else check_range(option, value, (low, high))
 
 
-def positive(option: str, *, zero: bool = False) -> Callable[[float | None], float | None]:
-    """A check that the number given with `option` is finite and above zero (or zero, where that makes sense)."""
+def positive(option: str, *, zero: bool = False, high: float = MANY) -> Callable[[float | None], float | None]:
+    """A check that the number given with `option` is above zero (or zero, where that makes sense), and at most `high`."""
 
     def check(value: float | None) -> float | None:
         if value is not None and not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
             raise UsageError(f"{option} is {value:g}, but must be {'0 or more' if zero else 'more than 0'}.")
+        if value is not None and value > high:
+            raise UsageError(f"{option} is {value:g}, but must be {high:g} or less.")
         return value
 
     return check
@@ -173,7 +177,7 @@ LearningRate = Annotated[
         "--learning-rate",
         metavar="RATE",
         help="Learning rate of UNet and adapter.",
-        callback=positive("--learning-rate"),
+        callback=positive("--learning-rate", high=RATE_RANGE[1]),
         show_default=FROM_BASE,
     ),
 ]
@@ -219,7 +223,7 @@ Fps = Annotated[
         "--fps",
         metavar="FPS",
         help="Frames a second of the result.",
-        callback=positive("--fps"),
+        callback=positive("--fps", high=FPS_RANGE[1]),
         show_default="the driving video's",
     ),
 ]

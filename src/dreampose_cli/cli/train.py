@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TrainingStopped, UsageError
-from ..names import PHOTO_CHANNELS, POSE_CHANNELS, PRESETS, STAGES, TRACKERS, check_choice
+from ..names import PHOTO_CHANNELS, POSE_CHANNELS, PRESETS, RATE_RANGE, STAGES, TRACKERS, check_choice
 from ..training.launcher_env import local_rank, process_rank
 from ..workflows.options import TrainOptions
 from . import options
@@ -126,7 +126,7 @@ def train(
             "--learning-rate",
             metavar="RATE",
             help="Learning rate.",
-            callback=options.positive("--learning-rate"),
+            callback=options.positive("--learning-rate", high=RATE_RANGE[1]),
             show_default=PRESET,
         ),
     ] = None,

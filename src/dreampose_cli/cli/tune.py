@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..names import RATE_RANGE
 from ..workflows.options import TuneOptions
 from . import options
 from .output import Output
@@ -41,7 +42,7 @@ def tune(
             "--decoder-learning-rate",
             metavar="RATE",
             help="Learning rate of the decoder.",
-            callback=options.positive("--decoder-learning-rate"),
+            callback=options.positive("--decoder-learning-rate", high=RATE_RANGE[1]),
             show_default=options.FROM_BASE,
         ),
     ] = None,

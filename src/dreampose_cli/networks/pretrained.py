@@ -7,7 +7,6 @@ safety checker are never fetched. Configs make skeletons without weights, which 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 from ..bases import repositories as hub
+from ..bases.components import read_component
 from ..errors import BaseError
 from .weight_files import misfits, read_weights
 
@@ -197,7 +197,8 @@ def _first_line(error: Exception) -> str:
 
 def _build(name: str, folder: Path, changes: dict[str, Any]) -> nn.Module:
     path = folder / "config.json"
-    raw = read_json(path)
+    file = next((folder / file for file in WEIGHT_FILES[name] if (folder / file).is_file()), None)
+    raw = read_component(path, file)
     try:
         with quiet_libraries():
             if name == "image_encoder":
@@ -287,15 +288,8 @@ def check_widths(unet: UNet2DConditionModel, image_encoder: CLIPVisionModel) -> 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BaseError(f"{path.parent} has no {path.name}; give a folder in the layout of diffusers.") from error
-    except (OSError, ValueError) as error:
-        raise BaseError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(document, dict):
-        raise BaseError(f"{path} holds no settings.")
-    return document
+    """A config of diffusers or transformers, with sizes that are possible. Raises BaseError."""
+    return read_component(path)
 
 
 @contextlib.contextmanager

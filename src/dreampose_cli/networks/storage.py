@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..bases.components import check_modules, read_component
 from ..bases.config import CONFIG_FILE, BaseConfig, read_config
 from ..bases.families import find, network_class
 from ..bases.schedule import SCHEDULER_FILE, read_schedule
@@ -33,6 +34,7 @@ def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.
     modules: dict[str, nn.Module] = {}
     try:
         schedule = read_schedule(folder)
+        check_modules(folder, config.network)
         for name, place in config.network.modules.items():
             if place and kind.extends(name, config):
                 modules[name] = load_extended(kind, name, find(place), folder, config, dtype)
@@ -66,7 +68,7 @@ def load_extended(
     family: type[Network], name: str, kind: type, folder: Path, config: BaseConfig, dtype: torch.dtype
 ) -> nn.Module:
     """A module of diffusers with parts of the family's own, whose weights the library's loading would leave out."""
-    described = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+    described = read_component(folder / name / "config.json")
     module = family.extend(name, kind.from_config(described))
     module.load_state_dict(load_file(folder / config.network.module_files(name)[-1]))
     return nn.Module.to(module, dtype=dtype)  # diffusers' own `to` warns for every cast

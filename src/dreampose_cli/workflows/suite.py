@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -38,6 +39,20 @@ from .options import SuiteOptions
 from .suite_clips import GAP, ClipJob, test_clips
 
 VERSION = 2  # of what is computed: raise it when a variant changes
+
+
+def portable(words: Sequence[str]) -> str:
+    """A command line to be kept with figures and shown to others: of paths that lead through folders of this machine only
+    the last name stays."""
+    return shlex.join(["dreampose", *map(_portable, words)])
+
+
+def _portable(word: str) -> str:
+    name, equals, value = word.partition("=")
+    path = PureWindowsPath(value if equals else word)  # it knows both kinds of separators
+    if path.is_absolute() or path.root or ".." in path.parts or path.parts[:1] == ("~",):
+        return f"{name}{equals}{path.name}" if equals else path.name
+    return word
 
 
 def settings_of(options: SuiteOptions) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from ...errors import UsageError
 from ...names import (
     ALIGNMENTS,
     DTYPES,
+    FPS_RANGE,
     GUIDANCE_RANGE,
     MEMORIES,
     NOISES,
+    RATE_RANGE,
     SAMPLERS,
     SEED_RANGE,
     STEPS_RANGE,
@@ -64,8 +66,8 @@ def _number(low: float, high: float, whole: bool = False, above: bool = False) -
         try:
             found = float(value) if not isinstance(value, bool) else math.nan
             exact = int(value) if whole and not isinstance(value, float) else found
-        except (TypeError, ValueError):
-            raise UsageError(f"{name} is {value!r}, but must be a number.") from None
+        except (TypeError, ValueError, OverflowError):
+            raise UsageError(f"{name} is {str(value)[:60]}, but must be a number.") from None
         if whole and found != exact or whole and not float(found).is_integer():
             raise UsageError(f"{name} is {value!r}, but must be a whole number.")
         found = int(exact) if whole else found
@@ -121,8 +123,8 @@ _TUNE: dict[str, tuple[str, Parser]] = {
     "estimator": ("estimator", _text),
     "tune-steps": ("steps", _whole(0, 1_000_000)),
     "decoder-steps": ("decoder_steps", _whole(0, 1_000_000)),
-    "learning-rate": ("learning_rate", _number(0, MANY, above=True)),
-    "decoder-learning-rate": ("decoder_learning_rate", _number(0, MANY, above=True)),
+    "learning-rate": ("learning_rate", _number(*RATE_RANGE, above=True)),
+    "decoder-learning-rate": ("decoder_learning_rate", _number(*RATE_RANGE, above=True)),
     "tune-batch-size": ("batch_size", _whole(1)),
     "lora-rank": ("lora_rank", _whole(0, 1024)),
     "tune-seed": ("seed", _whole(*SEED_RANGE)),
@@ -137,7 +139,7 @@ _RENDER: dict[str, tuple[str, Parser]] = {
     "seed": ("seed", _whole(*SEED_RANGE)),
     "noise": ("noise", _choice(NOISES)),
     "align": ("align", _choice(ALIGNMENTS)),
-    "fps": ("fps", _number(0, 1000, above=True)),
+    "fps": ("fps", _number(*FPS_RANGE, above=True)),
     "start": ("start", _number(0, MANY)),
     "end": ("end", _number(0, MANY, above=True)),
     "side-by-side": ("side_by_side", _flag),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ...errors import UsageError
 from ...media.files import list_files
 from ...media.outputs import output_kind
@@ -21,6 +23,8 @@ from .job_options import NAMES, JobOptions, OptionSets
 
 FIELDS = ("photo", "subject", "poses", "output")
 LONGEST_LINE = 1 << 20  # bytes
+LONGEST_FIELD = 4096  # bytes, of a path as systems take it
+_Value = bool | int | float | str | list[str | int | float] | None
 SHOWN = 20  # bad lines that are explained; of the others the numbers are said
 NAMED = 200
 
@@ -167,9 +171,26 @@ def _lines(stream) -> Iterator[tuple[int, str | UsageError]]:
 def _parsed(line: str) -> dict | str:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return f"is not JSON ({getattr(error, 'msg', error)})."
-    return row if isinstance(row, dict) else f"is no object with {', '.join(FIELDS)}."
+    except RecursionError:
+        return "is nested too deep."
+    except ValueError as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "it holds a number out of range"
+        return f"is not JSON ({reason})."
+    return _possible(row) if isinstance(row, dict) else f"is no object with {', '.join(FIELDS)}."
+
+
+def _possible(row: dict) -> dict | str:
+    """The row itself, or what no field can be: of another type, endless, or no text that a file could be called."""
+    for key, value in row.items():
+        try:
+            for text in (key, *(value if isinstance(value, list) else [value])):
+                if isinstance(text, str) and ("\0" in text or len(os.fsencode(text)) > LONGEST_FIELD):
+                    raise ValueError
+            msgspec.convert(value, _Value)
+        except (ValueError, msgspec.ValidationError):
+            name = key if len(key) < 100 and "\0" not in key and key.isprintable() else "a field"
+            return f"{name} cannot be used: it is too long, no text, or of a type that no field has."
+    return row
 
 
 def _csv_rows(lines: Iterator[tuple[int, str | UsageError]]) -> Iterator[tuple[int, dict | str]]:
@@ -205,7 +226,7 @@ def _csv_rows(lines: Iterator[tuple[int, str | UsageError]]) -> Iterator[tuple[i
         elif len(row) > len(header):
             yield at, f"has {len(row)} fields, and the header has {len(header)}."
         else:
-            yield at, dict(zip(header, row, strict=False))
+            yield at, _possible(dict(zip(header, row, strict=False)))
 
 
 def _job(row: dict, number: int, home: str, sets: OptionSets, there: dict[str, bool]) -> Job:

@@ -13,7 +13,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from ...cache.filelock import hold
 from ...errors import OutputError
@@ -21,6 +23,27 @@ from ...media.atomic import disk_full
 
 NAME = "manifest"
 FINISHED = ("done", "failed")
+
+
+_Amount = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+
+
+class _Result(msgspec.Struct):
+    """What is counted of a step's result."""
+
+    bytes: _Amount | None = None
+    frames: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
+    cached: bool = False
+
+
+class _Line(msgspec.Struct):
+    """What a line must be to be believed; the rest of it is for people."""
+
+    event: str
+    kind: str | None = None
+    step: str | None = None
+    seconds: _Amount | None = None
+    result: _Result | None = None
 
 
 class Manifest:
@@ -82,10 +105,10 @@ def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 for text in file:
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(ValueError, RecursionError, msgspec.ValidationError):
                         line = json.loads(text)
-                        if isinstance(line, dict) and "event" in line:
-                            yield line
+                        msgspec.convert(line, _Line)
+                        yield line
         except OSError as error:
             raise OutputError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
 
