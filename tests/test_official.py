@@ -483,7 +483,7 @@ def test_folders_that_lack_something_are_named(world, tmp_path):
     with pytest.raises(BaseError, match="neither a folder nor a repository"):
         import_official(world.checkpoints, name="x", stable_diffusion="no/such/folder", image_encoder=str(tmp_path))
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(BaseError, match=r"config.json cannot be read"):
+    with pytest.raises(BaseError, match=r"config.json is not valid JSON"):
         import_official(world.checkpoints, name="x", **world.sources | {"image_encoder": str(tmp_path)})
     (tmp_path / "config.json").write_text('{"hidden_size": 768}')
     with pytest.raises(BaseError, match="has no weights: neither model.safetensors nor pytorch_model.bin"):

@@ -108,7 +108,7 @@ def read_component(path: Path, weights: Path | None = None) -> dict[str, Any]:
     if weights is not None and weights.is_file() and least > os.path.getsize(weights):
         raise BaseError(
             f"{path} describes at least {least:,} parameters, more than {weights.name} holds with its "
-            f"{os.path.getsize(weights):,} bytes; they do not belong together."
+            f"{os.path.getsize(weights):,} bytes; that file is cut short, or they do not belong together."
         )
     return raw
 
