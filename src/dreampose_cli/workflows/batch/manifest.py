@@ -19,7 +19,7 @@ import msgspec
 
 from ...cache.filelock import hold
 from ...errors import OutputError
-from ...media.atomic import disk_full
+from ...media.outputs import disk_full
 
 NAME = "manifest"
 FINISHED = ("done", "failed")
