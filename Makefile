@@ -26,10 +26,11 @@ test-all: $(INSTALLED)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
 
 clean:
-	rm -rf build dist dreampose-demo .pytest_cache .ruff_cache
+	rm -rf build dist dreampose-demo .pytest_cache .ruff_cache .mypy_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt

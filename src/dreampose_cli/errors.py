@@ -164,7 +164,8 @@ def document(problem: BaseException, words: list[str]) -> dict[str, dict[str, st
     if not isinstance(file, str):
         given = {word.split("=", 1)[-1] for word in words if not word.startswith("-") or "=" in word}
         named = sorted((word for word in given if len(word) > 1 and word in told), key=len, reverse=True)
-        file = re.search(re.escape(named[0]) + r"[^\s:;,'\"]*", told)[0].rstrip(".") if named else None
+        found = re.search(re.escape(named[0]) + r"[^\s:;,'\"]*", told) if named else None
+        file = found[0].rstrip(".") if found else None
     hint = told.rpartition("; ")[2] if "; " in told else None
     return {"error": {"code": code, "message": told, "hint": hint, "file": file}}
 

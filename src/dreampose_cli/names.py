@@ -60,8 +60,8 @@ def check_range(what: str, value: float, limits: tuple[float, float]) -> float:
     """`value` itself when it is a number within `limits` (inclusive); UsageError naming `what` otherwise."""
     low, high = limits
     if not math.isfinite(value) or not low <= value <= high:
-        value, low, high = (number if isinstance(number, int) else f"{number:g}" for number in (value, low, high))
-        raise UsageError(f"{what} is {value}, but must be between {low} and {high}.")
+        told, least, most = (number if isinstance(number, int) else f"{number:g}" for number in (value, low, high))
+        raise UsageError(f"{what} is {told}, but must be between {least} and {most}.")
     return value
 
 

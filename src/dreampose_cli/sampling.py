@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from .errors import UsageError
 from .names import SAMPLERS
 
-_KINDS = {
+_KINDS: dict[str, tuple[Any, dict[str, Any]]] = {  # a scheduler's class, and what differs from its defaults
     "pndm": (PNDMScheduler, {}),
     "ddim": (DDIMScheduler, {}),
     "dpm++": (DPMSolverMultistepScheduler, {}),
@@ -37,7 +38,7 @@ def make_sampler(name: str, schedule: dict):
     return kind(**config | changes)
 
 
-def clip_noise(shape: tuple[int, int, int], seed: int) -> Tensor:
+def clip_noise(shape: Sequence[int], seed: int) -> Tensor:
     """The noise of a whole clip (1, C, h, w), drawn on the CPU: one seed means one result on every device."""
     return torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(seed))
 
@@ -63,7 +64,7 @@ def noise_weights(sampler) -> tuple[Tensor, Tensor]:
 
 def guide(branches: Tensor, weights: Sequence[float]) -> Tensor:
     """The predictions of k guidance branches (k, R, C, h, w) and their weights, which sum to one -> (R, C, h, w)."""
-    return sum(weight * branch for weight, branch in zip(weights, branches, strict=True))
+    return cast(Tensor, sum(weight * branch for weight, branch in zip(weights, branches, strict=True)))
 
 
 def sample(

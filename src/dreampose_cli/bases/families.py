@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from .schedule import SCHEDULER_FILE
 
@@ -25,7 +26,7 @@ FAMILIES = {
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 
 
-def find(place: str) -> type:
+def find(place: str) -> Any:
     """The class at "package.module:Class"."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
@@ -38,7 +39,7 @@ def settings_class(family: str) -> type[FamilySettings]:
     return find(FAMILIES[family][0])
 
 
-def network_class(family: str) -> type:
+def network_class(family: str) -> Any:
     """The class of a family's network (a `networks.network.Network`)."""
     return find(FAMILIES[family][1])
 

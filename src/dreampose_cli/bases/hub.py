@@ -142,7 +142,7 @@ def bar(progress: Progress | None, label: str) -> type:
     """A class in the form of tqdm that draws nothing and reports the megabytes of the whole download to `progress`."""
     from tqdm.std import tqdm
 
-    seen = [0]
+    seen = [0.0]
 
     class Bar(tqdm):
         monitor_interval = 0  # no thread that watches the bars

@@ -6,12 +6,11 @@ asking the network, so that its commit stays the same until it is removed from t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BaseError
-from ..reporting import Note
+from ..reporting import Note, Progress
 from . import repositories as hub
 
 _DIFFUSERS = "diffusion_pytorch_model.safetensors"
@@ -72,7 +71,7 @@ def pipeline_folder(
     model: PipelineModel,
     source: str | None = None,
     *,
-    progress: Callable | None = None,
+    progress: Progress | None = None,
     note: Note | None = None,
 ) -> tuple[Path, str]:
     """The folder with the files of `model`, and what to call it: `owner/name@commit`, or the folder's path.

@@ -42,7 +42,9 @@ def bundled() -> Path:
 
 def list_bases() -> list[BaseEntry]:
     """`mini` and the bases in the store, by name; damaged ones say so in their summary."""
-    folders = [(MINI, bundled(), "bundled")] if (bundled() / CONFIG_FILE).exists() else []
+    folders: list[tuple[str, Path, str | None]] = []
+    if (bundled() / CONFIG_FILE).exists():
+        folders.append((MINI, bundled(), "bundled"))
     home = cache.root() / "bases"
     if home.is_dir():
         folders += [(p.name, p, None) for p in sorted(home.iterdir()) if p.is_dir() and not p.name.startswith(".")]

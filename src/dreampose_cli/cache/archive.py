@@ -56,7 +56,7 @@ def import_entry(file: str | os.PathLike | IO[bytes], name: str | None = None) -
     `name`: what to call the file in errors. Every part is compared with its checksum before anything is in the cache.
     Raises StoreError where the file is none, is damaged or of another version.
     """
-    what = name or os.fspath(file)
+    what = name or str(file)
     try:
         with zipfile.ZipFile(file) as archive:
             header = json.loads(archive.read(HEADER))

@@ -36,9 +36,8 @@ class _Bar(ProgressColumn):
         super().__init__()
 
     def render(self, task: Task) -> ProgressBar:
-        known = task.total is not None
-        total = max(0, task.total) if known else None
-        return ProgressBar(total, max(0, task.completed), self.width, not known, animation_time=task.get_time())
+        total = None if task.total is None else max(0, task.total)
+        return ProgressBar(total, max(0, task.completed), self.width, total is None, animation_time=task.get_time())
 
 
 class _Left(TimeRemainingColumn):

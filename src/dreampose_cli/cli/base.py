@@ -144,7 +144,7 @@ def import_(
         raise UsageError("--epoch is for --kind dreampose; the others have one checkpoint.")
     if kind == "magicanimate" and image_encoder is not None:
         raise UsageError("--image-encoder is for --kind dreampose and animate-anyone; MagicAnimate has none.")
-    asked = {"name": name, "stable_diffusion": stable_diffusion, "overwrite": overwrite, "note": out.note}
+    asked: dict[str, Any] = {"name": name, "stable_diffusion": stable_diffusion, "overwrite": overwrite, "note": out.note}
     from ..bases.registry import describe
 
     with out.progress(None, "importing") as progress:

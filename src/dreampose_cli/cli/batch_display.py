@@ -6,7 +6,10 @@ import json
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 from .output import PLAIN_PROGRESS_SECONDS, Output, duration, plain
 
@@ -21,7 +24,7 @@ class Display:
     def __init__(self, out: Output, planned):
         self.out, self.plan = out, planned.plan
         self.total = len(planned.plan.steps)
-        self._live = None
+        self._live: Live | None = None
         self._at = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -30,14 +33,14 @@ class Display:
             from rich.live import Live
 
             self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
-            self._live.__enter__()
+            self._live.start()
             self.out._live = self._live
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self.out._live = None
-            self._live.__exit__(*error)
+            self._live.stop()
 
     # ---- what the driver tells
 

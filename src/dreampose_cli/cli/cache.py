@@ -123,7 +123,7 @@ def rm(
     if everything and cache.version() not in (None, str(cache.VERSION)):
         _clear_other_version(out, dry_run=dry_run, yes=yes)
         return
-    chosen = cache.list_entries() if everything else list({e.path: e for e in map(cache.find_entry, entries)}.values())
+    chosen = cache.list_entries() if everything else list({e.path: e for e in map(cache.find_entry, entries or [])}.values())
 
     def act() -> list[Entry]:
         for entry in chosen:
@@ -214,7 +214,7 @@ def verify(json: options.Json = False, quiet: options.Quiet = False, verbose: op
     from ..errors import StoreError
 
     entries = [entry for entry in cache.list_entries() if entry.kind != "partial"]
-    found = {}
+    found: dict[str, str | None] = {}
     with out.progress(len(entries), "verifying") as progress:
         for number, entry in enumerate(entries, start=1):
             found |= cache.verify([entry])

@@ -151,6 +151,7 @@ def eval(
         from ..workflows.suite import portable
         from ..workflows.suite import suite as run_suite
 
+        assert output is not None
         asked = SuiteOptions(
             suite,
             output,
@@ -179,6 +180,7 @@ def eval(
     else:
         from ..workflows.evaluate import evaluate
 
+        assert predicted is not None and reference is not None  # as checked above
         document = None
         score = EvalOptions(
             predicted,

@@ -36,7 +36,7 @@ class Output:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
-        self._live = None  # rich's Progress while one is on the screen
+        self._live: Any = None  # rich's Progress, or its Live, while one is on the screen
 
     @property
     def mode(self) -> str:

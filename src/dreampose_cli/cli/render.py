@@ -143,7 +143,11 @@ def render(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
     options.trust_estimator(estimator, trust_code)
-    _check_together(poses, output, subject, photo, photo_pose)
+    if not poses:
+        raise UsageError("Missing option '--poses'.")
+    if not output:
+        raise UsageError("Missing option '--output'.")
+    _check_together(subject, photo, photo_pose)
     asked = RenderOptions(
         poses,
         output,  # as typed: a Path would lose the slash that means a folder
@@ -190,11 +194,8 @@ def render(
     out.result(rendered.paths, rendered)
 
 
-def _check_together(poses, output, subject, photo, photo_pose) -> None:
+def _check_together(subject: str | None, photo: Path | None, photo_pose: Path | None) -> None:
     """UsageError for what does not go together."""
-    for option, value in (("--poses", poses), ("--output", output)):
-        if not value:
-            raise UsageError(f"Missing option '{option}'.")
     if subject is not None and photo is not None:
         raise UsageError("--subject and --photo exclude each other: a subject has photos of its own.")
     if photo_pose is not None and photo is None:

@@ -81,7 +81,9 @@ class FeatureSums:
                 self.reasons[key] = str(missing)
         if "lpips_vgg" in self.networks and "vgg" in self.networks:
             self.networks["vgg"] = None  # comes with LPIPS from one pass
-        self.sums = {key: (Gaussian(), Gaussian()) for key in ("fid", "fvd") if key in self.networks}
+        self.sums: dict[str, tuple[Gaussian, Gaussian]] = {
+            key: (Gaussian(), Gaussian()) for key in ("fid", "fvd") if key in self.networks
+        }
 
     def describe(self) -> dict[str, Any]:
         return {key: [file.describe() for file in networks.NEEDS[key]] for key in self.networks}

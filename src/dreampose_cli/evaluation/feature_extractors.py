@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ _VGG16 = tuple(
     for depth, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
     for step in (*(((depth, 3, 1, 1), "relu") * count), "pool")
 )[:-1]
-BACKBONES = {  # layers, window of the pooling, and after which layers LPIPS looks
+BACKBONES: dict[str, tuple[tuple[Any, ...], int, tuple[int, ...]]] = {  # layers, pooling window, after which LPIPS looks
     "alex": (_ALEXNET, 3, (1, 4, 7, 9, 11)),
     "vgg": (_VGG16, 2, (3, 8, 15, 22, 29)),
 }
@@ -55,15 +56,17 @@ class Backbone(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         layers, window, self.taps = BACKBONES[name]
-        channels, modules = 3, []
+        channels = 3
+        modules: list[nn.Module] = []
         for layer in layers:
             if layer == "relu":
                 modules.append(nn.ReLU())
             elif layer == "pool":
                 modules.append(nn.MaxPool2d(window, 2))
             else:
-                modules.append(nn.Conv2d(channels, layer[0], *layer[1:]))
-                channels = layer[0]
+                width, *how = layer
+                modules.append(nn.Conv2d(channels, width, *how))
+                channels = width
         self.features = nn.Sequential(*modules)
         self.register_buffer("shift", torch.tensor(SHIFT).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
@@ -77,7 +80,8 @@ class Backbone(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Pictures (N, 3, H, W) in [-1, 1] -> the features at each tap, (N, C, h, w)."""
-        x, found = (pictures - self.shift) / self.scale, []
+        x = (pictures - self.get_buffer("shift")) / self.get_buffer("scale")
+        found = []
         for i, module in enumerate(self.features):
             x = module(x)
             if i in self.taps:

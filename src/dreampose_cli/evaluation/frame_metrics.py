@@ -37,7 +37,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def measure(pair, before, pose, wanted: set[str]) -> dict[str, float | None]:
     """The pixel metrics of one pair of frames, uint8 (H, W, 3), and what they need of the pair before."""
     a, b = map(_tensor, pair)
-    count, values = a.numel(), {}
+    count = a.numel()
+    values: dict[str, float | None] = {}
     difference = _difference(a, b)
     error = _sum(difference.square()) / (255**2 * count)
     if "l1" in wanted or "ssim" in wanted:

@@ -50,7 +50,8 @@ class AlignedFrames:
         self.size = scored_size(self._reference.size, size)
         self.padded = _was_padded(*self.source_sizes)
         lengths = (self._predicted.length, self._reference.length)
-        self.total = min(lengths) if None not in lengths else None
+        known = [length for length in lengths if length is not None]
+        self.total = min(known) if len(known) == 2 else None
         self._look(timed or _is_untimed(predicted) or _is_untimed(reference))
 
     def __enter__(self) -> AlignedFrames:
@@ -126,7 +127,7 @@ def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return picture
     if height % size[0] or width % size[1]:
         return media.resize(picture, size)
-    planes = torch.from_numpy(np.require(picture, requirements="CW")).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(np.require(picture, requirements=("C", "W"))).permute(2, 0, 1)[None]
     return F.interpolate(planes, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
 
 
@@ -134,8 +135,9 @@ def scored_size(source: tuple[int, int], size: int | None) -> tuple[int, int]:
     """(height, width) at which frames of `source` (height, width) are scored: the shorter side `size`, never enlarged."""
     shorter = min(source)
     if size is None or shorter <= size:
-        return tuple(source)
-    return tuple(size if side == shorter else max(size, round(side * size / shorter)) for side in source)
+        return source[0], source[1]
+    height, width = (size if side == shorter else max(size, round(side * size / shorter)) for side in source)
+    return height, width
 
 
 def _was_padded(predicted: tuple[int, int], reference: tuple[int, int]) -> bool:

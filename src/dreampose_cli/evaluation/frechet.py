@@ -24,7 +24,7 @@ class Gaussian:
             raise ValueError(f"features are finite numbers (N, D), not {x.shape}")
         if not len(x):
             return
-        if self._mean is None:
+        if self._mean is None or self._scatter is None:
             self._mean, self._scatter = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
         mean = x.mean(axis=0)
         centred = x - mean
@@ -37,12 +37,14 @@ class Gaussian:
 
     @property
     def mean(self) -> np.ndarray:
-        """(D,)"""
+        """(D,); needs a feature."""
+        assert self._mean is not None
         return self._mean
 
     @property
     def covariance(self) -> np.ndarray:
         """(D, D), unbiased; needs two features."""
+        assert self._scatter is not None
         return self._scatter / (self.count - 1)
 
 

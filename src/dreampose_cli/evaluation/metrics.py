@@ -145,7 +145,8 @@ def _changed(a: Tensor, b: Tensor) -> tuple[slice, slice] | None:
         # at least one window, at the border too
         start = max(0, min(first - 2 * RADIUS, len(changed) - 2 * RADIUS - 1))
         box.append(slice(start, min(len(changed), max(last + 2 * RADIUS, start + 2 * RADIUS) + 1)))
-    return tuple(box)
+    rows, columns = box
+    return rows, columns
 
 
 def sharpness(prediction: Pictures, reference: Pictures) -> list[float | None]:

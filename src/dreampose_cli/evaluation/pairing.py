@@ -52,14 +52,11 @@ def find_pairs(
     if isinstance(ours, ClipFiles) and isinstance(theirs, ClipFiles):
         name = predicted.stem or str(predicted)
         return [_pair(name, ours, theirs, poses, alone=True)], [], []
-    if isinstance(ours, ClipFiles):
-        ours = {_name_of(predicted): ours}
-        if len(theirs) == 1:
-            theirs = dict(zip(ours, theirs.values(), strict=True))
-    elif isinstance(theirs, ClipFiles):
-        theirs = {_name_of(reference): theirs}
-        if len(ours) == 1:
-            theirs = dict(zip(ours, theirs.values(), strict=True))
+    alone = isinstance(ours, ClipFiles) or isinstance(theirs, ClipFiles)
+    ours = {_name_of(predicted): ours} if isinstance(ours, ClipFiles) else ours
+    theirs = {_name_of(reference): theirs} if isinstance(theirs, ClipFiles) else theirs
+    if alone and len(ours) == len(theirs) == 1:
+        theirs = dict(zip(ours, theirs.values(), strict=True))
     names = sorted(ours.keys() & theirs.keys(), key=natural_order)
     if not names:
         raise EvaluationError(

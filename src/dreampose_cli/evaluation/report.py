@@ -65,7 +65,8 @@ def _page(evaluation: Evaluation, title: str, suite: dict[str, Any] | None) -> I
 def _metrics(evaluation: Evaluation) -> Iterator[str]:
     several = len(evaluation.clips) > 1
     head = ["metric", "value", *(["± over clips", "smallest", "largest"] if several else []), "", "what it is"]
-    rows, missing = [], {}
+    rows = []
+    missing: dict[str, list[str]] = {}
     for key, metric in METRICS.items():
         value, spread = evaluation.metrics[key], evaluation.spread.get(key, {})
         if value is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 PHOTOS = (1, 3, 5, 7)  # figure 12
 GUIDANCE = (1.0, 2.0, 4.0, 8.0)  # figure 7: each of the two, the other at the base's own
@@ -53,6 +54,7 @@ def variants_of(*, tuned: bool, ablations: bool, against: list[str], guidance: M
     for name, default in guidance.items():
         for value in GUIDANCE:
             if value != default:
-                key, option = f"{name}-guidance-{value:g}", {f"{name}_guidance": value}
+                key = f"{name}-guidance-{value:g}"
+                option: dict[str, Any] = {f"{name}_guidance": value}
                 rows.append(Variant(key, f"{name} guidance {value:g}", "tuned", rival="full", **option))
     return rows

@@ -47,7 +47,7 @@ class Weights:
     @property
     def host(self) -> str:
         """The source in short."""
-        return f"{self.repository} on the Hub" if self.repository else urllib.parse.urlsplit(self.url).netloc
+        return f"{self.repository} on the Hub" if self.repository else _host(self.url or "")
 
     def describe(self) -> dict[str, str]:
         return {"file": self.file, "source": self.source, "sha256": self.sha256, "licence": self.licence}
@@ -132,6 +132,10 @@ def obtain(weights: Weights, *, fetch: bool, progress: Progress | None = None) -
     return path
 
 
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).netloc
+
+
 def _verify(path: Path, weights: Weights) -> None:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -146,6 +150,7 @@ def _from_hub(weights: Weights, progress: Progress | None) -> Path:
     from ..bases.hub import fetch_file
     from ..errors import EvaluationError
 
+    assert weights.repository is not None and weights.revision is not None
     try:
         path = fetch_file(weights.repository, weights.file, weights.revision, error=EvaluationError, progress=progress)
     except EvaluationError as error:
@@ -156,7 +161,8 @@ def _from_hub(weights: Weights, progress: Progress | None) -> Path:
 
 def _download(weights: Weights, progress: Progress | None) -> Path:
     """From the URL, hashed on the way; whole or not at all."""
-    host = urllib.parse.urlsplit(weights.url).netloc
+    assert weights.url is not None
+    host = _host(weights.url)
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         raise Missing(f"{weights.file} is not on this machine, and HF_HUB_OFFLINE forbids to download it")
     if host in _unreachable:

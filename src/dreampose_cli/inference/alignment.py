@@ -230,7 +230,7 @@ def _takes_as_is(config: BaseConfig) -> bool:
 def _region(subject: LoadedSubject) -> tuple[tuple[int, int], tuple[int, int]]:
     """Corner (top, left) and size of what is used of the photo, in pixels of the photo."""
     crop = subject.crop
-    return ((crop.top, crop.left), crop.size) if crop else ((0, 0), tuple(subject.size))
+    return ((crop.top, crop.left), crop.size) if crop else ((0, 0), subject.size)
 
 
 def _middle(counts: np.ndarray) -> float:

@@ -50,7 +50,7 @@ class RenderSettings:
                 f"the base {network.config.name} has no {name} guidance, only {' and '.join(sampling.guidance)}; leave "
                 f"--{name}-guidance out."
             )
-        values = {"sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance | asked}
+        values: dict[str, Any] = {"sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance | asked}
         return cls(**values | {key: value for key, value in overrides.items() if value is not None})
 
     def branches(self, network: Network) -> list[Branch]:
@@ -192,7 +192,7 @@ def render_frames(
         while more and len(waiting) < portions.frames:
             window = next(windows, None)
             more = window is not None
-            waiting += [window] if more else []
+            waiting += [] if window is None else [window]
         batch = waiting[: portions.frames]
         if not batch:
             return

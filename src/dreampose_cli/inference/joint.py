@@ -6,8 +6,8 @@ with it, and frames are decoded one at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,12 +73,13 @@ def guided_prediction(
 ) -> Tensor:
     """The weighted sum of the branches' predictions for the rows (R, C, h, w) of one condition."""
     conditions = [condition.drop(branch.drop_image, branch.drop_pose) for branch in branches]
+    parts: Iterable[Tensor]
     if in_turn:
         parts = (network.predict(latents, timestep, each, reference) for each in conditions)
     else:
         rows = latents.repeat(len(branches), 1, 1, 1)
         parts = network.predict(rows, timestep, condition.cat(conditions), reference).chunk(len(branches))
-    return sum(branch.weight * part for branch, part in zip(branches, parts, strict=True))
+    return cast(Tensor, sum(branch.weight * part for branch, part in zip(branches, parts, strict=True)))
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ class _Gone(Exception):
     """Whoever took the results has left."""
 
 
-def ahead(make: Callable[[Check], Iterator[T]], depth: int) -> Iterator[T]:
+def ahead(make: Callable[[Check], Iterator[T]], depth: int) -> Generator[T]:
     """The items of `make(check)`, computed in a thread up to `depth` ahead of whoever takes them, in their order.
 
     What is raised there is raised here. `check` is for the work to call now and then: once this iterator is closed, it

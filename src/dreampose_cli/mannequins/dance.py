@@ -74,7 +74,7 @@ def draw_dance(seed: int, frames: int, fps: float = 12.0) -> Dance:
     rng = np.random.Generator(np.random.PCG64(seed))
     time = np.arange(frames) * (12.0 / fps)  # in twelfths of a second, the unit of every duration below
     span = frames * 12.0 / fps
-    moves = dict.fromkeys(CHANNELS, np.zeros(frames))
+    moves: dict[str, Floats] = dict.fromkeys(CHANNELS, np.zeros(frames))
     yaw = _turns(rng, time, span)
     _arms(rng, time, span, moves)
     _steps(rng, time, moves)
@@ -167,7 +167,7 @@ def _steps(rng: np.random.Generator, time: Floats, moves: dict[str, Floats]) -> 
         moves[f"foot_pitch_{side}"] = (lift * 500.0 + 4.0) * up
         moves[f"foot_z_{side}"] = stride * np.cos(phase) * sign + (0.05 * up if style == "march" else 0.0)
         spread = 0.5 + 0.5 * beat * sign if style == "sidestep" else 0.0
-        moves[f"foot_x_{side}"] = stance + 0.035 * spread
+        moves[f"foot_x_{side}"] = np.asarray(stance + 0.035 * spread)
     moves["shift"] = -sway * beat * swell
     moves["travel"] = rng.uniform(0.0, 0.012) * np.sin(2 * np.pi * time / (2 * period))
     moves["dip"] = rng.uniform(0.001, 0.008) * (0.5 + 0.5 * np.cos(2 * phase))

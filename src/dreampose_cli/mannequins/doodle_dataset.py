@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from ..errors import UsageError
 from ..media import atomic_folder
+from ..reporting import Progress
 from .doodles import JOINTS, draw_doodle
 
 VERSION = 1
@@ -31,7 +31,7 @@ def write_doodles(
     test_doodles: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
-    progress: Callable[[int, int | None, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write OUT/{train,test}/doodle-NNNNNN.png and OUT/doodles.json, whole or not at all; return ``out``.
 

@@ -225,7 +225,7 @@ class _Hand:
             self._closed(self._hull([p[_J["shoulder_r"]], p[_J["shoulder_l"]], p[_J["hip_l"]], p[_J["hip_r"]]]))
         else:  # a bean
             self._closed(
-                self._oval((neck + hips) / 2, np.linalg.norm(hips - neck) / 2, hips - neck, rng.uniform(0.3, 0.6))
+                self._oval((neck + hips) / 2, float(np.linalg.norm(hips - neck)) / 2, hips - neck, rng.uniform(0.3, 0.6))
             )
         wide = np.linalg.norm(p[_J["shoulder_r"]] - p[_J["shoulder_l"]]) > 0.07 * self.figure
         if wide and rng.random() < 0.75:
@@ -256,8 +256,9 @@ class _Hand:
     def _head(self, p: Floats, visible: NDArray[np.bool_]) -> None:
         rng = self.rng
         neck, face = p[_J["neck"]], p[_HEAD].mean(0)
-        radius = max(np.linalg.norm(p[_J["ear_r"]] - p[_J["ear_l"]]) * 0.62, 0.35 * np.linalg.norm(face - neck))
-        radius = min(radius, 0.95 * np.linalg.norm(face - neck))
+        reach = float(np.linalg.norm(face - neck))
+        radius = max(float(np.linalg.norm(p[_J["ear_r"]] - p[_J["ear_l"]])) * 0.62, 0.35 * reach)
+        radius = min(radius, 0.95 * reach)
         kind = rng.random()
         towards = (neck - face) / max(np.linalg.norm(neck - face), 1e-6)
         chin = face + towards * radius
@@ -304,7 +305,7 @@ class _Hand:
     def _end(self, limb: str, side: str, before: Floats, end: Floats) -> None:
         """A hand or a foot, or none."""
         rng, size = self.rng, 0.035 * self.figure
-        along = (end - before) / max(np.linalg.norm(end - before), 1e-6)
+        along = (end - before) / max(float(np.linalg.norm(end - before)), 1e-6)
         across = np.array([-along[1], along[0]])
         kind = rng.random()
         if limb == "leg":
@@ -324,7 +325,7 @@ class _Hand:
 
     def _limb(self, a: Floats, b: Floats) -> None:
         """A limb from a to b: a line, two lines, or a closed outline, by the hand's style."""
-        length = np.linalg.norm(b - a)
+        length = float(np.linalg.norm(b - a))
         if self.style == "stick" or length < 0.03 * self.figure:
             self._stroke(self._bent(a, (a + b) / 2, b))
             return
@@ -335,9 +336,9 @@ class _Hand:
             for sign in (1, -1):
                 self._stroke(self._bent(a + sign * across, (a + b) / 2 + sign * across, b + sign * across))
 
-    def _bent(self, *corners: Floats) -> Floats:
+    def _bent(self, *points: Floats) -> Floats:
         """A path along straight lines, resampled."""
-        corners = np.array(corners)
+        corners = np.array(points)
         steps = max(4, int(np.linalg.norm(np.diff(corners, axis=0), axis=1).sum() / (0.02 * self.figure)))
         along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(corners, axis=0), axis=1) + 1e-6)])
         at = np.linspace(0, along[-1], steps)
@@ -350,14 +351,14 @@ class _Hand:
         return (1 - t) ** 2 * a + 2 * t * (1 - t) * control + t**2 * c
 
     def _oval(self, centre: Floats, radius: float, axis: Floats, aspect: float) -> Floats:
-        axis = axis / max(np.linalg.norm(axis), 1e-6)
+        axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
         across = np.array([-axis[1], axis[0]])
         t = np.linspace(0, 2 * np.pi, 28, endpoint=False)[:, None]
         return centre + radius * (np.cos(t) * axis + np.sin(t) * aspect * across)
 
     @staticmethod
-    def _hull(corners: list[Floats]) -> Floats:
-        corners = np.array(corners)
+    def _hull(points: list[Floats]) -> Floats:
+        corners = np.array(points)
         middle = corners.mean(0)
         return middle + (corners - middle) * 1.08
 

@@ -20,7 +20,7 @@ Floats = NDArray[np.floating]
 _SAMPLES = np.linspace(0.0, 1.0, 9)
 
 
-def rotation(axis: str, degrees: Floats) -> Floats:
+def rotation(axis: str, degrees: Floats | float) -> Floats:
     """Rotation matrices (..., 3, 3) about "x", "y" or "z" by angles (...) in degrees, right-handed."""
     angle = np.deg2rad(np.asarray(degrees, dtype=np.float64))
     c, s = np.cos(angle), np.sin(angle)

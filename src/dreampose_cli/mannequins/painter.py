@@ -69,6 +69,7 @@ class Painter:
     def _folds(self, local: Floats, normal: Floats, pick: NDArray[np.integer]) -> Floats:
         """Folds darken and brighten a skirt towards its hem; its inside is in shadow."""
         skirt = self.subject.outfit.skirt
+        assert skirt is not None
         around = np.arctan2(local[0], local[2])
         wave = np.cos(around * skirt.folds + 1.0) if skirt.folds else 0.0
         shade = 1.0 + skirt.fold_depth * 0.5 * np.clip(local[1], 0, 1) * wave
@@ -94,6 +95,7 @@ class Painter:
 
     def _skirt_cloth(self, local: Floats, frame: int) -> Floats:
         outfit = self.subject.outfit
+        assert outfit.skirt is not None and self.motion is not None
         twist = np.float32(self.motion.twist[frame])
         around = np.arctan2(local[0], local[2]) / _TAU - twist * local[1]
         along = self._waist + 0.052 + local[1] * outfit.skirt.drop
@@ -147,8 +149,7 @@ class Painter:
         if outfit.placket and outfit.kind != "dress" and outfit.trim is not None:
             colour[:, (np.abs(across) < 0.006) & (z > 0)] = np.array(outfit.trim, dtype=np.float32)[:, None]
         if bone == "pelvis":
-            edge = 0.0 if outfit.kind == "dress" else self._hem_line
-            low = along > edge
+            low = along > (0.0 if outfit.kind == "dress" else self._hem_line)
             if low.any():
                 around_skirt = self._skirt_round if outfit.skirt is not None else self._trunk_round
                 colour[:, low] = colour_at(outfit.bottom, around[low], along[low], around_skirt, self._bottom_span)

@@ -60,7 +60,7 @@ def draw_labels(body: Floats, size: tuple[int, int], stature: float, least: floa
     return labels
 
 
-def skeleton_in(points: Floats, seen: Floats) -> Skeleton:
+def skeleton_in(points: Floats, seen: np.ndarray) -> Skeleton:
     """The neutral mannequin's skeleton, one frame, in points (18, 2) in statures, Y up, of which some are seen."""
     body = NEUTRAL
     hips = np.mean([points[i] for i in _HIPS if seen[i]], axis=0) if seen[list(_HIPS)].any() else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .skeleton import REACH, Body
-from .textures import Cloth, Colour, draw_cloth, draw_colour, draw_contrast
+from .textures import Cloth, Colour, as_colour, draw_cloth, draw_colour, draw_contrast
 
 NECKLINES = ("round", "scoop", "v", "boat", "square", "high", "tank", "strapless")
 HAIR_STYLES = ("bald", "short", "crop", "bob", "long", "bun", "ponytail", "afro", "fringe")
@@ -92,9 +92,8 @@ def draw_subject(seed: int) -> Subject:
         seed=seed,
         body=_body(rng, feminine),
         skin=skin,
-        lips=tuple(
-            float(c)
-            for c in np.array(skin) * (0.3 if feminine else 0.55)
+        lips=as_colour(
+            np.array(skin) * (0.3 if feminine else 0.55)
             + np.array([0.78, 0.14, 0.2]) * (0.7 if feminine else 0.38)
         ),
         eyes=(0.16, 0.11, 0.08) if rng.random() < 0.7 else (0.15, 0.28, 0.42),
@@ -102,7 +101,7 @@ def draw_subject(seed: int) -> Subject:
         outfit=outfit,
         backdrop=(top, bottom),
         shadow=float(rng.uniform(0.1, 0.3)) if rng.random() < 0.85 else 0.0,
-        light=tuple(float(c) for c in light / np.linalg.norm(light)),
+        light=as_colour(light / np.linalg.norm(light)),
     )
 
 
@@ -148,7 +147,7 @@ def _skin(rng: np.random.Generator) -> Colour:
     )
     position = rng.uniform(0, len(tones) - 1)
     low = int(min(position, len(tones) - 2))
-    return tuple(float(c) for c in tones[low] + (tones[low + 1] - tones[low]) * (position - low))
+    return as_colour(tones[low] + (tones[low + 1] - tones[low]) * (position - low))
 
 
 def _hair(rng: np.random.Generator, feminine: bool) -> Hair:
@@ -247,4 +246,4 @@ def _backdrop(rng: np.random.Generator) -> tuple[Colour, Colour]:
     hue, tint, value = rng.random(), rng.uniform(0.0, 0.1), rng.uniform(0.86, 0.97)
     top = np.array(colorsys.hsv_to_rgb(hue, tint, value))
     bottom = top * rng.uniform(0.91, 1.0)
-    return tuple(float(c) for c in top), tuple(float(c) for c in np.clip(bottom, 0, 1))
+    return as_colour(top), as_colour(np.clip(bottom, 0, 1))

@@ -11,6 +11,12 @@ from .geometry import Floats
 
 Colour = tuple[float, float, float]
 
+
+def as_colour(rgb: Floats) -> Colour:
+    """Three numbers of an array as a tuple."""
+    red, green, blue = (float(c) for c in rgb)
+    return red, green, blue
+
 PATTERNS: tuple[str, ...] = (
     "plain", "rings", "columns", "diagonal", "checks", "windowpane", "dots", "gradient", "blocks", "chevron",
     "diamonds", "print",
@@ -124,7 +130,7 @@ def draw_colour(rng: np.random.Generator) -> Colour:
             (0.42, 0.28, 0.19),
         ]
         colour = np.array(neutral[rng.integers(len(neutral))]) + rng.normal(0, 0.02, 3)
-        return tuple(float(c) for c in np.clip(colour, 0.05, 0.97))
+        return as_colour(np.clip(colour, 0.05, 0.97))
     hue, saturation, value = rng.random(), rng.uniform(0.45, 0.92), rng.uniform(0.45, 0.95)
     return colorsys.hsv_to_rgb(hue, saturation, value)
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import BinaryIO
-
-try:
-    import fcntl
-    import resource
-except ImportError:  # Windows
-    fcntl = resource = None
+from typing import IO
 
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from ..errors import MediaError
 
+if sys.platform != "win32":
+    import fcntl
+
+_CAN_LIMIT_TIME = sys.platform != "win32"
 _PIPE_BYTES = 1 << 20  # a picture at once: ffmpeg works ahead while we compute
 _KEPT_LINES = 200  # at each end of what ffmpeg says: the header stands first, the reason of a failure last
 _STALL_SECONDS = 120.0  # without a byte, while somebody waits for one
@@ -43,7 +42,7 @@ class Ffmpeg:
 
     def __init__(self, *arguments: str, feed: bool = False, seconds: float | None = None) -> None:
         silent = [] if feed else ["-nostdin"]
-        limit = ["-timelimit", str(round(seconds))] if seconds is not None and resource is not None else []
+        limit = ["-timelimit", str(round(seconds))] if seconds is not None and _CAN_LIMIT_TIME else []
         command = [_executable(), "-hide_banner", "-nostats", *silent, *limit, *arguments]
         try:
             self._process = subprocess.Popen(
@@ -56,7 +55,10 @@ class Ffmpeg:
             )
         except OSError as error:
             raise MediaError(f"ffmpeg cannot be started: {error.strerror}; reinstall imageio-ffmpeg.") from error
-        _widen(self._process.stdout)
+        assert self._process.stdout is not None and self._process.stderr is not None  # pipes, as asked for
+        self._stdout: IO[bytes] = self._process.stdout
+        self._stderr: IO[bytes] = self._process.stderr
+        _widen(self._stdout)
         self._first: list[str] = []
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -66,20 +68,22 @@ class Ffmpeg:
         threading.Thread(target=self._watch, daemon=True).start()
 
     @property
-    def stdin(self) -> BinaryIO:
+    def stdin(self) -> IO[bytes]:
+        """Its input. Only a process made with `feed` has one."""
+        assert self._process.stdin is not None
         return self._process.stdin
 
     def read_line(self) -> bytes:
         """The next line of its output, b"" at the end."""
         self._waiting_since = time.monotonic()
-        line = self._process.stdout.readline()
+        line = self._stdout.readline()
         self._waiting_since = None
         return line
 
     def read_into(self, buffer: memoryview) -> int:
         """Fill `buffer` from its output; return how many bytes there were."""
         self._waiting_since = time.monotonic()
-        count = self._process.stdout.readinto(buffer)
+        count = self._stdout.readinto(buffer)  # type: ignore[attr-defined]  # a pipe has it, the type IO lacks it
         self._waiting_since = None
         return count
 
@@ -107,9 +111,9 @@ class Ffmpeg:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
-        self._process.stdout.close()
+        self._stdout.close()
         self.finish()
-        self._process.stderr.close()
+        self._stderr.close()
 
     def _watch(self) -> None:
         """Kill the process when a read of ours has waited too long: a damaged file can make ffmpeg search forever."""
@@ -120,14 +124,14 @@ class Ffmpeg:
                 return
 
     def _listen(self) -> None:
-        for line in self._process.stderr:
+        for line in self._stderr:
             kept = self._first if len(self._first) < _KEPT_LINES else self._last
             kept.append(line.decode("utf-8", "replace").rstrip())
 
 
-def _widen(pipe: BinaryIO) -> None:
+def _widen(pipe: IO[bytes]) -> None:
     """A larger pipe where the system has that (Linux), and lets us."""
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
+    if sys.platform == "linux":
         with contextlib.suppress(OSError):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 

@@ -37,11 +37,11 @@ class Fit:
     @classmethod
     def of(cls, source: tuple[int, int], target: tuple[int, int], mode: str) -> Fit:
         if mode == "stretch" or tuple(source) == tuple(target):
-            return cls(tuple(target), 0, 0, *target)
+            return cls((target[0], target[1]), 0, 0, *target)
         scale = min(target[0] / source[0], target[1] / source[1])
         height = min(target[0], max(1, round(source[0] * scale)))
         width = min(target[1], max(1, round(source[1] * scale)))
-        return cls(tuple(target), (target[0] - height) // 2, (target[1] - width) // 2, height, width)
+        return cls((target[0], target[1]), (target[0] - height) // 2, (target[1] - width) // 2, height, width)
 
     @property
     def box(self) -> tuple[slice, slice]:
@@ -104,7 +104,7 @@ class Crop:
 
         A side that is the photo's own does not.
         """
-        body = (pose > 0).any(0)
+        body = np.any(pose > 0, axis=0)
         return (
             self.top > 0 and bool(body[0].any()),
             self.top + self.height < size[0] and bool(body[-1].any()),

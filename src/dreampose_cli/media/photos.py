@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, JpegImagePlugin
@@ -132,14 +133,14 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
         plain = picture.convert(picture.mode[:-1]) if alpha is not None else picture
         if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != plain.mode:
             return picture
-        found = ImageCms.profileToProfile(
+        found = cast(Image.Image, ImageCms.profileToProfile(  # None only where it works in place
             plain,
             source,
             _srgb(),
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
+        ))
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return picture
     if alpha is not None:

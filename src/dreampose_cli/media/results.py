@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -153,8 +154,8 @@ def _write_webp(part, pictures, fps, metadata) -> None:
     first, *others = [Image.fromarray(picture) for picture in pictures]
     ticks = [round(1000 * i / fps) for i in range(len(others) + 2)]  # rounded sums, so that nothing drifts
     durations = [max(1, after - before) for before, after in itertools.pairwise(ticks)]
-    animation = {"save_all": True, "append_images": others, "duration": durations, "loop": 0} if others else {}
-    tags = {"exif": embedded.exif(metadata)} if metadata is not None else {}
+    animation: dict[str, Any] = {"save_all": True, "append_images": others, "duration": durations, "loop": 0} if others else {}
+    tags: dict[str, Any] = {"exif": embedded.exif(metadata)} if metadata is not None else {}
     if packet := embedded.xmp(metadata):
         tags["xmp"] = packet
     first.save(part, quality=95, method=4, **animation, **tags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,13 @@ class FrameSource:
     fps: their constant rate. length: how many there are, None if unknown. size: (height, width).
     """
 
-    def __init__(self, frames: Iterator[np.ndarray], fps: float, length: int | None, size: tuple[int, int]) -> None:
+    def __init__(
+        self, frames: Generator[np.ndarray], fps: float, length: int | None, size: tuple[int, int]
+    ) -> None:
         self.fps, self.length, self.size = fps, length, size
         self._frames = frames
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Generator[np.ndarray]:
         return self._frames
 
     def close(self) -> None:
@@ -97,7 +99,7 @@ def _open_pictures(
     return FrameSource(_read_pictures(chosen, size), rate, length, size)
 
 
-def _read_pictures(files: list[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
+def _read_pictures(files: list[Path], size: tuple[int, int]) -> Generator[np.ndarray]:
     for file in files:
         picture = read_photo(file)
         if picture.shape[:2] != size:
@@ -113,7 +115,7 @@ def _open_animation(path: Path, fps: float | None, start: float | None, end: flo
     for rounding; else the one of its shortest frame, so that none is lost."""
     shown = []
     with open_picture(path) as picture:
-        for index in range(picture.n_frames):
+        for index in range(getattr(picture, "n_frames", 1)):
             picture.seek(index)
             picture.load()  # some formats tell the duration only then
             milliseconds = picture.info.get("duration") or 0
@@ -130,7 +132,7 @@ def _open_animation(path: Path, fps: float | None, start: float | None, end: flo
     return FrameSource(frames, rate, length, size)
 
 
-def _read_animation(path: Path, ends: list[float], times: Iterator[float]) -> Iterator[np.ndarray]:
+def _read_animation(path: Path, ends: list[float], times: Iterator[float]) -> Generator[np.ndarray]:
     """The frames shown at rising times, each decoded once."""
     with open_picture(path) as picture:
         index, rgb = 0, None

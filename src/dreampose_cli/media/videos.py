@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -65,10 +65,10 @@ def probe_video(path: str | os.PathLike) -> VideoInfo:
     fps = _constant_rate(nominal, packets)
     if fps < _SLOWEST:
         raise MediaError(
-            f"{path} has damaged time stamps ({packets.count} pictures in {float(packets.seconds):.0f} s); convert it "
+            f"{path} has damaged time stamps ({packets.count} pictures in {float(packets.seconds or 0):.0f} s); convert it "
             "with another program first, or export its frames and give the folder."
         )
-    duration = packets.seconds or packets.count / fps
+    duration: Fraction | float = packets.seconds or packets.count / fps
     if packets.announced and _CUT.search(packets.words):
         duration = max(float(duration), packets.announced)  # so that the loss is noticed when it is read
     return VideoInfo(
@@ -85,7 +85,7 @@ def probe_video(path: str | os.PathLike) -> VideoInfo:
 
 def read_video(
     path: str | os.PathLike, *, fps: float | None = None, start: float | None = None, end: float | None = None
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """The pictures of a video, uint8 (H, W, 3) RGB, streamed with constant memory at a constant rate.
 
     fps: pictures per second, None for the video's own rate; picture n is the one shown at n / fps. start, end:
@@ -98,7 +98,7 @@ def read_video(
 
 def decode(
     path: str | os.PathLike, info: VideoInfo, *, fps: float | None, start: float | None, end: float | None
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """`read_video` for a video that was probed already."""
     require_range(path, fps, start, end, info.duration)
     require_frames(path, length_of(info, fps, start, end), start, end)
@@ -112,7 +112,7 @@ def length_of(info: VideoInfo, fps: float | None, start: float | None, end: floa
     return resampled_length(info.fps, info.frames, fps, start, end)
 
 
-def _pictures(path, info: VideoInfo, fps: float | None, start: float | None, end: float | None) -> Iterator[np.ndarray]:
+def _pictures(path, info: VideoInfo, fps: float | None, start: float | None, end: float | None) -> Generator[np.ndarray]:
     first, seek, rates = first_index(info.fps, start), [], [f"fps={_ratio(info.fps)}"]
     if first and info.seekable:
         seek = ["-ss", f"{(first - 0.25) / info.fps:.6f}"]  # a quarter frame early: time stamps are rounded
@@ -177,7 +177,9 @@ class _Packets:
 def _count_packets(path: str | os.PathLike) -> _Packets:
     limit = ["-frames:v", str(MAX_FRAMES + 1)]
     copy = [*input_arguments(Path(path)), *_PICTURES, "-c", "copy", *limit, "-f", "framecrc", "-"]
-    base, count, first, last = Fraction(0), 0, math.inf, -math.inf
+    base, count = Fraction(0), 0
+    first: int | None = None
+    last = _UNSET
     with Ffmpeg("-loglevel", "info", *copy, seconds=_PROBE_SECONDS) as ffmpeg:
         for line in iter(ffmpeg.read_line, b""):
             if line.startswith(b"#tb 0:"):
@@ -185,13 +187,13 @@ def _count_packets(path: str | os.PathLike) -> _Packets:
             elif not line.startswith(b"#"):
                 count += 1
                 shown, lasting = (int(field) for field in line.split(b",")[2:4])
-                first, last = min(first, shown), max(last, shown + lasting)
+                first, last = shown if first is None else min(first, shown), max(last, shown + lasting)
         ffmpeg.finish()
         words = ffmpeg.words()
     _require_video(path, words)
     if count > MAX_FRAMES:
         raise MediaError(f"{path} has more than {MAX_FRAMES:,} frames; cut it into shorter videos first.")
-    seconds = (last - first) * base if count and first != _UNSET else None
+    seconds = (last - first) * base if first not in (None, _UNSET) else None
     clock = re.search(r"Duration: (\d+):(\d\d):(\d\d\.\d+)", words)
     announced = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3]) if clock else None
     return _Packets(count, seconds, announced, words)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..bases.fingerprint import fingerprint
-from .network import Network
+from .network import Network, lay_out
 from .storage import load_base
 
 
@@ -35,7 +35,7 @@ class Shelf:
         self._weights = {}
         model = load_base(folder, dtype=dtype).to(device)
         for module in () if self.lean and device.type == "cpu" else (model.unet, model.vae):
-            module.to(memory_format=torch.channels_last)  # how CPUs and tensor cores like convolutions best
+            lay_out(module, torch.channels_last)  # how CPUs and tensor cores like convolutions best
         if self.keep:
             self._mark, self._model = mark, model
             self._weights = {

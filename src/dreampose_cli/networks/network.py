@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from torch import Tensor, nn
 
 from ..bases.config import BaseConfig
 from ..errors import BaseError
+
+# An `nn.Module`, mostly of diffusers or transformers: torch's types know none of its attributes, so they are not checked.
+AnyModule: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -138,12 +141,12 @@ class Condition(ABC):
 class Network(ABC):
     """A base as one object. Modules are in eval mode unless they train; after training they are again."""
 
-    context: ClassVar[ContextWindow] | ContextWindow = ContextWindow()
+    context = ContextWindow()
 
     def __init__(
         self,
         config: BaseConfig,
-        modules: dict[str, nn.Module],
+        modules: dict[str, AnyModule],
         processors: dict[str, Any],
         schedule: dict[str, Any],
     ):
@@ -154,7 +157,7 @@ class Network(ABC):
         self._fixed = {id(p) for module in modules.values() for p in module.parameters() if not p.requires_grad}
 
     @classmethod
-    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, nn.Module]) -> nn.Module:
+    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, AnyModule]) -> AnyModule:
         """The module `name` that no library describes, without its trained weights, sized from those that are there."""
         raise BaseError(f"the family {config.family} has no module {name} of its own.")
 
@@ -164,7 +167,7 @@ class Network(ABC):
         return False
 
     @classmethod
-    def extend(cls, name: str, module: nn.Module) -> nn.Module:
+    def extend(cls, name: str, module: AnyModule) -> AnyModule:
         """The library's module `name` with the parts that the family adds, without their trained weights; in place."""
         return module
 
@@ -198,13 +201,14 @@ class Network(ABC):
         """The guidance formula, by the names of `config.sampling.guidance`."""
 
     @abstractmethod
-    def predict(self, latents: Tensor, t: Tensor, condition: Condition, reference: Any = None) -> Tensor:
+    def predict(self, latents: Tensor, t: Tensor, condition: Any, reference: Any = None) -> Tensor:
         """The prediction (R, C, h, w), float32, in the schedule's prediction type.
 
-        latents (R, C, h, w) noised to t, a scalar or (R,); reference: what `at` gave for t.
+        latents (R, C, h, w) noised to t, a scalar or (R,); condition: of the family's own class, as `condition` gave it;
+        reference: what `at` gave for t.
         """
 
-    def regression(self, condition: Condition, target: Tensor) -> Tensor | float:
+    def regression(self, condition: Any, target: Tensor) -> Tensor | float:
         """A loss beside that of denoising: the squared error of a first guess of the target's latents (R, C, h, w)."""
         return 0.0
 
@@ -262,12 +266,12 @@ class Network(ABC):
 
     # What follows from the modules.
 
-    def module(self, name: str) -> nn.Module:
+    def module(self, name: str) -> AnyModule:
         """A module by its name, or a part of one with dots: "vae.decoder"."""
         first, _, rest = name.partition(".")
         return self.modules[first].get_submodule(rest) if rest else self.modules[first]
 
-    def learn(self, names: Sequence[str]) -> dict[str, nn.Module]:
+    def learn(self, names: Sequence[str]) -> dict[str, AnyModule]:
         """The modules, or parts with dots, of these names: their weights get gradients from now on, and no others."""
         for module in self.modules.values():
             module.requires_grad_(False)
@@ -278,12 +282,12 @@ class Network(ABC):
         return learning
 
     @property
-    def tuned(self) -> dict[str, nn.Module]:
+    def tuned(self) -> dict[str, AnyModule]:
         """The modules that tuning changes, by the names that a subject keeps them under."""
         return {name: self.module(name) for stage in self.tuning_stages for name in stage.modules}
 
     @property
-    def unet(self) -> nn.Module:
+    def unet(self) -> AnyModule:
         """The denoiser, a UNet of diffusers."""
         return self.modules["unet"]
 
@@ -343,18 +347,23 @@ class Network(ABC):
                         part.gradient_checkpointing = on
 
 
+def lay_out(module: AnyModule, layout: torch.memory_format) -> None:
+    """Lay the weights of a module's convolutions out in `layout`, in place."""
+    nn.Module.to(module, memory_format=layout)  # type: ignore[call-overload]  # torch's types lack the argument
+
+
 @contextmanager
 def contiguous_layout(*modules: nn.Module) -> Iterator[None]:
     """For a block the weights of convolutions lie in the contiguous layout, whatever they lay in; then they lie as before."""
     usual = lambda p: p.stride() == torch.empty(p.shape, device="meta").stride()  # noqa: E731
     lay = [module for module in modules if not all(usual(p) for p in module.parameters())]
     for module in lay:
-        nn.Module.to(module, memory_format=torch.contiguous_format)
+        lay_out(module, torch.contiguous_format)
     try:
         yield
     finally:
         for module in lay:
-            nn.Module.to(module, memory_format=torch.channels_last)
+            lay_out(module, torch.channels_last)
 
 
 def each(values: Tensor, rows: int) -> Tensor:

@@ -27,6 +27,7 @@ from transformers import (
 from ..bases import repositories as hub
 from ..bases.components import read_component
 from ..errors import BaseError
+from .network import AnyModule
 from .weight_files import misfits, read_weights
 
 STABLE_DIFFUSION = hub.Reference("CompVis/stable-diffusion-v1-4", "ebb811dd71cdc38a204ecbdd6ac5d580f529fd8c")
@@ -140,13 +141,13 @@ def _cached(reference: hub.Reference, needed, options: list[list[str]]) -> Path 
     return folder if complete else None
 
 
-def skeleton(name: str, folder: Path, **changes: Any) -> nn.Module:
+def skeleton(name: str, folder: Path, **changes: Any) -> AnyModule:
     """The component `name` ("unet", "vae", "image_encoder") as `folder`'s config.json says, without weights."""
     with torch.device("meta"):
         return _build(name, folder, changes)
 
 
-def load(name: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+def load(name: str, folder: Path, dtype: torch.dtype) -> AnyModule:
     """The component `name` from `folder`, weights and all. Raises BaseError where they do not fit."""
     file = weight_file(name, folder)
     module = nn.Module.to(_build(name, folder, {}), dtype=dtype)  # diffusers' own `to` warns for every cast
@@ -195,7 +196,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _build(name: str, folder: Path, changes: dict[str, Any]) -> nn.Module:
+def _build(name: str, folder: Path, changes: dict[str, Any]) -> AnyModule:
     path = folder / "config.json"
     file = next((folder / file for file in WEIGHT_FILES[name] if (folder / file).is_file()), None)
     raw = read_component(path, file)
@@ -247,7 +248,7 @@ def _new_vae_name(key: str) -> str:
     return f"{head}.attentions.{index}.{_OLD_ATTENTION.get(layer, layer)}.{kind}"
 
 
-def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+def shapes(module: AnyModule) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 

@@ -23,7 +23,7 @@ from ..bases.config import CONFIG_FILE, BaseConfig, read_config
 from ..bases.families import find, network_class
 from ..bases.schedule import SCHEDULER_FILE, read_schedule
 from ..errors import BaseError
-from .network import Network
+from .network import AnyModule, Network
 
 
 def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
@@ -31,7 +31,7 @@ def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.
     folder = Path(folder)
     config = read_config(folder)
     kind = network_class(config.family)
-    modules: dict[str, nn.Module] = {}
+    modules: dict[str, AnyModule] = {}
     try:
         schedule = read_schedule(folder)
         check_modules(folder, config.network)
@@ -65,8 +65,8 @@ def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.
 
 
 def load_extended(
-    family: type[Network], name: str, kind: type, folder: Path, config: BaseConfig, dtype: torch.dtype
-) -> nn.Module:
+    family: type[Network], name: str, kind: Any, folder: Path, config: BaseConfig, dtype: torch.dtype
+) -> AnyModule:
     """A module of diffusers with parts of the family's own, whose weights the library's loading would leave out."""
     described = read_component(folder / name / "config.json")
     module = family.extend(name, kind.from_config(described))
@@ -79,12 +79,12 @@ def own_modules(config: BaseConfig) -> list[str]:
     return [name for name, place in config.network.modules.items() if not place]
 
 
-def in_order(config: BaseConfig, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def in_order(config: BaseConfig, modules: Mapping[str, AnyModule]) -> dict[str, AnyModule]:
     """The modules in the order in which the family's settings name them, the denoiser first."""
     return {name: modules[name] for name in config.network.modules}
 
 
-def load_module(kind: type, folder: Path, dtype: torch.dtype) -> nn.Module:
+def load_module(kind: Any, folder: Path, dtype: torch.dtype) -> AnyModule:
     """A module of diffusers or transformers from a folder, safetensors only, without the libraries' own chatter."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -115,7 +115,7 @@ def save_description(config: BaseConfig, schedule: dict[str, Any], folder: Path)
     (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
 
 
-def save_config(module: nn.Module, folder: Path) -> None:
+def save_config(module: AnyModule, folder: Path) -> None:
     """The `config.json` of a module that has one, without the path it was loaded from: a base that is given away names no
     folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def save_config(module: nn.Module, folder: Path) -> None:
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_module(module: nn.Module, file: Path, dtype: torch.dtype | None = None) -> None:
+def save_module(module: AnyModule, file: Path, dtype: torch.dtype | None = None) -> None:
     """The weights of one module as safetensors, cast to `dtype` on the way if given."""
     save_tensors(module.state_dict(), file, dtype)
 
@@ -146,7 +146,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype |
     file.chmod(0o666 & ~mask)
 
 
-def fingerprint(modules: Mapping[str, nn.Module], *depends_on: Any) -> str:
+def fingerprint(modules: Mapping[str, AnyModule], *depends_on: Any) -> str:
     """16 hex digits of weights in memory: of each tensor its name, its shape and up to 65 of its values, which training
     changes all; and of what else a result `depends_on`, by its repr. Of a base on disk: `bases.fingerprint`."""
     digest = hashlib.sha256(repr(depends_on).encode() if depends_on else b"")

@@ -106,8 +106,8 @@ class DensePose:
         chosen = follower.choose(boxes, _body_sizes(boxes, detections[1]))
         if chosen is None:
             return np.zeros((3, height, width), np.float32)
-        charts = (charts[chosen].float() for charts in detections[1:])
-        return charts_to_pixels(boxes[chosen], *charts, (height, width)).cpu().numpy()
+        coarse, fine, u, v = (charts[chosen].float() for charts in detections[1:])
+        return charts_to_pixels(boxes[chosen], coarse, fine, u, v, (height, width)).cpu().numpy()
 
     def _detect(self, picture: np.ndarray) -> tuple[Tensor, ...]:
         """boxes, coarse, fine, u, v of one picture uint8 (h, w, 3) RGB, checked."""

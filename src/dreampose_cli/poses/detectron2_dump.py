@@ -60,7 +60,7 @@ class DumpPoses(PoseSequence):
             who = f"no {person} people" if (person or 1) > 1 and any(frames) else "nobody"
             raise NoPersonError(f"{path} shows {who}; dump pictures with one whole figure in them.")
         seen = [detection is not None for detection in chosen]
-        self._chosen = [chosen[i] for i in nearest_seen(seen)]
+        self._chosen: list[_Detection] = [there for i in nearest_seen(seen) if (there := chosen[i]) is not None]
         extent = _extent([detection.box for people in frames for detection in people])
         found = size or _picture_size(path, entries)
         if found is not None and (extent[0] > found[0] + 1 or extent[1] > found[1] + 1):

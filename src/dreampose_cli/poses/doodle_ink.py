@@ -274,7 +274,8 @@ def _cut(ink: np.ndarray, group: np.ndarray, box: tuple[float, float, float, flo
     thin = float(np.percentile(crop[crop > 0.05], 90)) if (crop > 0.05).any() else 1.0
     crop = np.clip(crop / max(thin, 0.15), 0, 1)  # fine strokes fade where the crop shrinks
     scale = size / CROP * factor
-    return Figure(crop.astype(np.float32), (x * factor, y * factor), scale, tuple(v * factor for v in box))
+    left, top, right, bottom = (v * factor for v in box)
+    return Figure(crop.astype(np.float32), (x * factor, y * factor), scale, (left, top, right, bottom))
 
 
 def _own_ink(ink: np.ndarray, group: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:

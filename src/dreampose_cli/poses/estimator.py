@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,9 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from .dwpose import DWPose
+
 from ..errors import PoseError, UsageError
 from ..media.fitting import fit_picture
 from ..names import BASE_ESTIMATORS, ESTIMATORS
+from ..reporting import Note, Progress
 from .densepose import SUFFIX, DensePose, load_densepose
 from .fingerprint import CONFIG_FILE, ESTIMATOR_FILE, FILES, bundled_estimator, folder_fingerprint
 from .sequence import PARTS
@@ -130,9 +135,9 @@ def load_estimator(
     size: int | None = None,
     person: int | None = None,
     dtype: str = "float32",
-    note: Callable[[str], None] | None = None,
-    progress: Callable[[int, int | None, str], None] | None = None,
-) -> Estimator | DensePose:
+    note: Note | None = None,
+    progress: Progress | None = None,
+) -> Estimator | DensePose | DWPose:
     """The estimator `name`: "mini", which ships with the package; "r50" or "r101", DensePose from the Hub; the path of a
     .torchscript file of the same interface; or a folder made by `train --preset estimator`.
 

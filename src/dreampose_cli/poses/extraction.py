@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -204,8 +205,9 @@ def poses_of(
         return sequence, found.estimator, []
     if is_pose_source(source):
         sequence = open_poses(source, fps=fps, size=size, person=person)
-        for remark in sequence.remarks if note else ():
-            note(remark)
+        if note:
+            for remark in sequence.remarks:
+                note(remark)
         return in_kind(subsequence(sequence, fps, start, end), kind, str(source)), None, sequence.gaps
     if size is not None:
         raise UsageError(f"{source} knows its own size; --size is for dumps of detectron2.")
@@ -221,7 +223,7 @@ def poses_of(
     frames = media.open_frames(source, fps=rate, start=first or None, end=last)
     with frames:
         if _shows_labels(source, rate, first):
-            model = ControlPictureReader(str(source))
+            model: Any = ControlPictureReader(str(source))
             if note:
                 note(
                     f"{source} is a control picture (viridis on part labels): its labels are read, U and V are unknown."

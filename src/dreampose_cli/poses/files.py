@@ -19,6 +19,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -70,8 +71,8 @@ class PoseWriter:
         estimator: str | None = None,
     ) -> None:
         self._path, self._size, self._count = path, tuple(size), 0
-        self._header = {"width": int(size[1]), "height": int(size[0]), "fps": float(fps), "has_parts": bool(has_parts)}
-        self._header |= {"source": source, "estimator": estimator}
+        self._header: dict[str, Any] = {"width": int(size[1]), "height": int(size[0]), "fps": float(fps)}
+        self._header |= {"has_parts": bool(has_parts), "source": source, "estimator": estimator}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> PoseWriter:
@@ -200,7 +201,7 @@ def write_iuv_folder(path: str | os.PathLike, sequence: PoseSequence, *, overwri
         raise PoseError(f"{path} cannot be written: the poses know no body parts, which IUV pictures need.")
     with atomic_folder(path, overwrite, owned=lambda name: bool(re.fullmatch(r"\d{5,}\.png", name))) as part:
         for i, frame in enumerate(sequence):
-            planes = np.rint(frame * np.float32([1, 255, 255])[:, None, None]).astype(np.uint8)
+            planes = np.rint(frame * np.array([1, 255, 255], np.float32)[:, None, None]).astype(np.uint8)
             Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0))).save(part / f"{i:05d}.png")
     return Path(path)
 
@@ -222,7 +223,8 @@ class _ZipPoses(PoseSequence):
     """Poses in a `.poses` file; the open file stays with its process, so that workers can have copies."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock, self._open = path.absolute(), threading.Lock(), None
+        self._path, self._lock = path.absolute(), threading.Lock()
+        self._open: tuple[int, zipfile.ZipFile] | None = None
         with _zip_errors(path):
             header = self._read_header()
         height, width = header["height"], header["width"]

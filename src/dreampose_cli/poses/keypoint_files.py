@@ -41,7 +41,8 @@ class KeypointWriter:
     def __init__(
         self, path: str | os.PathLike, size: tuple[int, int], fps: float, *, source: str, estimator: str | None
     ) -> None:
-        self._path, self._frames = path, []
+        self._path = path
+        self._frames: list[np.ndarray] = []
         self._header = {"kind": "keypoints", "width": int(size[1]), "height": int(size[0]), "fps": float(fps)}
         self._header |= {"source": source, "estimator": estimator}
 
@@ -124,14 +125,14 @@ def read_openpose(path: Path, fps: float) -> KeypointsInMemory:
     if not documents:
         raise PoseError(f"{path} holds no keypoints; give OpenPose's JSON files.")
     found = [_best_person(file, document) for file, document in documents]
-    known = [i for i, frame in enumerate(found) if frame is not None]
+    known = {i: frame for i, frame in enumerate(found) if frame is not None}
     if not known:
         raise PoseError(f"{path} shows nobody: no frame has a person in it.")
-    size = _size_of(documents, [found[i] for i in known])
-    frames = [found[min(known, key=lambda k: (abs(k - i), k))] for i in range(len(found))]
-    shares = max(float(np.abs(found[i][:, :2]).max()) for i in known) <= 1.0
+    size = _size_of(documents, list(known.values()))
+    frames = [known[min(known, key=lambda k: (abs(k - i), k))] for i in range(len(found))]
+    shares = max(float(np.abs(frame[:, :2]).max()) for frame in known.values()) <= 1.0
     if shares:  # some tools write shares of the picture
-        frames = [frame * np.float32([size[1], size[0], 1]) for frame in frames]
+        frames = [frame * np.array([size[1], size[0], 1], np.float32) for frame in frames]
     return KeypointsInMemory(frames, size, fps, source=str(path))
 
 

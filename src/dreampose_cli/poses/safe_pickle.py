@@ -14,7 +14,7 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,7 @@ class Storage(_Fixed):
         return np.frombuffer(data, self.kind, self.length)
 
 
-def read_pickle(path: Path, known: dict[str, Iterable[str]], purpose: str) -> object:
+def read_pickle(path: Path, known: Mapping[str, Iterable[str]], purpose: str) -> object:
     """What the pickle at `path` holds: lists, dicts, numbers and text as they are, tensors as `Tensor`.
 
     known: names of classes for each pattern of modules; their instances become dicts of their attributes, wrapped in
@@ -137,7 +137,7 @@ class _Bounded:
 class _Unpickler(pickle._Unpickler):
     """In Python, not in C: there a single number in a pickle can claim all memory (the size of its memo)."""
 
-    def __init__(self, file, size: int, known: dict[str, Iterable[str]], place=None) -> None:
+    def __init__(self, file, size: int, known: Mapping[str, Iterable[str]], place=None) -> None:
         super().__init__(_Bounded(file, size), encoding="latin1")
         self._known, self._place = known, place
         self._record = type("Record", (Record,), {})  # of its own: a hostile pickle could set attributes of a class
@@ -179,7 +179,8 @@ class _Unpickler(pickle._Unpickler):
 
     def _nested(self, data: bytes) -> Storage:
         """A storage within a plain pickle: what torch.save wrote before it wrote zips. Read as strictly."""
-        file, storages = io.BytesIO(data), {}
+        file = io.BytesIO(data)
+        storages: dict[str, Storage] = {}
 
         def load() -> object:
             return _Unpickler(file, len(data), {}, storages.__setitem__).load()
@@ -198,7 +199,7 @@ class _Unpickler(pickle._Unpickler):
         return storage
 
 
-def _read_zip(path: Path, known: dict[str, Iterable[str]]) -> object:
+def _read_zip(path: Path, known: Mapping[str, Iterable[str]]) -> object:
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
         unpacked, size = sum(member.file_size for member in members.values()), path.stat().st_size

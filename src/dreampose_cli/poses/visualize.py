@@ -56,7 +56,7 @@ def _on_border(labels: np.ndarray) -> np.ndarray:
 
 def _colour_without_parts(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     body = (u > 0) | (v > 0)
-    turn = 0.8 * u[..., None] + np.float32([0, 1 / 3, 2 / 3])  # not the whole circle: both ends of U differ
+    turn = 0.8 * u[..., None] + np.array([0, 1 / 3, 2 / 3], np.float32)  # not the whole circle: both ends of U differ
     hue = 0.5 + 0.5 * np.cos(2 * np.pi * turn)
     rgb = 255 * (0.35 + 0.45 * hue + 0.20 * v[..., None])
-    return np.rint(np.where(body[..., None], np.clip(rgb, 0, 255), np.float32(BACKGROUND))).astype(np.uint8)
+    return np.rint(np.where(body[..., None], np.clip(rgb, 0, 255), np.array(BACKGROUND, np.float32))).astype(np.uint8)

@@ -40,7 +40,9 @@ class View:
 
     def extent(self) -> Extent:
         """Rows and columns that the figure covers, in pixels of the picture. Somebody must be there."""
-        rows, columns = body_box(self.pose)
+        box = body_box(self.pose)
+        assert box is not None
+        rows, columns = box
         y, x = self.region.height / self.pose.shape[1], self.region.width / self.pose.shape[2]
         return (
             (self.region.top + rows[0] * y, self.region.top + rows[1] * y),

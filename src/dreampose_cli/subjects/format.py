@@ -69,7 +69,7 @@ def read_subject(folder: Path) -> SubjectRecord:
                 raw.get("name"),
                 folder,
                 {key: raw["base"][key] for key in ("name", "revision")},
-                [tuple(int(side) for side in photo["size"]) for photo in raw["photos"]],
+                [(int(photo["size"][0]), int(photo["size"][1])) for photo in raw["photos"]],
                 [Crop(**photo["crop"]) if "crop" in photo else None for photo in raw["photos"]],
                 [str(name) for name in raw["weights"]],
             )

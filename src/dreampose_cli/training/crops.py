@@ -41,9 +41,9 @@ class CropSource:
         views = network.views(np.stack(photos), np.stack(photo_poses))
         with torch.no_grad():
             pixels = pictures_to_tensor(np.stack(targets), network.config.target_range)
-            target = network.encode(pixels.to(network.device)).float()
+            latents = network.encode(pixels.to(network.device)).float()
             views = replace(views, latents=network.encode_views(views).float())
-        return Batch(target, torch.from_numpy(np.stack(windows)), views)
+        return Batch(latents, torch.from_numpy(np.stack(windows)), views)
 
 
 def random_crop(

@@ -14,7 +14,8 @@ class Log:
     """
 
     def __init__(self, path: Path | None, header: tuple[str, ...], first: int):
-        self.path, self.rows = path, []
+        self.path = path
+        self.rows: list[list] = []
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)

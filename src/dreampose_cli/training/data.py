@@ -213,7 +213,7 @@ def _clip_folder(folder: Path, name: str, split: str, look: _Look) -> list[Sourc
         match = _OUTFIT.fullmatch(picture.stem.lower())
         outfits[match[1] if match else ""].append(picture)
     if "" in outfits:  # other names: the whole folder is one person in one outfit
-        outfits = {"": pictures}
+        outfits = defaultdict(list, {"": pictures})
     return [
         Source(f"{name}/{outfit}" if outfit else name, split, pictures=_with_poses(members), ordered=False)
         for outfit, members in outfits.items()
@@ -278,7 +278,7 @@ def _as_said(folder: Path, prefix: str, sources: list[Source], said: set[str], l
 
     said: the splits that it has folders for.
     """
-    lists = {split: [] for split in SPLITS}
+    lists: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for path in sorted(folder.iterdir()):
         if path.is_file() and (match := _LIST.fullmatch(path.name)):
             lists[match[1].lower()].append(path)

@@ -95,7 +95,7 @@ class _Tracking(Crew):
 class Tracked(_Tracking):
     """One process alone whose figures go to a tracker."""
 
-    def __init__(self, device: torch.device, tracker: str, folder: Path):
+    def __init__(self, device: torch.device, tracker: str, folder: Path | None):
         from accelerate import Accelerator
 
         self.tracker = tracker
@@ -149,7 +149,7 @@ class Processes(_Tracking):
             warnings.simplefilter("ignore", FutureWarning)  # newer versions have another name for broadcast_buffers
             return self.accelerator.prepare_model(_Step(task))
 
-    def part(self, loss_of: nn.Module, last: bool) -> AbstractContextManager:
+    def part(self, loss_of: Any, last: bool) -> AbstractContextManager:
         return nullcontext() if last else loss_of.no_sync()
 
     def mean(self, values: list[float]) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..errors import TrainingError
 from ..media import read_photo
 from ..poses.doodle import GRID, DoodleNet, decode
 from ..poses.doodle_ink import CROP, cut_known
+from ..reporting import Progress
 from .loop import LoopSettings, SampleRng
 
 LIST = "doodles.json"
@@ -25,7 +25,7 @@ SPREAD = 0.85  # standard deviation of a point's target, in cells
 class DoodleStore:
     """Crops of a folder of doodles and their points, in memory: uint8 (N, 96, 96), (N, 18, 2) in shares, bool (N, 18)."""
 
-    def __init__(self, folder: Path, split: str, progress: Callable[[int, int | None, str], None] | None = None):
+    def __init__(self, folder: Path, split: str, progress: Progress | None = None):
         rows = _rows(folder, split)
         self.crops = np.zeros((len(rows), CROP, CROP), np.uint8)
         self.points = np.zeros((len(rows), 18, 2), np.float32)

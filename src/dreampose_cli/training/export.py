@@ -73,7 +73,7 @@ def publish_base(
     shutil.rmtree(partial, ignore_errors=True)
     save_base(model, partial, dtype)
     shown = strip is not None and strip.exists()
-    if shown:
+    if strip is not None and shown:
         shutil.copyfile(strip, partial / STRIP_FILE)
     renew_card(output, write_card(model.config, figures, shown), partial / CARD_FILE, note or (lambda text: None))
     (output / CONFIG_FILE).unlink(missing_ok=True)  # while its components are replaced it is no base

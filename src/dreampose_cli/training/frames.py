@@ -13,6 +13,7 @@ import numpy as np
 from .. import cache
 from ..errors import TrainingError
 from ..poses.sequence import window_indices
+from ..reporting import Note, Progress
 from .data import Source, counted, find_clips, some
 from .preparation import Preparation, prepare
 from .shards import Shard, read_picture, read_pose
@@ -121,8 +122,8 @@ def prepare_frames(
     device: str = "auto",
     workers: int = 1,
     make: bool = True,
-    progress: Callable[[int, int | None, str], None] | None = None,
-    note: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
 ) -> FrameStore:
     """The frames of `dataset` and of the photos in `photos` at `resolution`, from the cache or made now.
 
@@ -131,7 +132,7 @@ def prepare_frames(
     clip that cannot be used is named through `note` and left out; raises TrainingError when none is left to train on.
     """
     note = note or (lambda text: None)
-    how = Preparation(tuple(resolution), fit, resize, parts, estimator, device)
+    how = Preparation((resolution[0], resolution[1]), fit, resize, parts, estimator, device)
     pairs, folders = [], []
     for source in (dataset, photos):
         if source is None:
@@ -152,10 +153,10 @@ def prepare_frames(
             pairs += prepare(sources, folder, how, make=False)
         cache.touch("data", key)
         folders.append(folder)
-    return _assemble(pairs, folders[0], tuple(resolution), note if make else (lambda text: None))
+    return _assemble(pairs, folders[0], how.resolution, note if make else (lambda text: None))
 
 
-def _with_poses(sources: list[Source], note: Callable[[str], None]) -> Iterator[Source]:
+def _with_poses(sources: list[Source], note: Note) -> Iterator[Source]:
     """What of the sources has pose files: the others, and single pictures of a clip, are named and left out."""
     for source in sources:
         if not source.needs_estimator:

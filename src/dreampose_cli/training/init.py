@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..names import BASE_ESTIMATORS
 from ..networks import pretrained as components
 from ..networks.dreampose.presets import MINI, PAPER, build_mini, from_stable_diffusion
+from ..networks.dreampose.settings import settings_of
 from ..networks.network import Network
 from ..networks.storage import fingerprint, load_base
 from ..reporting import Note, Progress
@@ -35,7 +36,7 @@ class Shape:
 
     def of(self, config: BaseConfig) -> BaseConfig:
         """`config` with these settings."""
-        network = config.network
+        network = settings_of(config)
         pose = dataclasses.replace(network.pose, **_given(channels=self.pose_channels))
         photo = _given(unet_channels=self.photo_channels, vae_tokens=self.vae_tokens)
         return dataclasses.replace(

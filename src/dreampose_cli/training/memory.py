@@ -19,6 +19,7 @@ from ..device import free_bytes, is_out_of_memory, release
 from ..errors import OutOfMemoryError
 from ..names import MEMORIES, check_choice
 from ..networks.network import Network
+from ..reporting import Progress
 from .loop import LoopResult, LoopSettings, Task, latest_checkpoint, run
 
 # Bytes that a sample's activations hold until its gradients are computed, without checkpointing, counted on the real
@@ -55,7 +56,7 @@ class MemoryPlan:
         if not self.checkpointing:
             return replace(self, checkpointing=True)
         parts = next((n for n in range(self.parts + 1, samples + 1) if samples % n == 0), None)
-        return parts and replace(self, parts=parts)
+        return None if parts is None else replace(self, parts=parts)
 
     def parts_of(self, samples: int) -> int:
         """In how many parts a step of so many samples is computed: a divisor."""
@@ -68,7 +69,7 @@ def run_within_memory(
     settings: LoopSettings,
     plan: MemoryPlan,
     checkpoints: Path | None,
-    progress: Callable[[int, int | None, str], None],
+    progress: Progress,
     note: Callable[[str], None] | None,
 ) -> tuple[LoopResult, MemoryPlan]:
     """`loop.run`, sparing more where memory is short, or turns out to be. Returns the plan that it took.
@@ -83,7 +84,7 @@ def run_within_memory(
         network.checkpoint_activations(plan.checkpointing)
         done = 0
 
-        def report(step: int, total: int | None, text: str = "") -> None:
+        def report(step: int, total: int | None = None, text: str = "", /) -> None:
             nonlocal done
             done = step
             progress(step, total, text)

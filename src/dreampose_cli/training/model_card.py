@@ -115,7 +115,7 @@ def _sources(about: dict) -> list[str]:
         name = level.get("base") or level.get("stable_diffusion") or level.get("imported_from")
         if not name:
             continue
-        made = level.get("trained_by") or level.get("imported_from")
+        made = level.get("trained_by") or level.get("imported_from") or name
         facts = [f"revision {level['revision']}" if "revision" in level else ""]
         facts += [f"made by `{made}`" if "trained_by" in level else made if made != name else ""]
         facts += [

@@ -31,10 +31,10 @@ class PosingTask:
         return self.frames.pictures[rows], self.frames.pose(rows), draws
 
     def loss(self, loaded: tuple[np.ndarray, np.ndarray, list[SampleRng]], step: int, settings: LoopSettings) -> Tensor:
-        pictures, poses, draws = loaded
+        rows, known, draws = loaded
         rngs = [draw.numpy for draw in draws]
-        pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-        pictures, poses = _move(rngs, pictures, torch.from_numpy(poses))
+        pictures = torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pictures, poses = _move(rngs, pictures, torch.from_numpy(known))
         for i, rng in enumerate(rngs):
             if rng.random() < NOBODY:
                 pictures[i], poses[i] = _nobody(rng, pictures[i]), 0.0

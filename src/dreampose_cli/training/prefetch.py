@@ -31,21 +31,21 @@ class Loader:
         try:
             if self.pool is None:
                 return next(self.jobs)()
-            self._fill()
+            self._fill(self.pool)
             if not self.running:
                 raise StopIteration
             result = self.running.popleft().result()
-            self._fill()
+            self._fill(self.pool)
             return result
         finally:
             self.waited = time.monotonic() - began
 
-    def _fill(self) -> None:
+    def _fill(self, pool: ThreadPoolExecutor) -> None:
         while len(self.running) < self.ahead:
             job = next(self.jobs, None)
             if job is None:
                 return
-            self.running.append(self.pool.submit(job))
+            self.running.append(pool.submit(job))
 
     def __enter__(self) -> Loader:
         return self

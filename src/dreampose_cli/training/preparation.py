@@ -164,6 +164,7 @@ def _settle_worker() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # the clips are what is parallel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops its workers
     parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in workers
 
     def follow() -> None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -229,12 +230,14 @@ def _frames(source: Source, how: Preparation, remark: Note) -> tuple[Iterator[tu
     """A clip's pictures with their poses, one by one, and its frame rate."""
     if source.pictures:
         return _pictures(source, how, remark), 30.0
+    assert source.frames is not None
     frames = media.open_frames(source.frames)
     if source.poses is not None:
         sequence = open_poses(source.poses, fps=frames.fps)
     else:
         from ..poses.extraction import poses_of
 
+        assert how.estimator is not None  # clips without poses were left out before
         sequence = poses_of(source.frames, estimator=how.estimator, device=how.device, note=remark)[0]
     _require_parts(sequence, source.poses, how)
     return _joined(source, frames, sequence), sequence.fps
@@ -260,6 +263,7 @@ def _pictures(source: Source, how: Preparation, remark: Note) -> Iterator[tuple[
                 _require_parts(sequence, poses, how)
                 pose = sequence.frame(0)
             else:
+                assert how.estimator is not None
                 pose = estimate_photo(picture, path, how.estimator, how.device)
         except (MediaError, PoseError) as error:
             remark(f"{path.name} of {source.name} left out: {error}")
@@ -296,10 +300,10 @@ def amount(size: float) -> str:
 
 def _estimates(sources: list[Source]) -> float:
     """About how many bytes the estimated poses of clips take, which are kept beside their shards."""
-    sources = [source for source in sources if source.frames is not None and source.poses is None]
+    clips = [source.frames for source in sources if source.frames is not None and source.poses is None]
     pixels = []
-    for source in sources[:: max(1, len(sources) // SAMPLED)][:SAMPLED]:
-        with suppress(DreamposeError), media.open_frames(source.frames) as found:
+    for clip in clips[:: max(1, len(clips) // SAMPLED)][:SAMPLED]:
+        with suppress(DreamposeError), media.open_frames(clip) as found:
             pixels.append(found.size[0] * found.size[1])
     return 6 * PACKED_ESTIMATE * _count_frames(sources) * sum(pixels) / len(pixels) if pixels else 0.0
 

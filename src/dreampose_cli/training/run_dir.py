@@ -94,7 +94,7 @@ class Place:
             folder = self.checkpoints / name
             newest = latest_checkpoint(folder)
             planned = read_state(newest)["settings"].get("steps", 0) if newest else None
-            if newest is not None and step_of(newest) >= planned:
+            if newest is not None and step_of(newest) >= (planned or 0):
                 settled[name] = step_of(newest)
                 continue
             found = (

@@ -17,6 +17,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def open_shard(path: Path) -> Shard:
             file.seek(-16, os.SEEK_END)
             size, magic = struct.unpack("<Q8s", file.read(16))
             file.seek(-16 - size, os.SEEK_END)
-            raw = json.loads(file.read(size)) if magic == MAGIC else None
+            raw: Any = json.loads(file.read(size)) if magic == MAGIC else None
         return Shard(
             path, raw["length"], raw["fps"], raw["ordered"], tuple(raw["resolution"]),
             np.array(raw["offsets"], np.int64), raw["digest"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..bases.config import TuningSettings
 from ..networks import lora
-from ..networks.network import Network
+from ..networks.network import Network, lay_out
 from ..networks.storage import save_tensors
 from ..reporting import Note, Progress
 from ..sampling import derived_seed
@@ -45,6 +45,7 @@ def fit_subject(
     found: dict[str, dict[str, Tensor]] = {}
     before = 0
     for stage in network.tuning_stages:
+        task: Task
         if stage.loss == "denoising":
             source = CropSource(network, views.pictures, views.poses, preset)
             task = DenoisingTask(network, source, stage.modules)
@@ -59,22 +60,19 @@ def fit_subject(
             steps, rate, share = preset.decoder_steps, preset.decoder_learning_rate, 1.0
             batch = min(preset.decoder_batch_size, len(views.pictures))
         earlier = _put_aside(task, checkpoints) if share != 1 and not preset.lora_rank else {}
-        updates = {}
+        updates: dict[str, lora.Updates] = {}
         if preset.lora_rank:
             for index, (part, module) in enumerate(task.modules.items()):
                 updates[part] = lora.attach(module, preset.lora_rank, derived_seed(seed, index))
-                module.to(memory_format=torch.channels_last)
+                lay_out(module, torch.channels_last)
         settings = LoopSettings(
             steps=steps, learning_rate=rate, batch_size=batch, seed=seed, autocast=autocast,
             decay=preset.decay, save_every=max(20, steps // 4), keep=1, eight_bit_adam=plan.eight_bit_adam,
         )  # fmt: skip
 
-        def report(done: int, _total, text: str = "", name: str = stage.name, before: int = before) -> None:
-            if progress:
-                progress(before + done, total, f"{name}, {text}")
-
+        report = functools.partial(_report, progress, stage.name, before, total)
         if steps:
-            learning = task if not updates else _Learning(task, updates)
+            learning: Task = task if not updates else _Learning(task, updates)
             stored = checkpoints / stage.name if checkpoints else None
             result, plan = run_within_memory(learning, network, settings, plan, stored, report, note)
             if result.resumed_from and note:
@@ -92,15 +90,22 @@ def fit_subject(
     return found
 
 
+def _report(
+    progress: Progress | None, name: str, before: int, whole: int, done: int, _total: int | None = None, text: str = ""
+) -> None:
+    if progress:
+        progress(before + done, whole, f"{name}, {text}")
+
+
 def _put_aside(task: Task, folder: Path | None) -> dict[str, Callable[[], dict[str, Tensor]]]:
     """For each of a task's modules what gives back its weights as they were before: from files in `folder`, which take no
     memory meanwhile, or without one from the CPU's memory."""
-    found = {}
+    found: dict[str, Callable[[], dict[str, Tensor]]] = {}
     for part, module in task.modules.items():
         tensors = dict(module.named_parameters())
         if folder is None:
             copies = {name: p.detach().to("cpu", copy=True) for name, p in tensors.items()}
-            found[part] = lambda copies=copies: copies
+            found[part] = functools.partial(dict, copies)
         else:
             file = folder / f"{part}-before.safetensors"
             save_tensors(tensors, file)
@@ -118,5 +123,5 @@ def _go_back(module: nn.Module, earlier: dict[str, Tensor], share: float) -> Non
 class _Learning:
     """A task of which only the updates learn."""
 
-    def __init__(self, task: Task, updates: dict[str, nn.Module]):
-        self.load, self.loss, self.modules = task.load, task.loss, updates
+    def __init__(self, task: Task, updates: Mapping[str, nn.Module]):
+        self.load, self.loss, self.modules = task.load, task.loss, dict(updates)

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -45,7 +46,8 @@ def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note |
     means over frames), and "seconds" for tune and render. Raises OutputError for a folder that holds other files.
     """
     note = note or no_note
-    output, seed, how = Path(options.output), options.seed, {"device": options.device, "dtype": options.dtype}
+    output, seed = Path(options.output), options.seed
+    how: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
     media.check_output(f"{output}/", True, owned=OWN.__contains__)
     with (
         media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder,
@@ -62,7 +64,11 @@ def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note |
         tuned_in = time.monotonic() - started
         note("dreampose render --poses dance.mp4 -o result.mp4")
         shots = {}
-        for name, who in (("untuned", {"photo": photo, "base": "mini"}), ("tuned", {"subject": subject.id})):
+        people: dict[str, dict[str, Any]] = {
+            "untuned": {"photo": photo, "base": "mini"},
+            "tuned": {"subject": subject.id},
+        }
+        for name, who in people.items():
             wanted = RenderOptions([folder / "dance.poses"], f"{folder / name}/", **how, **who)
             result = render(wanted, progress=progress)
             shots[name] = (list(media.open_frames(folder / name)), result.seconds)
@@ -84,7 +90,7 @@ def compare(frames: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, floa
     from ..evaluation.metrics import l1, psnr, ssim
 
     a, b = np.stack(frames), np.stack(truth)
-    scores = {"l1": l1(a, b), "ssim": ssim(a, b), "psnr": psnr(a, b)}
+    scores: dict[str, list] = {"l1": l1(a, b), "ssim": ssim(a, b), "psnr": psnr(a, b)}
     return {name: round(float(np.mean([v for v in values if v is not None])), 4) for name, values in scores.items()}
 
 

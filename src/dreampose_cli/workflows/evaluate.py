@@ -25,6 +25,7 @@ def evaluate(options: EvalOptions, *, progress: Progress | None = None, note: No
         keep_pictures=options.keep_pictures,
         progress=progress,
     )
-    for warning in found.warnings if note else ():
-        note(warning)
+    if note:
+        for warning in found.warnings:
+            note(warning)
     return found

@@ -124,9 +124,9 @@ def render(
         about = {"poses": Path(source).name, "align": options.align, "alignment": alignment, "crop": crop}
         depends = [metadata, about, content(options, request, source), options.dtype, str(device)]
         with contextlib.ExitStack() as stack:
-            key = cache.key("frames", depends, os.path.realpath(target))
             # Frames that attend to their neighbours are computed with them, from the beginning.
-            key = key if subject.model.context.size == 1 else None
+            alone = subject.model.context.size == 1
+            key = cache.key("frames", depends, os.path.realpath(target)) if alone else None
             kept = stack.enter_context(kept_frames(key, portions.frames, note))
             make = functools.partial(
                 render_sequence, subject, prepared, sequence, settings, portions, options.side_by_side, note,
@@ -187,6 +187,7 @@ def _with_edit(
         return options, {}
     from .edit import edited_file
 
+    assert options.photo is not None  # `_check` refuses an edit without a photo
     asked = EditOptions(
         options.photo,
         options.edit,
@@ -217,7 +218,7 @@ def output_paths(options: RenderOptions) -> list[Path | str]:
     if len(set(names)) < len(names):
         raise UsageError("two pose sources have the same name; rename one, since results are named after them.")
     media.check_output(f"{folder}/", True, owned=None)  # videos are added to a folder, which is not replaced
-    targets = [folder / f"{name}.mp4" for name in names]
+    targets: list[Path | str] = [folder / f"{name}.mp4" for name in names]
     for target in targets if folder.exists() else []:
         media.check_output(target, overwrite)
     return targets

@@ -24,7 +24,7 @@ from ..inference.joint import decode_frames, denoise_clip
 from ..media.fitting import Fit, fit_pose
 from ..media.metadata import NOTICE
 from ..networks.animate.pictures import clip_pixels, fit
-from ..networks.animate.settings import AnimateSettings
+from ..networks.animate.settings import AnimateSettings, settings_of
 from ..networks.model_cache import Shelf
 from ..networks.network import Network
 from ..poses.control_picture import draw_control_picture
@@ -65,7 +65,7 @@ def plan(options: RenderOptions, config: BaseConfig, schedule: dict[str, Any], f
 
     size (height, width): photo and poses are resized to it whatever their aspect. window: (frames, overlap).
     """
-    settings = config.network
+    settings = settings_of(config)
     if options.size is not None:
         height, width = options.size
         if height % factor or width % factor:
@@ -219,8 +219,10 @@ def render_clip(
 ) -> Iterator[np.ndarray]:
     """The frames uint8 (h, w, 3) of one clip, without the padding of the photo. Raises OutOfMemoryError, UsageError."""
     settings, size = plan.settings, plan.config.resolution
+    assert options.photo is not None  # a base of this family renders photos alone
     photo = media.read_photo(options.photo)
-    shape = (network.latent_channels, *(side // network.vae_scale_factor for side in size))
+    factor = network.vae_scale_factor
+    shape = (network.latent_channels, size[0] // factor, size[1] // factor)
     if options.start_noise is not None:
         multiple = max(settings.pad_to, settings.window)
         start = read_start_noise(options.start_noise, len(controls), shape, multiple)
@@ -334,7 +336,7 @@ def render_clips(
     about = {
         "software": f"dreampose-cli {__version__}",
         "notice": NOTICE,
-        "who": f"photo {Path(options.photo).name}",
+        "who": f"photo {Path(options.photo or '').name}",
         "base": config.name,
         **used,
         **(extra_metadata or {}),

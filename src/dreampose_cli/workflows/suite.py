@@ -101,8 +101,8 @@ def suite(
     found = [(name, clip) for name, clip in found if name not in unusable]
     if not found:
         raise next(iter(unusable.values()))
-    for name, error in unusable.items():
-        note(f"{name} is left out: {error}")
+    for name, reason in unusable.items():
+        note(f"{name} is left out: {reason}")
     names = [name for name, _ in found]
     main = "full" if any(row.key == "full" for row in rows) else "untuned"
     rows = [row for row in rows if _clips_of(output, row, names)]  # short clips have no seven photos before the gap
@@ -142,7 +142,7 @@ def _score(options: SuiteOptions, row: Variant, names: list[str], pictures: bool
 
 def _open(output: Path, options: SuiteOptions, bases: dict[str, Path]) -> None:
     """Make or enter a run's folder. Raises EvaluationError where it was begun with other settings or bases."""
-    wanted = {
+    wanted: dict[str, Any] = {
         "version": VERSION,
         "software": __version__,
         "settings": settings_of(options),

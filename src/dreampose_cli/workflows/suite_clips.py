@@ -190,7 +190,7 @@ class ClipJob:
             with media.open_frames(f"{work}/frames") as made:
                 self._write(row.key, (frame for i, frame in enumerate(made) if i % every == every // 2))
 
-    def _driving(self, row: Variant, poses: PoseWindow) -> tuple[Path, dict[str, float], int]:
+    def _driving(self, row: Variant, poses: PoseWindow) -> tuple[Path, dict[str, Any], int]:
         """The pose source of a variant, the part of it in seconds, and which share of its frames is meant (1: all)."""
         if not row.one_pose:
             span = {"start": self.rows[0] / self.fps, "end": (self.rows[-1] + 1) / self.fps}

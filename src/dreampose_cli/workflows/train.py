@@ -13,12 +13,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from .. import media
 from ..bases.config import CONFIG_FILE
@@ -80,7 +79,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     accumulate = options.gradient_accumulation_steps or int(
         os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     )
-    changes = {
+    changes: dict[str, Any] = {
         "save_every": options.save_every,
         "keep": options.keep,
         "learning_rate": options.learning_rate,
@@ -192,11 +191,12 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         return TrainResult(output, total, time.monotonic() - started, finished, figures)
 
     if preset == "estimator":
-        network = _seeded(seed, PoseNet).to(where)
+        network = _new_estimator(seed).to(where)
         stage("estimator", PosingTask(network, frames, clips, where))
         if crew.main:
             publish_estimator(network, output, frames, settings, results)
         return result(True)
+    assert model is not None
     if "vae" in settings:
         stage("vae", AutoencoderTask(model, frames, clips))
         if "network" not in chosen:
@@ -245,16 +245,20 @@ def _is_to_do(place: Place, stage: str, options: TrainOptions, note: Note, input
     return True
 
 
-def _seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+def _new_estimator(seed: int) -> PoseNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build()
+        return PoseNet()
 
 
 def _labelled(progress: Progress | None, label: str) -> Progress | None:
     if progress is None:
         return None
-    return lambda done, total, text="": progress(done, total, f"{label}, {text}" if text else label)
+
+    def labelled(done: int, total: int | None = None, text: str = "", /) -> None:
+        progress(done, total, f"{label}, {text}" if text else label)
+
+    return labelled
 
 
 def _going_on(name: str, newest: Path, settings: LoopSettings) -> str:

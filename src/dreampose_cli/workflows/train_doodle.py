@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -37,7 +38,8 @@ def train_doodle_reader(
     given = {"--base": options.base, "--vae": options.vae, "--photos": options.photos, "--stage": options.stages}
     for option in [option for option, value in (given | {"--epochs": options.epochs}).items() if value]:
         raise UsageError(f"{option} says nothing about a reader of doodles; leave it out.")
-    changes = {"steps": options.max_steps, "save_every": options.save_every, "keep": options.keep, "seed": options.seed}
+    changes: dict[str, Any] = {"steps": options.max_steps, "save_every": options.save_every, "keep": options.keep}
+    changes |= {"seed": options.seed}
     changes |= {"learning_rate": options.learning_rate, "ema": options.ema, "batch_size": options.batch_size}
     settings = dataclasses.replace(SETTINGS, **{k: v for k, v in changes.items() if v is not None})
     doodles, output, resume, overwrite = options.videos, options.output, options.resume, options.overwrite

@@ -101,7 +101,7 @@ def resolve_settings(preset: TuningSettings, options: TuneOptions) -> TuningSett
             learning_rate=LOW_RANK_RATE * preset.learning_rate,
             decoder_learning_rate=LOW_RANK_DECODER_RATE * preset.decoder_learning_rate,
         )
-    asked = {
+    asked: dict[str, Any] = {
         "steps": options.steps,
         "decoder_steps": options.decoder_steps,
         "learning_rate": options.learning_rate,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from ..network import AnyModule
 from .reference_attention import Bank
 from .unet import forward
 
@@ -15,12 +18,12 @@ class LastAttention(nn.Module):
     Names of weights as in diffusers' `Transformer2DModel`: norm, proj_in, transformer_blocks.0.norm1.
     """
 
-    def __init__(self, whole: nn.Module, block: str) -> None:
+    def __init__(self, whole: AnyModule, block: str) -> None:
         super().__init__()
         self.norm, self.proj_in = whole.norm, whole.proj_in
-        first = nn.Module()
+        first: AnyModule = nn.Module()
         first.norm1 = whole.transformer_blocks[0].norm1
-        self.transformer_blocks = nn.ModuleList([first])
+        self.transformer_blocks: Any = nn.ModuleList([first])
         self.block = block
 
     def forward(self, x: Tensor, cross_attention_kwargs: dict, **_: object) -> tuple[Tensor]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...bases.config import BaseConfig, PoseWindow, SamplingSettings
 from ...bases.published import IMAGE_ENCODER, STABLE_DIFFUSION, VAE
@@ -260,7 +260,7 @@ def motion_weights(file: Path, note: Note) -> dict[str, Tensor]:
     return mapped
 
 
-def _without_unread(file: Path, unet: nn.Module) -> dict[str, Tensor]:
+def _without_unread(file: Path, unet: AnyModule) -> dict[str, Tensor]:
     """A reference UNet without what lies behind the last thing that is read of it; BaseError where that is incomplete."""
     tensors = read_weights(file)
     last = f"up_blocks.{len(unet.up_blocks) - 1}"
@@ -271,13 +271,13 @@ def _without_unread(file: Path, unet: nn.Module) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in tensors.items() if key not in unread}
 
 
-def _unet(folder: Path, settings: AnimateSettings) -> nn.Module:
+def _unet(folder: Path, settings: AnimateSettings) -> AnyModule:
     """Stable Diffusion's UNet as `folder`'s config says, with motion modules, without weights."""
     with torch.device("meta"):
         return add_motion(pretrained.skeleton("unet", folder), settings)
 
 
-def _require_same_shape(folder: Path, unet: nn.Module) -> None:
+def _require_same_shape(folder: Path, unet: AnyModule) -> None:
     """BaseError unless the appearance encoder in `folder` has the UNet's shape: their attention is joined, layer by layer."""
     there, here = pretrained.skeleton("unet", folder).config, plain_config(unet)
     keys = ("block_out_channels", "down_block_types", "up_block_types", "layers_per_block", "attention_head_dim",
@@ -297,7 +297,7 @@ def _plain(value: Any) -> Any:
 
 
 def _built(
-    name: str, settings: AnimateSettings, unet: nn.Module, file: Path, tensors: Callable[[], dict[str, Tensor]]
+    name: str, settings: AnimateSettings, unet: AnyModule, file: Path, tensors: Callable[[], dict[str, Tensor]]
 ) -> Part:
     with torch.device("meta"):
         return Part(build_module(name, settings, unet), file, tensors)

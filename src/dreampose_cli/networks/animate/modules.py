@@ -10,6 +10,7 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from torch import Tensor, nn
 
 from .. import pretrained
+from ..network import AnyModule
 from .appearance import cut_tail
 from .settings import AnimateSettings
 
@@ -24,7 +25,7 @@ class EmptyPrompt(nn.Module):
         self.register_buffer("tokens", tokens)
 
 
-def build_module(name: str, settings: AnimateSettings, unet: nn.Module) -> nn.Module:
+def build_module(name: str, settings: AnimateSettings, unet: AnyModule) -> nn.Module:
     """The module `name` without its weights: "appearance", "control" (a pose guider) or "prompt"."""
     if name == "appearance":
         return cut_tail(UNet2DConditionModel.from_config(plain_config(unet)))
@@ -48,7 +49,7 @@ def add_motion(unet: UNet2DConditionModel, settings: AnimateSettings) -> UNetMot
         return UNetMotionModel.from_unet2d(unet, adapter, load_weights=False)
 
 
-def plain_config(unet: nn.Module) -> dict:
+def plain_config(unet: AnyModule) -> dict:
     """The config of a `UNet2DConditionModel` with the shape of `unet`, which may have motion modules."""
     if isinstance(unet, UNet2DConditionModel):
         return dict(unet.config)

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...bases.config import BaseConfig
 from ...errors import BaseError
-from ..network import SHARED, Branch, Condition, ContextWindow, Network, Stage, Views, pictures_to_tensor
+from ..network import SHARED, AnyModule, Branch, Condition, ContextWindow, Network, Stage, Views, pictures_to_tensor
 from .appearance import read_photos
 from .modules import build_module
 from .pictures import clip_pixels, control_pictures
 from .reference_attention import Bank, Reading, read_reference, write_reference
-from .settings import AnimateSettings
+from .settings import AnimateSettings, settings_of
 from .unet import clip_norm_count, forward, norm_motion_by_frame
 
 
@@ -76,7 +76,7 @@ class AnimateNetwork(Network):
     def __init__(
         self,
         config: BaseConfig,
-        modules: dict[str, nn.Module],
+        modules: dict[str, AnyModule],
         processors: dict[str, Any],
         schedule: dict[str, Any],
     ):
@@ -91,22 +91,21 @@ class AnimateNetwork(Network):
         self.context = ContextWindow(settings.window, settings.overlap, settings.closed)
 
     @classmethod
-    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, nn.Module]) -> nn.Module:
+    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, AnyModule]) -> AnyModule:
         with torch.device("meta"):  # no weight is held twice
-            return build_module(name, config.network, modules["unet"])
+            return build_module(name, settings_of(config), modules["unet"])
 
     @property
     def settings(self) -> AnimateSettings:
-        return self.config.network
+        return settings_of(self.config)
 
     def views(self, pictures: np.ndarray, poses: np.ndarray | None = None) -> Views:
         """`Views.clip` from these pictures; its authors take the photo as it came (`clip_pixels`), whatever its size."""
-        poses = None if poses is None else torch.as_tensor(poses)
         clip = None
         if self.settings.context_tokens == "image":
             size = self.modules["image_encoder"].config.image_size
             clip = torch.cat([clip_pixels(picture, size) for picture in pictures])
-        return Views(pictures, poses, clip)
+        return Views(pictures, None if poses is None else torch.as_tensor(poses), clip)
 
     def reference(self, views: Views, null: bool = True) -> Reference:
         """The photos' latents and tokens, and their bank where it does not follow the timestep."""
@@ -117,6 +116,7 @@ class AnimateNetwork(Network):
         if self.settings.context_tokens == "text":
             tokens = self.modules["prompt"].tokens.expand(len(latents), -1, -1)
         else:
+            assert views.clip is not None  # `views` prepares it for a base with an image encoder
             clip = views.clip.to(self.device, self.dtype)
             tokens = self.modules["image_encoder"](pixel_values=clip).image_embeds[:, None]
         reference = Reference(latents, tokens, None)
@@ -164,7 +164,7 @@ class AnimateNetwork(Network):
         latents = latents.to(self.device, self.dtype)
         timesteps = torch.as_tensor(t, device=self.device).expand(len(latents))
         features, residuals = self._pose(latents, timesteps, condition)
-        return forward(
+        prediction = forward(
             self.modules["unet"],
             latents,
             timesteps[:: condition.frames],
@@ -174,7 +174,9 @@ class AnimateNetwork(Network):
             features=features,
             residuals=residuals,
             clip_norms=self.settings.resnet_norms == "clip",
-        ).float()
+        )
+        assert prediction is not None  # only the appearance network ends before its output
+        return prediction.float()
 
     def _pose(self, latents: Tensor, timesteps: Tensor, condition: AnimateCondition):
         """The guider's features (R, C0, h, w) or None, and the ControlNet's residuals or None, the middle's last."""
@@ -212,6 +214,7 @@ def _reading(condition: AnimateCondition, reference: Reference | None) -> Readin
     seeing = condition.sees_photo
     if not seeing.any():
         return None
+    assert reference is not None and reference.bank is not None  # rows that see the photo need what `at` gave
     return Reading(reference.bank, condition.photo, None if seeing.all() else seeing.nonzero()[:, 0])
 
 

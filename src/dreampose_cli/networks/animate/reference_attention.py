@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..network import AnyModule
 
 Bank = dict[str, Tensor]  # self-attention inputs (photos, tokens, channels) by the name of their transformer block
 _SELF_ATTENTION = ".attn1.processor"
@@ -79,17 +81,17 @@ class ReadReference(AttnProcessor2_0):
         return super().__call__(attn, rows, encoder_hidden_states=torch.cat([rows, photos], dim=1))
 
 
-def write_reference(unet: nn.Module, fused_blocks: str) -> list[str]:
+def write_reference(unet: AnyModule, fused_blocks: str) -> list[str]:
     """Make the self-attention of the fused blocks of `unet` write; returns their names."""
     return _install(unet, fused_blocks, WriteReference)
 
 
-def read_reference(unet: nn.Module, fused_blocks: str) -> list[str]:
+def read_reference(unet: AnyModule, fused_blocks: str) -> list[str]:
     """Make the self-attention of the fused blocks of `unet` read; returns their names."""
     return _install(unet, fused_blocks, ReadReference)
 
 
-def _install(unet: nn.Module, fused_blocks: str, kind: type) -> list[str]:
+def _install(unet: AnyModule, fused_blocks: str, kind: type) -> list[str]:
     processors, fused = {}, []
     for name, old in unet.attn_processors.items():
         block = name.removesuffix(_SELF_ATTENTION)

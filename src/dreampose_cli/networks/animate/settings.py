@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ...bases.families import FamilySettings
+
+if TYPE_CHECKING:
+    from ...bases.config import BaseConfig
 
 CHOICES = {
     "fused_blocks": ("midup", "full"),
@@ -15,6 +19,12 @@ CHOICES = {
     "noise": ("tiled", "independent", "shared"),
     "photo_resize": ("bicubic", "lanczos"),
 }
+
+
+def settings_of(config: BaseConfig) -> AnimateSettings:
+    """The family's own part of the config of one of its bases."""
+    assert isinstance(config.network, AnimateSettings)
+    return config.network
 
 
 @dataclass(frozen=True)

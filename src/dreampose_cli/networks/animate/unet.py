@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..network import AnyModule
+
 
 def forward(
-    unet: nn.Module,
+    unet: AnyModule,
     latents: Tensor,
     timestep: Tensor,
     tokens: Tensor,
@@ -36,12 +38,12 @@ def forward(
     embedding = unet.time_embedding(unet.time_proj(timestep).to(latents.dtype))  # (clips, E)
     resnet = clip_resnet if clip_norms else frame_resnet
 
-    def attend(attention: nn.Module, x: Tensor) -> Tensor:
+    def attend(attention: AnyModule, x: Tensor) -> Tensor:
         return attention(
             x, encoder_hidden_states=tokens, cross_attention_kwargs={"reference": reference}, return_dict=False
         )[0]
 
-    def layer(residual: nn.Module, attention: nn.Module | None, motion: nn.Module | None, x: Tensor) -> Tensor:
+    def layer(residual: AnyModule, attention: AnyModule | None, motion: AnyModule | None, x: Tensor) -> Tensor:
         x = resnet(residual, x, embedding)
         x = x if attention is None else attend(attention, x)
         return x if motion is None else motion(x, num_frames=frames)
@@ -66,8 +68,8 @@ def forward(
         x = resnet(residual, x, embedding)
 
     if residuals is not None:
-        for i, residual in enumerate(residuals[:-1]):
-            skips[i] = skips[i] + residual
+        for i, added in enumerate(residuals[:-1]):
+            skips[i] = skips[i] + added
         x = x + residuals[-1]
     for block in unet.up_blocks:
         for parts in _layers(block):
@@ -81,7 +83,7 @@ def forward(
     return unet.conv_out(F.silu(x))
 
 
-def _layers(block: nn.Module, first: int = 0) -> Iterator[tuple[nn.Module, nn.Module | None, nn.Module | None]]:
+def _layers(block: AnyModule, first: int = 0) -> Iterator[tuple[AnyModule, AnyModule | None, AnyModule | None]]:
     """The (resnet, attention or None, motion module or None) of a block, in order."""
     resnets = list(block.resnets)[first:]
     nothing = [None] * len(resnets)
@@ -90,12 +92,12 @@ def _layers(block: nn.Module, first: int = 0) -> Iterator[tuple[nn.Module, nn.Mo
     return zip(resnets, attentions, motions, strict=True)
 
 
-def frame_resnet(layer: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+def frame_resnet(layer: AnyModule, x: Tensor, embedding: Tensor) -> Tensor:
     """A residual block on x (clips * frames, C, h, w), each frame by itself; embedding (clips, E)."""
     return layer(x, embedding.repeat_interleave(len(x) // len(embedding), dim=0))
 
 
-def clip_resnet(layer: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+def clip_resnet(layer: AnyModule, x: Tensor, embedding: Tensor) -> Tensor:
     """The same with the statistics of both norms taken over all frames of a clip."""
     clips = len(embedding)
     frames = len(x) // clips
@@ -124,7 +126,7 @@ class FrameNorm(nn.GroupNorm):
         return super().forward(folded).unflatten(0, (clips, frames)).transpose(1, 2)
 
 
-def norm_motion_by_frame(unet: nn.Module) -> int:
+def norm_motion_by_frame(unet: AnyModule) -> int:
     """Put a `FrameNorm` into each motion module of `unet` in place of its norm; returns how many there are."""
     count = 0
     for name, module in unet.named_modules():
@@ -136,7 +138,7 @@ def norm_motion_by_frame(unet: nn.Module) -> int:
     return count
 
 
-def clip_norm_count(unet: nn.Module) -> int:
+def clip_norm_count(unet: AnyModule) -> int:
     """How many norms this pass takes over clips with `clip_norms`: two a residual block, and the last one.
 
     Raises ValueError where `unet` has a norm that the pass does not know of: it would be computed over frames.

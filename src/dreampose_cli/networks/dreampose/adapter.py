@@ -135,8 +135,8 @@ class SpatialAdapter(nn.Module):
         self.mix = nn.TransformerEncoderLayer(
             width, max(1, width // 32), 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        nn.init.zeros_(self.convolutions[-1].weight)
-        nn.init.zeros_(self.convolutions[-1].bias)
+        nn.init.zeros_(self.convolutions[-1].get_parameter("weight"))
+        nn.init.zeros_(self.convolutions[-1].get_parameter("bias"))
         self.texture = TextureEncoder(texture, vae, dilations) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:

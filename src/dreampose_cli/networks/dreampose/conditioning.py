@@ -7,6 +7,7 @@ N photos, R rows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from ...bases.config import BaseConfig
 from ...poses.sequence import PARTS
 from ..network import SHARED, Condition
 from .prior import Prior
-from .settings import PoseSettings
+from .settings import PoseSettings, settings_of
 from .surface import Surface, surface_channels
 from .surface_code import CODE
 
@@ -65,10 +66,11 @@ class DreamPoseCondition(Condition):
         is none."""
         no_image, no_pose = (torch.as_tensor(mask).expand(self.rows) for mask in (image, pose))
         no_photo = no_image | no_pose if self.photo_needs_pose else no_image
-        changed = {}
+        changed: dict[str, Any] = {}
         if no_image.any() and self.image is not None:  # masks are on the CPU: no device is asked
             changed["image"] = self.image * ~self._at(no_image, 1)
         elif no_image.any():
+            assert self.tokens is not None and self.null_tokens is not None
             changed["tokens"] = torch.where(self._at(no_image, 3), self.null_tokens, self.tokens)
         if no_pose.any():
             changed["pose"] = torch.where(self._at(no_pose, 4), torch.full_like(self.pose, self.null_pose), self.pose)
@@ -82,7 +84,7 @@ class DreamPoseCondition(Condition):
 
     def prior(self, variance: float) -> Prior | None:
         """What the guess says of the target where it may be used; `variance` is how far it is trusted."""
-        if self.guess is None:
+        if self.guess is None or self.guessed is None:
             return None
         blank = ~self.guessed.view(-1, 1, 1, 1)
         mean = torch.where(blank, torch.zeros_like(self.guess, dtype=torch.float32), self.guess.float())
@@ -113,13 +115,15 @@ def pose_channels(settings: PoseSettings, windows: Tensor, factor: int) -> Tenso
 def unet_inputs(config: BaseConfig, latent_channels: int, factor: int) -> int:
     """Input channels of the widened UNet: latents, then the pose window, then the photo channels."""
     photo = {"none": 0, "latents": latent_channels, "surface": surface_channels(factor) + latent_channels}
-    poses = config.poses.count * len(config.network.pose.channels)
-    code = CODE if config.network.photo.surface_code else 0
-    return latent_channels + poses + code + photo[config.network.photo.unet_channels]
+    settings = settings_of(config)
+    poses = config.poses.count * len(settings.pose.channels)
+    code = CODE if settings.photo.surface_code else 0
+    return latent_channels + poses + code + photo[settings.photo.unet_channels]
 
 
 def texture_inputs(config: BaseConfig, factor: int) -> int:
     """Input channels of the adapter's `TextureEncoder`, 0 where the base has none."""
-    if config.network.photo.unet_channels != "surface":
+    settings = settings_of(config)
+    if settings.photo.unet_channels != "surface":
         return 0
-    return surface_channels(factor) + config.poses.count * len(config.network.pose.channels)
+    return surface_channels(factor) + config.poses.count * len(settings.pose.channels)

@@ -128,7 +128,7 @@ def find_checkpoints(folder: Path, epoch: int | None = None) -> dict[str, Path]:
     return chosen
 
 
-def skeletons(config: BaseConfig, parts: Path, encoder: Path) -> dict[str, nn.Module]:
+def skeletons(config: BaseConfig, parts: Path, encoder: Path) -> dict[str, AnyModule]:
     """Every component without weights, sized from the configs of the given Stable Diffusion and image encoder."""
     vae = components.skeleton("vae", parts / "vae")
     image_encoder = components.skeleton("image_encoder", encoder)

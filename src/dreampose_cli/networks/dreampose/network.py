@@ -20,11 +20,21 @@ from transformers import CLIPVisionModel
 from ...bases.config import BaseConfig
 from ...errors import BaseError
 from ...sampling import make_sampler
-from ..network import Branch, Network, Stage, Views, contiguous_layout, each, pictures_to_tensor, scale_factor
+from ..network import (
+    AnyModule,
+    Branch,
+    Network,
+    Stage,
+    Views,
+    contiguous_layout,
+    each,
+    pictures_to_tensor,
+    scale_factor,
+)
 from .adapter import ADAPTERS
 from .conditioning import DreamPoseCondition, DreamPoseReference, pose_channels, texture_inputs, unet_inputs
 from .prior import with_prior
-from .settings import DreamPoseSettings
+from .settings import DreamPoseSettings, settings_of
 from .surface import build_surface, transfer
 from .surface_code import SurfaceQuery, add_surface_code, surface_code
 
@@ -35,7 +45,7 @@ class DreamPose(Network):
     def __init__(
         self,
         config: BaseConfig,
-        modules: dict[str, nn.Module],
+        modules: dict[str, AnyModule],
         processors: dict[str, Any],
         schedule: dict[str, Any],
     ):
@@ -45,26 +55,26 @@ class DreamPose(Network):
             raise BaseError(f"its UNet takes {self.unet.config.in_channels} channels, its settings need {expected}.")
 
     @classmethod
-    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, nn.Module]) -> nn.Module:
+    def build(cls, name: str, config: BaseConfig, modules: Mapping[str, AnyModule]) -> AnyModule:
         if name != "adapter":
             return super().build(name, config, modules)
         return make_adapter(config, modules["vae"], modules["image_encoder"])
 
     @classmethod
     def extends(cls, name: str, config: BaseConfig) -> bool:
-        return name == "unet" and config.network.photo.surface_code
+        return name == "unet" and settings_of(config).photo.surface_code
 
     @classmethod
-    def extend(cls, name: str, module: nn.Module) -> nn.Module:
+    def extend(cls, name: str, module: AnyModule) -> AnyModule:
         return add_surface_code(module)
 
     @property
     def settings(self) -> DreamPoseSettings:
         """The family's own part of the config."""
-        return self.config.network
+        return settings_of(self.config)
 
     @property
-    def adapter(self) -> nn.Module:
+    def adapter(self) -> AnyModule:
         """A of the paper."""
         return self.modules["adapter"]
 
@@ -81,11 +91,13 @@ class DreamPose(Network):
     def reference(self, views: Views, null: bool = True) -> DreamPoseReference:
         latents = (self.encode_views(views) if views.latents is None else views.latents).to(self.device)
         poses = None if views.poses is None else views.poses.to(self.device)
+        assert views.clip is not None  # `views` prepares it
         tokens = self._tokens(views.clip.to(self.device), latents, poses)
         surface = None
         if self.settings.photo.unet_channels == "surface":
             pixels = pictures_to_tensor(views.pictures, (-1.0, 1.0)).to(self.device)
-            surface = build_surface(pixels, views.poses.to(self.device))
+            assert poses is not None  # `DreamPoseSettings.needs_photo_pose`
+            surface = build_surface(pixels, poses)
         return DreamPoseReference(tokens, self._null_tokens() if null else None, latents, surface)
 
     def condition(self, reference: DreamPoseReference, poses: Tensor) -> DreamPoseCondition:
@@ -123,6 +135,7 @@ class DreamPose(Network):
         if condition.code is not None:
             tokens, channels = condition.photo_tokens, [latents, condition.pose, condition.code, condition.photo]
             query = {"surface": SurfaceQuery(condition.code, condition.image)}
+        assert tokens is not None
         inputs = torch.cat(channels, dim=1).to(self.dtype)
         output = self.unet(inputs, t, encoder_hidden_states=tokens.to(self.dtype), cross_attention_kwargs=query)
         output = output.sample.float()
@@ -149,6 +162,7 @@ class DreamPose(Network):
         zeros = torch.zeros(1, 3, *size, device=self.device)
         # In channels_last, GroupNorm takes E[x^2] - E[x]^2, which of a picture that is the same everywhere is rounding.
         with torch.no_grad(), contiguous_layout(self.vae.encoder, self.vae.quant_conv):
+            assert clip is not None  # `views` prepares it
             return clip.to(self.device), self.encode(zeros)
 
     def _tokens(self, clip: Tensor, latents: Tensor, poses: Tensor | None = None) -> Tensor:
@@ -157,10 +171,10 @@ class DreamPose(Network):
         The adapter "grid" sees the photos' poses (N, 3, H, W) too.
         """
         states = self.modules["image_encoder"](pixel_values=clip.to(self.dtype)).last_hidden_state
-        latents = latents.to(self.dtype) if self.settings.photo.vae_tokens else None
+        seen = latents.to(self.dtype) if self.settings.photo.vae_tokens else None
         if self.settings.photo.adapter == "grid":
-            return self.adapter(states, latents, poses)
-        return self.adapter(states, latents)
+            return self.adapter(states, seen, poses)
+        return self.adapter(states, seen)
 
     def _null_tokens(self) -> Tensor:
         """The tokens of the null image, (1, T, D). Of the adapter "grid" they are zero."""
@@ -224,15 +238,15 @@ def widen(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, : old.in_channels] = old.weight
-        new.bias.copy_(old.bias)
+        new.get_parameter("bias").copy_(old.bias)
     unet.conv_in = new
     unet.register_to_config(in_channels=in_channels)
     return unet
 
 
-def make_adapter(config: BaseConfig, vae: AutoencoderKL, image_encoder: CLIPVisionModel) -> nn.Module:
+def make_adapter(config: BaseConfig, vae: AutoencoderKL, image_encoder: CLIPVisionModel) -> AnyModule:
     """An adapter sized from the base: CLIP's token count and width, and the latent grid."""
-    vision, photo = image_encoder.config, config.network.photo
+    vision, photo = image_encoder.config, settings_of(config).photo
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
     factor = scale_factor(vae)
     shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)

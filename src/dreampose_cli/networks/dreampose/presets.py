@@ -14,7 +14,7 @@ from ..network import scale_factor
 from ..pretrained import OPENAI_MEAN, OPENAI_STD
 from .conditioning import unet_inputs
 from .network import DreamPose, make_adapter, widen
-from .settings import DreamPoseSettings, PhotoSettings, PoseSettings
+from .settings import DreamPoseSettings, PhotoSettings, PoseSettings, settings_of
 from .surface_code import add_surface_code
 
 # SD's noise schedule. Zero terminal SNR would suit a small base better, but PNDM divides by alpha_bar_T.
@@ -123,7 +123,7 @@ def build_mini(seed: int, config: BaseConfig = MINI, vae: AutoencoderKL | None =
         widen(unet, unet_inputs(config, latent_channels, scale_factor(vae)))
         # New input channels need no pretrained prediction to protect: from scratch nothing is gained by zeros.
         torch.nn.init.kaiming_uniform_(unet.conv_in.weight, a=5**0.5)
-        if config.network.photo.surface_code:
+        if settings_of(config).photo.surface_code:
             add_surface_code(unet)
         adapter = make_adapter(config, vae, encoder)
     schedule = {**SCHEDULE, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "set_alpha_to_one": True}

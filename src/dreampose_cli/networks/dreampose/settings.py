@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ...bases.families import FamilySettings
+
+if TYPE_CHECKING:
+    from ...bases.config import BaseConfig
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class PhotoSettings:
     def __post_init__(self) -> None:
         if self.surface_code and self.adapter != "grid":
             raise ValueError(f'photo.surface_code needs photo.adapter "grid", not "{self.adapter}"')
+
+
+def settings_of(config: BaseConfig) -> DreamPoseSettings:
+    """The family's own part of the config of one of its bases."""
+    assert isinstance(config.network, DreamPoseSettings)
+    return config.network
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,9 @@ class SelfAttention(AttnProcessor2_0):
     at the frame in half the size, which costs a quarter."""
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args, surface: SurfaceQuery | None = None, **kwargs):
-        size = tuple(surface.code.shape[-2:])
+        assert surface is not None  # None is there for diffusers, which reads the signature
+        height, width = surface.code.shape[-2:]
+        size = (height, width)
         if hidden_states.shape[1] == size[0] * size[1]:
             return super().__call__(
                 attn, hidden_states, _resized(hidden_states, size, surface.level(size[0] * size[1] - 1))
@@ -158,8 +160,10 @@ class SurfaceAttention(nn.Module):
     ) -> Tensor:
         batch, positions, _ = hidden_states.shape
         photos = encoder_hidden_states.shape[0]
-        size = tuple(surface.code.shape[-2:])
-        level, cells = surface.level(positions), size[0] * size[1]
+        assert surface is not None
+        height, width = surface.code.shape[-2:]
+        size = (height, width)
+        level, cells = surface.level(positions), height * width
         if encoder_hidden_states.shape[1] > cells:
             loose, grid = encoder_hidden_states.tensor_split([encoder_hidden_states.shape[1] - cells], dim=1)
             encoder_hidden_states = torch.cat([loose, _resized(grid, size, level)], dim=1)

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ...errors import OutputError
 from . import engine as engines
@@ -75,7 +75,7 @@ class Summary:
         return dict(Counter(reason for _, reason, _ in self.failures))
 
 
-class Listener:
+class Listener(Protocol):
     """Who wants to see a batch; what it is told is also in the manifest, but for the progress within steps."""
 
     def line(self, line: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ class Driver:
             worker.person = step.task["person"] if step.kind == VIDEO else step.id if step.kind == SUBJECT else None
             ahead = self.schedule.next_poses()
             self._write({"event": "start", **self._about(worker)})
-            self.engine.submit(worker.name, step.id, self._task(step), ahead and self._task(ahead))
+            self.engine.submit(worker.name, step.id, self._task(step), self._task(ahead) if ahead else None)
 
     def _task(self, step: Step) -> dict[str, Any]:
         """The step's task, with the entries of the cache that steps before it have made."""
@@ -238,7 +238,9 @@ class Driver:
 
     def _look_at_clocks(self) -> None:
         limit = self.policy.timeout
-        for worker in list(self.workers.values()) if limit is not None else []:
+        if limit is None:
+            return
+        for worker in list(self.workers.values()):
             running = worker.running
             if running is not None and time.monotonic() - running.began > limit:
                 worker.ready, worker.person = False, None
@@ -250,8 +252,9 @@ class Driver:
 
     def _about(self, worker: Worker, running: Running | None = None) -> dict[str, Any]:
         running = running or worker.running
+        assert running is not None  # it is of a worker at work
         step = running.step
-        about = {"step": step.id, "kind": step.kind, "what": step.label, "worker": worker.name, "host": worker.host}
+        about: dict[str, Any] = {"step": step.id, "kind": step.kind, "what": step.label, "worker": worker.name, "host": worker.host}
         about["attempt"] = running.attempt
         return about | ({"output": step.task["output"]} if step.kind == VIDEO else {})
 

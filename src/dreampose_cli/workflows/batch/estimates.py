@@ -84,10 +84,11 @@ def forecast(plan: Plan, measured: Measured) -> Forecast:
         before = total[step.kind]
         total[step.kind] = None if one is None or before is None else before + one
     sizes = {kind: statistics.fmean(values) if values else None for kind, values in measured.sizes.items()}
+    bytes_of = {kind: None if size is None else counts[kind] * size for kind, size in sizes.items()}
     needed = [kind for kind in KINDS if counts[kind]]
     return Forecast(
         seconds=_sum([total[kind] for kind in needed]),
-        disk=_sum([None if sizes[kind] is None else counts[kind] * sizes[kind] for kind in needed]),
+        disk=_sum([bytes_of[kind] for kind in needed]),
         kinds={
             kind: {"missing": counts[kind], "seconds": middle[kind], "bytes": sizes[kind], "together": total[kind]}
             for kind in KINDS

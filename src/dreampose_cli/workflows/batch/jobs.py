@@ -66,9 +66,9 @@ def jobs_of(
     home = _folder(folder)
     made = OptionSets(options).of({})
     people: list[str] = []
-    for photo in map(os.fspath, photos):
+    for photo in (os.fspath(photo) for photo in photos):
         people += [str(path) for path in list_files(Path(photo), SUFFIXES)] if os.path.isdir(photo) else [photo]
-    people, dances = list(dict.fromkeys(people)), list(dict.fromkeys(map(os.fspath, poses)))
+    people, dances = list(dict.fromkeys(people)), list(dict.fromkeys(os.fspath(dance) for dance in poses))
     tuned = list(dict.fromkeys(subjects))
     if not people and not tuned:
         raise UsageError("batch needs photos: files, or a folder that holds some.")

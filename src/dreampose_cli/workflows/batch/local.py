@@ -35,28 +35,30 @@ class _Process:
         environment = dict(os.environ)
         if threads is not None:
             environment.setdefault("OMP_NUM_THREADS", str(threads))
-        apart = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
-        )
+        apart: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dreampose_cli.workflows.batch.worker", device],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, encoding="utf-8", errors="surrogateescape", env=environment,
             **apart,  # Ctrl-C is for the driver, which tells the workers
         )  # fmt: skip
+        assert self.process.stdin and self.process.stdout and self.process.stderr  # pipes, as asked for
+        self.stdin, self.stdout, self.stderr = self.process.stdin, self.process.stdout, self.process.stderr
         self.listening = threading.Thread(target=self._listen_to_errors, daemon=True)
         self.listening.start()
         self.hearing = threading.Thread(target=self._listen, daemon=True)
         self.hearing.start()
 
     def send(self, message: dict[str, Any]) -> None:
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
+        self.stdin.write(json.dumps(message) + "\n")
+        self.stdin.flush()
 
     def end(self, patience: float = 0.0) -> None:
         """Let the process clean up for `patience` seconds, then end it at once."""
         with contextlib.suppress(OSError):
-            self.process.stdin.close()
+            self.stdin.close()
         try:
             self.process.wait(max(0.01, patience))
         except subprocess.TimeoutExpired:
@@ -64,7 +66,7 @@ class _Process:
             self.process.wait()
 
     def _listen(self) -> None:
-        with self.process.stdout as lines:
+        with self.stdout as lines:
             for text in lines:
                 try:
                     message = json.loads(text)
@@ -76,7 +78,7 @@ class _Process:
         self.events.put((self, Event(self.name, engines.LOST, data={"sentence": self._last_words()})))
 
     def _listen_to_errors(self) -> None:
-        with self.process.stderr as lines:
+        with self.stderr as lines:
             for text in lines:
                 self.words.append(text.rstrip())
 
@@ -99,7 +101,7 @@ class LocalEngine:
         several = len(self.devices) > 1
         self.threads = threads or (max(1, cores // len(self.devices)) if several else None)
         self._processes: dict[str, _Process] = {}
-        self._events: queue.Queue = queue.Queue()
+        self._events: queue.Queue[tuple[_Process, Event]] = queue.Queue()
         self._false_starts = 0
 
     def start(self) -> None:
@@ -144,7 +146,7 @@ class LocalEngine:
         processes, self._processes = list(self._processes.values()), {}
         for process in processes:
             with contextlib.suppress(OSError):
-                process.process.stdin.close()
+                process.stdin.close()
         until = time.monotonic() + ENDING_SECONDS
         for process in processes:
             process.end(until - time.monotonic())

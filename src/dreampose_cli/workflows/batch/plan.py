@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ...errors import MediaError, OutputExistsError
 from ...media.metadata import KEY
 from ...media.mp4_comment import read_comment
 from ...poses.files import is_pose_source
-from ...reporting import Note
+from ...reporting import Note, Progress
 from ...subjects.loading import find_subject
 from ...version import __version__
 from .digests import Digests
@@ -90,7 +90,7 @@ class Planner:
         *,
         shard: tuple[int, int] = (1, 1),
         overwrite: bool = False,
-        progress: Callable[[int, int | None, str], None] | None = None,
+        progress: Progress | None = None,
     ) -> Plan:
         """The steps for `jobs`, or for those of part I of N. Raises OutputExistsError where a video of another request is
         there and `overwrite` is not set, OutputError where one would replace an input, and whatever is wrong with an input."""

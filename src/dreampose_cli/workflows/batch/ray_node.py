@@ -143,8 +143,10 @@ def _made(task: dict[str, Any], result: dict[str, Any]) -> bytes:
     if task["kind"] == VIDEO:
         return pack(task["output"].rstrip("/"))
     kind = {SUBJECT: "subject", POSES: "poses"}[task["kind"]]
+    entry = cache.get(kind, result[kind])
+    assert entry is not None  # the step has just made it
     raw = io.BytesIO()
-    cache.export_entry(cache.get(kind, result[kind]), raw)
+    cache.export_entry(entry, raw)
     return raw.getvalue()
 
 

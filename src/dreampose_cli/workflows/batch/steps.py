@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import threading
@@ -102,7 +101,7 @@ class StepRunner:
             note=note,
             **options,
         )
-        file: Path = sequence.origin()[0].file
+        file = sequence.origin()[0].file  # type: ignore[attr-defined]  # of poses from the cache, which have a file
         stat = file.stat()
         cached = stat.st_mtime < began - 1  # a file system's clock may be a little behind
         return {"poses": file.stem, "frames": len(sequence), "bytes": stat.st_size, "cached": cached}
@@ -154,17 +153,13 @@ def _size(output: str) -> int:
     return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
-@functools.cache
-def _status() -> Path | None:
-    """Where Linux says how much memory this process took at most."""
-    path = Path("/proc/self/status")
-    return path if path.exists() else None
+_STATUS = Path("/proc/self/status")  # where Linux says how much memory this process took at most
 
 
 def _reset_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    if _status() is not None:
+    if _STATUS.exists():
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         except OSError:  # then the peak is that of the process, since it began
@@ -175,13 +170,10 @@ def _peak() -> int:
     """Bytes of resident memory that this process took at most during the step (Linux), since it began, or takes now;
     on CUDA those of its device, where they are more."""
     taken = psutil.Process().memory_info().rss
-    if _status() is not None:
-        words = dict(
-            line.split(":", 1)
-            for line in _status().read_text(encoding="ascii", errors="replace").splitlines()
-            if ":" in line
-        )
-        taken = int(words.get("VmHWM", "0 kB").split()[0]) * 1024 or taken
+    if _STATUS.exists():
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        most = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), "0")
+        taken = int(most) * 1024 or taken
     elif sys.platform != "win32":
         import resource
 
