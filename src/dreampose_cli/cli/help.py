@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -53,12 +54,12 @@ def long_name(option: TyperOption) -> str:
 class Command(TyperCommand):
     """A command whose help is grouped, and whose errors say where a value that was not typed comes from."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta["brief"] = "-h" in args and "--help" not in args
         with _attributed(ctx):
             return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: typer.Context):
+    def invoke(self, ctx: Any):
         with _attributed(ctx):
             return super().invoke(ctx)
 

@@ -79,7 +79,8 @@ def unknown_variables(root, environment: Mapping[str, str] = os.environ) -> tupl
 
 def called(root, words: list[str]) -> tuple[tuple[str, ...], Any]:
     """The command that a command line calls, with its words; the root where there is none."""
-    path, command = (), root
+    path: tuple[str, ...] = ()
+    command = root
     for word in words:
         if word in getattr(command, "commands", {}):
             path, command = (*path, word), command.commands[word]

@@ -115,6 +115,7 @@ def load(options: RenderOptions, request: Request, device, dtype, shelf: Shelf, 
     """Who is rendered, on the base, ready to render."""
     if request.record is not None:
         return load_subject(request.record, request.home, options.photo_index, device, dtype, shelf)
+    assert options.photo is not None  # without a subject there is one
     return load_photo(options.photo, options.photo_pose, request.home, device, dtype, note, shelf)
 
 
