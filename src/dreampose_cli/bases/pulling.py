@@ -88,17 +88,19 @@ def _choose(source: Source, journal: _Journal) -> _Chosen:
     repo = source.reference.repo
     revision = source.reference.revision or journal.commits.get(repo) or "main"
     here = [next((file for file in group if _cached(repo, revision, file)), None) for group in source.files]
-    if None not in here:
-        return _Chosen(Reference(repo, revision), here, folder=_root(_cached(repo, revision, here[0]), here[0]))
+    complete = [file for file in here if file is not None]
+    if len(complete) == len(here) and (first := _cached(repo, revision, complete[0])):
+        return _Chosen(Reference(repo, revision), complete, folder=_root(first, complete[0]))
     from huggingface_hub import HfApi, constants
 
     otherwise = "name another base with --base"
     if not constants.HF_HUB_OFFLINE:
         require_hub(repo, BaseError, otherwise)
     with explained(repo, repo, source.reference.revision, BaseError, otherwise):
-        commit = revision if revision != "main" else HfApi().model_info(repo).sha
+        commit = revision if revision != "main" else str(HfApi().model_info(repo).sha)
         names = [file for group in source.files for file in group]
-        sizes = {entry.path: entry.size for entry in HfApi().get_paths_info(repo, names, revision=commit)}
+        found = HfApi().get_paths_info(repo, names, revision=commit)
+        sizes = {entry.path: getattr(entry, "size", 0) for entry in found}
     chosen = []
     for group in source.files:
         file = next((file for file in group if _cached(repo, commit, file)), None)
@@ -171,6 +173,7 @@ class _Journal:
     def expect(self, chosen: _Chosen) -> None:
         """Note, before it begins, what a download will bring."""
         repo, commit = chosen.reference.repo, chosen.reference.revision
+        assert commit is not None  # `_choose` looked it up
         self.commits[repo] = commit
         known = set(self.files)
         self.files += [file for name in chosen.missing if (file := (repo, commit, name)) not in known]

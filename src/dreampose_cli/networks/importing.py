@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import cache
 from ..bases.config import CONFIG_FILE, BaseConfig
@@ -22,6 +22,7 @@ from ..errors import BaseError, OutputExistsError
 from ..names import check_name
 from ..reporting import Note, Progress, no_note
 from . import pretrained
+from .network import AnyModule
 from .storage import save_config, save_description
 from .weight_files import misfits, read_weights, write_weights
 
@@ -30,12 +31,12 @@ from .weight_files import misfits, read_weights, write_weights
 class Part:
     """A module of the base to be: its shape, or itself, and where its weights come from. `file` stands for it in messages."""
 
-    module: nn.Module
+    module: AnyModule
     file: Path
     tensors: Callable[[], dict[str, Tensor]]
 
     @classmethod
-    def read(cls, name: str, module: nn.Module, file: Path) -> Part:
+    def read(cls, name: str, module: AnyModule, file: Path) -> Part:
         """The weights of the component `name` as they are in `file`, by today's names."""
         return cls(module, file, lambda: pretrained.rename(name, read_weights(file), module.state_dict()))
 
@@ -82,13 +83,13 @@ def publish(
     _require_room(cache.root(), size, name)
     lock = cache.lock(f"base-{name}", waiting=note or no_note, what=f"the base {name}")
     with lock, cache.publish_folder("base", name) as target:
-        for done, (part, each) in enumerate(parts.items()):
+        for done, (module, each) in enumerate(parts.items()):
             if progress:
-                progress(done, len(parts), f"writing {part}")
-            save_config(each.module, target / part)
-            write_weights(each.tensors(), target / config.network.module_files(part)[-1], dtype)
-        for part, processor in processors:
-            processor.save_pretrained(target / part)
+                progress(done, len(parts), f"writing {module}")
+            save_config(each.module, target / module)
+            write_weights(each.tensors(), target / config.network.module_files(module)[-1], dtype)
+        for module, processor in processors:
+            processor.save_pretrained(target / module)
         save_description(config, dict(schedule), target)
     if progress:
         progress(len(parts), len(parts), "")

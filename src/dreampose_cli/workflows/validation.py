@@ -66,7 +66,7 @@ def predictions(model: Network, frames: FrameStore) -> Iterator[Shown]:
         yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]], parts)
 
 
-def scores(shown: list[Shown]) -> dict[str, float | None]:
+def scores(shown: list[Shown]) -> dict[str, Any]:
     """Means over all frames, of RGB in [0, 1]: SSIM and L1, both on the figure too (the body and what lies within two pixels of
     it), sharpness against the truth's, and how much of the garments' texture is there."""
     figures = [(s, figure_mask(s.parts)) for s in shown]
@@ -105,11 +105,11 @@ class Watch:
     crew: Crew
     note: Callable[[str], None]
     last_step: int = -1
-    last: dict[str, float | None] | None = None
+    last: dict[str, Any] | None = None
     last_strip: Path | None = None
     log: Log | None = field(default=None, repr=False)
 
-    def __call__(self, step: int) -> dict[str, float | None] | None:
+    def __call__(self, step: int) -> dict[str, Any] | None:
         """Predict, write the strip and log the scores of `step`; returns them, None without a test list."""
         if not self.crew.main or step == self.last_step:
             return self.last

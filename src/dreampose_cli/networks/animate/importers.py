@@ -23,7 +23,7 @@ from ...reporting import Note, Progress, no_note
 from ...version import __version__
 from .. import pretrained
 from ..importing import Part, publish, require_name
-from ..network import scale_factor
+from ..network import AnyModule, scale_factor
 from ..weight_files import read_weights
 from .modules import add_motion, build_module, empty_prompt, plain_config
 from .settings import ANIMATE_ANYONE, EPS_LINEAR, MAGICANIMATE, V_ZERO_SNR, AnimateSettings
@@ -87,7 +87,7 @@ def import_magicanimate(
     motion = weights / "temporal_attention" / "temporal_attention.ckpt"
     moving = motion_weights(motion, note or no_note)
     spatial = pretrained.weight_file("unet", stable_diffusion / "unet")
-    prompt = empty_prompt(stable_diffusion)
+    prompt: AnyModule = empty_prompt(stable_diffusion)
     wide, tokens = plain_config(unet)["cross_attention_dim"], prompt.tokens.shape[2]
     if tokens != wide:
         raise BaseError(
@@ -184,7 +184,7 @@ def import_animate_anyone(
     )
 
 
-IMPORTERS = {"magicanimate": import_magicanimate, "animate-anyone": import_animate_anyone}
+IMPORTERS: dict[str, Callable[..., Path]] = {"magicanimate": import_magicanimate, "animate-anyone": import_animate_anyone}
 
 
 def import_published(
@@ -207,8 +207,9 @@ def import_published(
     if not weights.is_dir():
         raise BaseError(f"{weights} is no folder; download the weights of {kind} into one.")
     require_name(name, overwrite)  # before anything is fetched
-    fetching = {"progress": progress, "note": note}
-    needed, options = ("unet/config.json",), []
+    fetching: dict[str, Any] = {"progress": progress, "note": note}
+    needed: tuple[str, ...] = ("unet/config.json",)
+    options: list[list[str]] = []
     if kind == "magicanimate":
         needed += ("text_encoder/config.json", *(f"tokenizer/{file}" for file in TOKENIZER_FILES))
         options = [[f"{part}/{file}" for file in pretrained.WEIGHT_FILES[part]] for part in ("unet", "text_encoder")]
@@ -303,7 +304,7 @@ def _built(
         return Part(build_module(name, settings, unet), file, tensors)
 
 
-def _weights(name: str, module: nn.Module, folder: Path) -> Part:
+def _weights(name: str, module: AnyModule, folder: Path) -> Part:
     return Part.read(name, module, pretrained.weight_file(name, folder))
 
 

@@ -11,7 +11,6 @@ import re
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ...bases.config import BaseConfig, PoseWindow, TuningSettings
 from ...bases.registry import OFFICIAL_HOME
@@ -20,7 +19,7 @@ from ...reporting import Note, Progress, no_note
 from ...version import __version__
 from .. import pretrained as components
 from ..importing import Part, publish, require_name
-from ..network import scale_factor
+from ..network import AnyModule, scale_factor
 from .conditioning import unet_inputs
 from .network import make_adapter
 from .settings import DreamPoseSettings, PhotoSettings, PoseSettings
