@@ -25,9 +25,9 @@ _Channels = Annotated[list[_Width], Meta(min_length=1, max_length=16)]
 _Sizes = _Side | Annotated[list[_Side], Meta(max_length=3)] | dict[str, _Side] | None
 
 
-def _each(kind: Any) -> Any:
-    """One value, or one for each block, as diffusers takes many of its settings."""
-    return kind | Annotated[list[kind | Annotated[list[kind], Meta(max_length=64)]], Meta(max_length=16)] | None
+# One value, or one for each block, as diffusers takes many of its settings.
+_Counts = _Count | Annotated[list[_Count | Annotated[list[_Count], Meta(max_length=64)]], Meta(max_length=16)] | None
+_Widths = _Width | Annotated[list[_Width | Annotated[list[_Width], Meta(max_length=64)]], Meta(max_length=16)] | None
 
 
 class Sizes(msgspec.Struct):
@@ -35,7 +35,7 @@ class Sizes(msgspec.Struct):
 
     # transformers
     num_hidden_layers: _Count | None = None
-    num_attention_heads: _each(_Count) = None
+    num_attention_heads: _Counts = None
     hidden_size: _Width | None = None
     intermediate_size: _Width | None = None
     projection_dim: _Width | None = None
@@ -54,10 +54,10 @@ class Sizes(msgspec.Struct):
     block_out_channels: _Channels | None = None
     down_block_types: _Blocks | None = None
     up_block_types: _Blocks | None = None
-    layers_per_block: _each(_Count) = None
-    transformer_layers_per_block: _each(_Count) = None
-    cross_attention_dim: _each(_Width) = None
-    attention_head_dim: _each(_Width) = None
+    layers_per_block: _Counts = None
+    transformer_layers_per_block: _Counts = None
+    cross_attention_dim: _Widths = None
+    attention_head_dim: _Widths = None
     norm_num_groups: _Width | None = None
     motion_max_seq_length: _Side | None = None
     conditioning_embedding_out_channels: _Channels | None = None
