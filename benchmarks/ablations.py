@@ -45,7 +45,7 @@ BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 METRICS = ("l1", "ssim", "psnr", "sharpness", "flicker", "warp")
 SWAYING = ("dress", "skirt")
 
-# What the paper says, which suite asks, the rows that answer (against their rivals) and by which metrics. The paper's
+# What the paper says, which suite asks, the rows that answer (against their baselines) and by which metrics. The paper's
 # figures are L1 / SSIM / VGG / LPIPS of its Table 2.
 QUESTIONS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("tuning on the subject helps", "Table 1: .0256 / .885 / .235 / .068 tuned", "mini", ("full",), ("l1", "ssim")),
@@ -313,7 +313,7 @@ def questions(suites: dict[str, Any]) -> Iterator[str]:
     """Each of the paper's findings with the differences measured here."""
     yield "### The paper's findings, and the differences here"
     yield ""
-    yield "Each difference is the row's figure minus its rival's, mean over subjects ± standard deviation over subjects."
+    yield "Each difference is the row's figure minus its baseline's, mean over subjects ± standard deviation over subjects."
     yield ""
     yield from head(
         "the paper's finding", "its figures (L1 / SSIM / VGG / LPIPS)", "compared here", "differences on mannequins"
@@ -415,8 +415,8 @@ def swaying(document: dict[str, Any], dataset: Path) -> Iterator[str]:
     for key in ("one-pose", "one-pose-untuned", "repeated-pose"):
         if key not in variants:
             continue
-        rival = variants[key]["variant"]["rival"]
-        ours, theirs = variants[key]["subjects"], variants[rival]["subjects"]
+        baseline = variants[key]["variant"]["baseline"]
+        ours, theirs = variants[key]["subjects"], variants[baseline]["subjects"]
         for words, inside in (("dresses and skirts", True), ("trousers and shorts", False)):
             names = [n for n in ours if n in theirs and (clips.get(n) in SWAYING) == inside]
             cells = []
@@ -425,7 +425,7 @@ def swaying(document: dict[str, Any], dataset: Path) -> Iterator[str]:
                 values = [a - b for a, b in pairs if a is not None and b is not None]
                 spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
                 cells.append(f"{statistics.fmean(values):+.4f}{spread}" if values else "-")
-            rows.append(line(f"{variants[key]['title']} - {variants[rival]['title']}", words, len(names), *cells))
+            rows.append(line(f"{variants[key]['title']} - {variants[baseline]['title']}", words, len(names), *cells))
     if rows:
         yield "Clothes that sway and clothes that do not:"
         yield ""

@@ -107,14 +107,14 @@ def rendered(base, photo, windows, setting: dict):
     """Frames uint8 (N, H, W, 3) by a setting, and the CPU seconds that they took."""
     import numpy as np
 
-    from dreampose_cli.inference.batch_plan import Portions
+    from dreampose_cli.inference.batch_plan import BatchPlan
     from dreampose_cli.inference.denoise import RenderSettings, render_frames
 
     every = setting.get("every", 1)
     settings = RenderSettings.of(base, **{key: value for key, value in setting.items() if key != "every"})
     started = time.process_time()
     with Reused(base, every) if every > 1 else contextlib.nullcontext():
-        frames = list(render_frames(base, photo, iter(windows), settings, Portions(len(windows))))
+        frames = list(render_frames(base, photo, iter(windows), settings, BatchPlan(len(windows))))
     return np.stack(frames), time.process_time() - started
 
 

@@ -275,16 +275,16 @@ def _subjects(spec: dict) -> dict:
     import torch
 
     from dreampose_cli.device import pick_device, pick_dtype
-    from dreampose_cli.networks.model_cache import Shelf
+    from dreampose_cli.networks.model_cache import ModelCache
     from dreampose_cli.subjects.loading import find_subject, load_subject
 
     device = pick_device(spec["device"])
-    shelf, times = Shelf(keep=True), {}
-    load_subject(*find_subject(spec["subjects"]["full"], None), 1, device, pick_dtype(spec["dtype"], device), shelf)
+    model_cache, times = ModelCache(keep=True), {}
+    load_subject(*find_subject(spec["subjects"]["full"], None), 1, device, pick_dtype(spec["dtype"], device), model_cache)
     for _ in range(3):
         for name, token in spec["subjects"].items():
             started = time.perf_counter()
-            load_subject(*find_subject(token, None), 1, device, pick_dtype(spec["dtype"], device), shelf)
+            load_subject(*find_subject(token, None), 1, device, pick_dtype(spec["dtype"], device), model_cache)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.setdefault(name, []).append(time.perf_counter() - started)
@@ -321,7 +321,7 @@ def _scaling(spec: dict) -> dict:
     import torch
 
     from dreampose_cli.device import pick_device, pick_dtype
-    from dreampose_cli.inference.batch_plan import Portions
+    from dreampose_cli.inference.batch_plan import BatchPlan
     from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
     from dreampose_cli.networks.storage import load_base
     from dreampose_cli.training.tuning import fit_subject
@@ -343,7 +343,7 @@ def _scaling(spec: dict) -> dict:
 
         def render(some) -> dict:
             clock = Clock()
-            for _frame in render_frames(model, photo, iter(some), settings, Portions(batch)):
+            for _frame in render_frames(model, photo, iter(some), settings, BatchPlan(batch)):
                 pass
             return clock.read()
 
@@ -397,7 +397,7 @@ def _variants(spec: dict) -> dict:
     import torch
 
     from dreampose_cli.device import pick_device, pick_dtype
-    from dreampose_cli.inference.batch_plan import Portions
+    from dreampose_cli.inference.batch_plan import BatchPlan
     from dreampose_cli.inference.compilation import compile_blocks
     from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
     from dreampose_cli.networks.storage import load_base
@@ -414,14 +414,14 @@ def _variants(spec: dict) -> dict:
         blank = np.zeros((3, height, width), np.float32)
         photo = prepare(model, np.zeros((height, width, 3), np.uint8), blank)
         settings = RenderSettings.of(model, steps=4, sampler="ddim", guidance={"image": 2.0, "pose": 1.5})
-        portions = Portions(8, rows=1 if name == "rows one at a time" else None)
+        batch_plan = BatchPlan(8, rows=1 if name == "rows one at a time" else None)
         if name == "compiled":
             compile_blocks(model)
         runs = []
         for _ in range(3):
             clock = Clock()
             windows = torch.zeros(8, model.config.poses.count, 3, height, width)
-            for _frame in render_frames(model, photo, iter(windows), settings, portions):
+            for _frame in render_frames(model, photo, iter(windows), settings, batch_plan):
                 pass
             runs.append(clock.read())
         found[name] = {"first": runs[0], **min(runs[1:], key=lambda run: run["cpu_seconds"])}

@@ -36,7 +36,7 @@ def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     import torch
 
     from dreampose_cli.training.loop import SampleRng
-    from dreampose_cli.training.prefetch import Loader
+    from dreampose_cli.training.prefetch import Prefetcher
 
     torch.set_num_threads(args.threads)
     task, settings = mini_task(draw_clips(work, args.clips, (160, 128)))
@@ -63,7 +63,7 @@ def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         count = max(1, round_up(args.steps * LIMITS["loader"]))
         jobs = ((lambda n=n: load(n)) for n in range(1 + round * count, 1 + (round + 1) * count))
         began = time.perf_counter()
-        with Loader(jobs, args.loaders) as feed:
+        with Prefetcher(jobs, args.loaders) as feed:
             for _ in feed:
                 pass
         loaded = time.perf_counter() - began
@@ -111,18 +111,18 @@ def worker(clips: str, steps: str, batch: str) -> None:
     """One of the processes: train, and print how many samples a second all of them took, without the first steps."""
     import torch
 
-    from dreampose_cli.training.distributed import assemble
+    from dreampose_cli.training.distributed import init_distributed
     from dreampose_cli.training.loop import run
 
     torch.set_num_threads(1)
-    crew, _ = assemble("cpu")
+    processes, _ = init_distributed("cpu")
     task, settings = mini_task(Path(clips))
     warm, steps = 3, int(steps)
-    settings = dataclasses.replace(settings, steps=warm + steps, batch_size=int(batch) * crew.count, save_every=0)
+    settings = dataclasses.replace(settings, steps=warm + steps, batch_size=int(batch) * processes.count, save_every=0)
     times = {}
-    run(task, settings, crew=crew, loaders=2, progress=lambda done, *_: times.setdefault(done, time.perf_counter()))
+    run(task, settings, processes=processes, loaders=2, progress=lambda done, *_: times.setdefault(done, time.perf_counter()))
     print(settings.batch_size * steps / (times[warm + steps] - times[warm]))
-    crew.end()
+    processes.end()
 
 
 def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:

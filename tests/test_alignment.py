@@ -405,11 +405,11 @@ def test_a_base_without_surface_uses_the_whole_photo_where_nobody_is_found(tmp_p
     plain = SimpleNamespace(
         config=dataclasses.replace(MINI, resolution=(48, 32), network=dataclasses.replace(MINI.network, photo=photo))
     )
-    shelf = SimpleNamespace(base=lambda folder, device, dtype: plain)
+    model_cache = SimpleNamespace(base=lambda folder, device, dtype: plain)
     Image.new("RGB", (90, 40), "white").save(tmp_path / "empty.png")
     (tmp_path / "base.json").write_text(plain.config.to_json())
     notes = []
-    subject = load_photo(tmp_path / "empty.png", None, tmp_path, "cpu", None, notes.append, shelf=shelf)
+    subject = load_photo(tmp_path / "empty.png", None, tmp_path, "cpu", None, notes.append, model_cache=model_cache)
     assert subject.model is plain and subject.crop is None and not subject.pose.any() and "used whole" in notes[0]
 
 

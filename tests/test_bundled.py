@@ -13,7 +13,7 @@ from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.poses.estimator import bundled_estimator, has_person, load_estimator
-from dreampose_cli.poses.extraction import poses_of
+from dreampose_cli.poses.extraction import load_poses
 from dreampose_cli.workflows.synth import plan_clip
 
 HELD_OUT = 31_337  # the seed of a dataset that nothing was trained on
@@ -67,7 +67,7 @@ def test_the_estimator_finds_nobody_where_nobody_is(kind, tmp_path):
     assert not has_person(load_estimator("mini").estimate([picture])[0])
     Image.fromarray(picture).save(tmp_path / "empty.png")
     with pytest.raises(NoPersonError, match="empty.png"):
-        poses_of(tmp_path / "empty.png")
+        load_poses(tmp_path / "empty.png")
 
 
 def test_larger_pictures_with_room_around_the_figure():

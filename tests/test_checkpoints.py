@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreampose_cli.errors import BaseError
-from dreampose_cli.networks.weight_files import misfits, read_weights, write_weights
+from dreampose_cli.networks.weight_files import read_weights, shape_mismatches, write_weights
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
@@ -127,7 +127,7 @@ def test_zip_bombs_are_refused_unopened(good, tmp_path):
 def test_declared_sizes_are_not_believed(tmp_path):
     """A tensor may claim any shape over a few bytes; only its shape is looked at before it is compared."""
     torch.save({"a.weight": torch.zeros(1).expand(1_000_000, 1_000_000), "a.bias": torch.ones(2)}, tmp_path / "x.pth")
-    found = misfits(read_weights(tmp_path / "x.pth"), {name: t.shape for name, t in TENSORS.items()})
+    found = shape_mismatches(read_weights(tmp_path / "x.pth"), {name: t.shape for name, t in TENSORS.items()})
     assert found == ["1 of another shape (a.weight is 1000000x1000000 in place of 2x3)"]
 
 
@@ -140,9 +140,9 @@ def test_a_storage_larger_than_its_file_is_refused(tmp_path):
 
 def test_misfits_are_counted_and_named():
     expected = {"a.weight": (2, 3), "a.bias": (2,), "b": (1,), "c": (1,), "d": (1,), "e": (1,)}
-    assert misfits(TENSORS, {name: tensor.shape for name, tensor in TENSORS.items()}) == []
-    assert misfits(TENSORS, expected) == ["4 missing (b, c, d, and 1 more)"]
-    assert misfits({**TENSORS, "z": torch.ones(1)}, {"a.weight": (3, 2), "a.bias": (2,)}) == [
+    assert shape_mismatches(TENSORS, {name: tensor.shape for name, tensor in TENSORS.items()}) == []
+    assert shape_mismatches(TENSORS, expected) == ["4 missing (b, c, d, and 1 more)"]
+    assert shape_mismatches({**TENSORS, "z": torch.ones(1)}, {"a.weight": (3, 2), "a.bias": (2,)}) == [
         "1 surplus (z)",
         "1 of another shape (a.weight is 2x3 in place of 3x2)",
     ]

@@ -26,10 +26,10 @@ from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.poses import densepose, extraction
 from dreampose_cli.poses.densepose import charts_to_pixels, load_densepose, resize_for
 from dreampose_cli.poses.estimator import load_estimator
-from dreampose_cli.poses.extraction import extract, poses_of, read_ahead
+from dreampose_cli.poses.extraction import extract, load_poses, read_ahead
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.torchvision_ops import ensure_torchvision_operators
-from dreampose_cli.poses.tracking import Follower, describe_ranges, nearest_seen, ranges_of
+from dreampose_cli.poses.tracking import PersonTracker, describe_ranges, nearest_seen, ranges_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of making the module, not of loading
 SIZE = (60, 80)
@@ -254,15 +254,15 @@ def test_a_person_can_be_chosen(people):
 
 def test_following():
     boxes = np.array([[0, 0, 10, 10], [20, 0, 40, 20], [21, 1, 39, 19.0]])
-    assert Follower().choose(boxes) == 1
-    assert Follower(2).choose(boxes) == 0  # the third shows the second person again
-    assert Follower(3).choose(boxes) is None
-    assert Follower().choose(boxes, np.array([9, 5, 3])) == 0
-    assert Follower().choose(np.zeros((0, 4))) is None
-    cut = Follower()
+    assert PersonTracker().choose(boxes) == 1
+    assert PersonTracker(2).choose(boxes) == 0  # the third shows the second person again
+    assert PersonTracker(3).choose(boxes) is None
+    assert PersonTracker().choose(boxes, np.array([9, 5, 3])) == 0
+    assert PersonTracker().choose(np.zeros((0, 4))) is None
+    cut = PersonTracker()
     cut.choose(boxes)
     assert cut.choose(boxes[:1]) == 0  # another scene: the largest again
-    patient = Follower(1)
+    patient = PersonTracker(1)
     patient.choose(boxes)
     assert [patient.choose(boxes[:1]) for _ in range(31)] == [None] * 30 + [0]
 
@@ -296,7 +296,7 @@ def test_poses_are_estimated_once_for_each_setting(people, tmp_path, monkeypatch
     monkeypatch.setattr(extraction, "_estimate", lambda *words: estimated.append(words) or original(*words))
     settings = {"estimator": str(people), "device": "cpu"}
     for extra in ({}, {}, {"person": 2}, {"person": 2}, {"estimator_size": 90}, {"fps": 5}, {"end": 0.1}, {"end": 0.1}):
-        sequence, name, gaps = poses_of(source, **settings, **extra)
+        sequence, name, gaps = load_poses(source, **settings, **extra)
         assert (name, gaps) == ("People.torchscript", [])
     assert len(estimated) == 5
     assert len(sequence) == 3
@@ -308,23 +308,23 @@ def test_a_part_of_a_video_that_was_estimated_whole_is_not_estimated_again(peopl
     source = tmp_path / "dance.mp4"
     media.write_frames(source, pictures, fps=10)
     settings = {"estimator": str(people), "device": "cpu"}
-    alone, _, _ = poses_of(source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
+    alone, _, _ = load_poses(source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
     (store.root() / "poses").joinpath(next(iter((store.root() / "poses").iterdir())).name).unlink()
-    whole, _, _ = poses_of(source, **settings)
+    whole, _, _ = load_poses(source, **settings)
     monkeypatch.setattr(extraction, "_estimate", None)
-    part, _, _ = poses_of(source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
+    part, _, _ = load_poses(source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
     assert [bounds(pose)[0] for pose in part] == [6, 10, 14]
     assert part.origin()[0] is not part and len(part.origin()[0]) == len(whole) == 12
-    same, _, _ = poses_of(source, fps=10, **settings)
+    same, _, _ = load_poses(source, fps=10, **settings)
     assert all(np.array_equal(a, b) for a, b in zip(same, whole, strict=True))
 
 
 def test_damaged_poses_in_the_cache_are_estimated_again(people, tmp_path):
     source = folder_of(tmp_path / "frames", [picture(red(2 * i)) for i in range(4)])
-    before = list(poses_of(source, estimator=str(people), device="cpu")[0])
+    before = list(load_poses(source, estimator=str(people), device="cpu")[0])
     (entry,) = (store.root() / "poses").glob("*.poses")
     entry.write_bytes(entry.read_bytes()[:500])
-    after = list(poses_of(source, estimator=str(people), device="cpu")[0])
+    after = list(load_poses(source, estimator=str(people), device="cpu")[0])
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -339,7 +339,7 @@ def test_another_number_format_finds_the_same_figures(people, dtype, tmp_path):
     entries = [
         len(list((store.root() / "poses").glob("*.poses")))
         for name in ("auto", "float32", dtype)
-        if poses_of(tmp_path / "photo.png", dtype=name, device="cpu")
+        if load_poses(tmp_path / "photo.png", dtype=name, device="cpu")
     ]
     assert entries == [1, 1, 2]
 
@@ -348,9 +348,9 @@ def test_nobody_at_all_is_an_error(people, tmp_path):
     source = folder_of(tmp_path / "frames", [picture(red(5))] * 2)
     empty = folder_of(tmp_path / "empty", [picture()] * 2)
     with pytest.raises(NoPersonError, match=r"finds nobody in .*empty"):
-        poses_of(empty, estimator=str(people), device="cpu")
+        load_poses(empty, estimator=str(people), device="cpu")
     with pytest.raises(NoPersonError, match="finds no 3 people"):
-        poses_of(source, estimator=str(people), person=3, device="cpu")
+        load_poses(source, estimator=str(people), person=3, device="cpu")
     assert not list((store.root() / "poses").glob("*"))
 
 
@@ -358,7 +358,7 @@ def test_nobody_at_all_is_an_error(people, tmp_path):
 def test_poses_can_be_written_as_folders(people, tmp_path, format):
     source = folder_of(tmp_path / "frames", [picture(red(4 * i)) for i in range(3)])
     found = extract(source, tmp_path / "out", estimator=str(people), format=format, device="cpu")
-    direct, _, _ = poses_of(source, estimator=str(people), device="cpu")
+    direct, _, _ = load_poses(source, estimator=str(people), device="cpu")
     again = open_poses(found.path)
     assert again.has_parts == (format == "iuv")
     assert len(again) == 3
@@ -460,7 +460,7 @@ def test_the_rate_of_a_folder_of_pictures_is_the_one_given(people, tmp_path):
     """Windows ask for at least a base's training rate; of pictures none may be left out for it."""
     source = folder_of(tmp_path / "frames", [picture(red(5 + index)) for index in range(6)])
     for fps in (5, 20):
-        found, _, _ = poses_of(source, estimator=str(people), fps=fps, at_least=12, around=0.2, device="cpu")
+        found, _, _ = load_poses(source, estimator=str(people), fps=fps, at_least=12, around=0.2, device="cpu")
         assert (len(found), found.fps, len(found.origin()[0])) == (6, fps, 6)
 
 
@@ -619,7 +619,7 @@ def test_the_same_poses_are_the_same_bytes(people, tmp_path, cache, monkeypatch)
     for hours in (0, 5):
         monkeypatch.setattr(time, "time", lambda hours=hours: now + 3600 * hours)
         shutil.rmtree(cache, ignore_errors=True)
-        poses_of(source, estimator=str(people), device="cpu")
+        load_poses(source, estimator=str(people), device="cpu")
         (path,) = (cache / "poses").iterdir()
         found.append(path.read_bytes())
     assert b"gaps.json" in found[0]

@@ -16,7 +16,7 @@ from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.poses.doodle import load_doodle_reader, read_doodles
 from dreampose_cli.poses.doodle_ink import CROP, cut_known, figures_on
 from dreampose_cli.poses.doodle_motion import CANVAS, angles_of, figure_of, sequence_of
-from dreampose_cli.poses.extraction import extract, poses_of
+from dreampose_cli.poses.extraction import extract, load_poses
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.training.doodles import DoodleStore, score
 
@@ -94,7 +94,7 @@ def test_a_folder_of_doodles_is_a_sequence_and_the_back_exchanges_the_sides(tmp_
     assert len(front) == 2
     assert np.allclose(front.frame(1)[4, :2], back.frame(1)[7, :2])
     assert back.frame(1)[0, 2] == 0 and front.frame(1)[0, 2] == 1
-    labels = poses_of(tmp_path, estimator="doodle", facing="back")[0].frame(0)
+    labels = load_poses(tmp_path, estimator="doodle", facing="back")[0].frame(0)
     assert (labels[0] == 1).sum() > 10 * (labels[0] == 2).sum()  # the torso's back
 
 
@@ -106,7 +106,7 @@ def test_a_doodle_becomes_keypoints_openpose_and_iuv(tmp_path):
     extract(doodle, tmp_path / "iuv", estimator="doodle", format="iuv")
     part = open_poses(tmp_path / "iuv").frame(0)[0]
     assert set(np.unique(part)) > {0, 2, 3, 4, 15, 16, 19, 20}
-    again = poses_of(tmp_path / "json")[0].frame(0)
+    again = load_poses(tmp_path / "json")[0].frame(0)
     assert (again[0] == part).mean() > 0.99
 
 

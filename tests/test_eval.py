@@ -375,7 +375,7 @@ def test_warp_by_poses(tmp_path):
     file = pose_file(tmp_path / "truth.poses", poses)
     stuck = write(tmp_path / "stuck", clip[:1].repeat(4, 0))
     found = evaluate(stuck, truth, poses=file, keep_frames=True)
-    assert found.metrics["warp"] > 0.1 > 0.01 > found.floor["warp"]
+    assert found.metrics["warp"] > 0.1 > 0.01 > found.reference_value["warp"]
     assert [math.isnan(value) for value in found.clips[0].per_frame["warp"]] == [True, False, False, False]
     short = evaluate(stuck, truth, poses=pose_file(tmp_path / "short.poses", poses[:2]))
     assert "there are poses for 2 frames only; warp is the mean over those" in short.warnings
@@ -385,7 +385,7 @@ def test_warp_by_poses(tmp_path):
 
 def test_a_clip_folder_brings_its_poses(clip):
     found = evaluate(clip, clip)
-    assert found.metrics["warp"] == found.floor["warp"] > 0
+    assert found.metrics["warp"] == found.reference_value["warp"] > 0
     assert found.metrics["l1"] == 0
 
 

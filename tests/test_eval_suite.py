@@ -113,7 +113,7 @@ def test_rows_are_those_of_the_paper():
         "image-guidance-2", "image-guidance-4", "image-guidance-8",
         "pose-guidance-1", "pose-guidance-2", "pose-guidance-4", "pose-guidance-8",
     ]  # fmt: skip
-    assert (rows["uv"].rival, rows["uv-untuned"].rival, rows["no-decoder"].rival) == ("full", "untuned", "full")
+    assert (rows["uv"].baseline, rows["uv-untuned"].baseline, rows["no-decoder"].baseline) == ("full", "untuned", "full")
     assert rows["no-decoder"].source == rows["full"].source  # tuned once
     plain = variants_of(tuned=False, ablations=False, against=["uv"], guidance=guidance)
     assert [row.key for row in plain] == ["copied", "untuned", "uv-untuned"]

@@ -19,7 +19,7 @@ from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.poses import label_pictures
 from dreampose_cli.poses.control_picture import VIRIDIS
 from dreampose_cli.poses.dwpose import DWPose, load_dwpose
-from dreampose_cli.poses.extraction import extract, poses_of
+from dreampose_cli.poses.extraction import extract, load_poses
 from dreampose_cli.poses.files import is_pose_source, open_poses
 from dreampose_cli.poses.keypoint_files import KeypointWriter, write_openpose_folder
 from dreampose_cli.poses.keypoints import BODY, FACE, LEFT_HAND, POINTS, RIGHT_HAND, KeypointsInMemory, body_frame
@@ -186,7 +186,7 @@ def test_the_whole_way_from_pictures_through_dwpose_to_a_posed_mannequin(monkeyp
     Image.fromarray(np.full((360, 256, 3), 200, np.uint8)).save(tmp_path / "photo.png")
     done = extract(tmp_path / "photo.png", tmp_path / "k.poses", estimator="dwpose", preview=tmp_path / "k.png")
     assert done.estimator == "dwpose" and open_poses(tmp_path / "k.poses").kind == "keypoints"
-    posed, used, _ = poses_of(tmp_path / "photo.png", estimator="dwpose")
+    posed, used, _ = load_poses(tmp_path / "photo.png", estimator="dwpose")
     assert used == "dwpose" and posed.kind == "densepose" and posed.frame(0).shape == (3, 360, 256)
     assert len(np.unique(posed.frame(0)[0])) > 10
     with pytest.raises(PoseError, match="holds DensePose, and this base takes keypoints"):
@@ -225,7 +225,7 @@ def test_a_control_picture_is_read_as_poses(tmp_path, monkeypatch):
     monkeypatch.setenv("DREAMPOSE_CACHE", str(tmp_path / "cache"))
     file, pose = label_video(tmp_path, VIRIDIS)
     notes = []
-    sequence, used, _ = poses_of(file, note=notes.append)
+    sequence, used, _ = load_poses(file, note=notes.append)
     frame = sequence.frame(0)
     assert used == "control-picture" and "U and V are unknown" in notes[0]
     assert np.array_equal(frame[0], pose[0])
@@ -236,7 +236,7 @@ def test_a_control_picture_is_read_as_poses(tmp_path, monkeypatch):
 def test_another_palette_is_refused_by_its_name(tmp_path, palette):
     file, _ = label_video(tmp_path, label_pictures._tables()[palette].astype(np.uint8), ground=0)
     with pytest.raises(PoseError, match=f"palette {palette} on black"):
-        poses_of(file)
+        load_poses(file)
 
 
 def test_palettes_are_opencvs():
@@ -256,4 +256,4 @@ def test_photos_of_mannequins_are_no_labels():
 def test_options_for_doodles_are_refused_elsewhere(tmp_path):
     file, _ = label_video(tmp_path, VIRIDIS)
     with pytest.raises(UsageError, match="--estimator doodle"):
-        poses_of(file, interpolate=3)
+        load_poses(file, interpolate=3)

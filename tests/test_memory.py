@@ -12,10 +12,10 @@ from dreampose_cli import media
 from dreampose_cli.device import free_bytes, is_out_of_memory
 from dreampose_cli.errors import OutOfMemoryError, UsageError
 from dreampose_cli.inference import batch_plan as memory
-from dreampose_cli.inference.batch_plan import SMALLEST, Portions, plan
+from dreampose_cli.inference.batch_plan import SMALLEST, BatchPlan, plan
 from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
-from dreampose_cli.inference.prefetch import ahead
+from dreampose_cli.inference.prefetch import prefetch
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 from dreampose_cli.networks.dreampose.settings import PhotoSettings
 from dreampose_cli.networks.storage import load_base
@@ -47,9 +47,9 @@ def photo(clip):
     return clip / "frames" / "00000.png"
 
 
-def frames_of(base, poses, photo, settings, portions, **options):
+def frames_of(base, poses, photo, settings, batch_plan, **options):
     prepared = prepare(base, media.read_photo(photo), poses.frame(0))
-    made = render_frames(base, prepared, pose_windows(base, poses), settings, portions, **options)
+    made = render_frames(base, prepared, pose_windows(base, poses), settings, batch_plan, **options)
     return np.stack(list(made)).astype(int)
 
 
@@ -77,14 +77,14 @@ def test_portions_follow_what_is_free(base, monkeypatch):
         monkeypatch.setattr(memory, "free_bytes", lambda device: amount)
         return plan(base, rows, **options)
 
-    assert with_free(100 * GIGABYTE) == Portions(4, None, 4)
+    assert with_free(100 * GIGABYTE) == BatchPlan(4, None, 4)
     assert with_free((3 * 3 * row + 1) / memory.MARGIN).frames == 3
-    assert with_free(0) == Portions(1, 1, 1)
+    assert with_free(0) == BatchPlan(1, 1, 1)
     assert with_free(1.5 * row / memory.MARGIN).rows == 1  # not even the rows of one frame
     little = with_free((2 * decode + 1) / memory.MARGIN, rows=1)
     assert little.decoded <= 2
     assert with_free(0, memory="low") == SMALLEST
-    assert with_free(0, batch_size=6) == Portions(6, None, 4)
+    assert with_free(0, batch_size=6) == BatchPlan(6, None, 4)
     with pytest.raises(UsageError, match="leave out --batch-size 2"):
         with_free(0, memory="low", batch_size=2)
     with pytest.raises(UsageError, match="no memory 'some'"):
@@ -92,10 +92,10 @@ def test_portions_follow_what_is_free(base, monkeypatch):
 
 
 def test_portions_shrink_to_the_smallest():
-    portions, seen = Portions(8), []
-    while portions:
-        seen.append(portions)
-        portions = portions.smaller()
+    batch_plan, seen = BatchPlan(8), []
+    while batch_plan:
+        seen.append(batch_plan)
+        batch_plan = batch_plan.smaller()
     assert seen[-1] == SMALLEST and len(seen) == 6
     assert str(SMALLEST) == "1 frame at once, one UNet row at a time, 1 decoded at once"
 
@@ -124,17 +124,17 @@ def test_out_of_memory_is_known_by_its_words(error, expected):
 @pytest.mark.parametrize("sampler", ["pndm", "dpm++-sde"])
 def test_portions_do_not_change_a_frame(base, poses, photo, sampler):
     settings = RenderSettings(sampler, 4, {"image": 2.0, "pose": 1.5}, seed=4)
-    one, many = (frames_of(base, poses, photo, settings, p) for p in (SMALLEST, Portions(5, None, 2)))
+    one, many = (frames_of(base, poses, photo, settings, p) for p in (SMALLEST, BatchPlan(5, None, 2)))
     assert np.abs(one - many).max() <= 1
-    uneven = frames_of(base, poses, photo, settings, Portions(5, 1, 3, even=True))
+    uneven = frames_of(base, poses, photo, settings, BatchPlan(5, 1, 3, even=True))
     assert np.abs(one - uneven).max() <= 1
 
 
 def test_out_of_memory_leads_to_smaller_batches_and_the_same_frames(base, poses, photo):
     settings = RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5})
-    expected = frames_of(base, poses, photo, settings, Portions(4))
+    expected = frames_of(base, poses, photo, settings, BatchPlan(4))
     sizes, notes = hungry(base.unet, 4), []
-    found = frames_of(base, poses, photo, settings, Portions(4), note=notes.append)
+    found = frames_of(base, poses, photo, settings, BatchPlan(4), note=notes.append)
     assert np.abs(found - expected).max() <= 1
     assert sizes[0] == 12 and max(sizes[3:]) == 3  # 4 and 2 frames of three rows failed, one did not
     assert "ran out of memory; going on with 1 frame at once" in notes[-1]
@@ -142,9 +142,9 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_frames(base, poses,
 
 def test_rows_go_one_at_a_time_where_three_do_not_fit(base, poses, photo):
     settings = RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5})
-    expected = frames_of(base, poses, photo, settings, Portions(1))
+    expected = frames_of(base, poses, photo, settings, BatchPlan(1))
     sizes, notes = hungry(base.unet, 1), []
-    found = frames_of(base, poses, photo, settings, Portions(1, decoded=1), note=notes.append)
+    found = frames_of(base, poses, photo, settings, BatchPlan(1, decoded=1), note=notes.append)
     assert np.abs(found - expected).max() <= 1
     assert sizes[0] == 3 and set(sizes[1:]) == {1}
     assert "one UNet row at a time" in notes[0]
@@ -153,7 +153,7 @@ def test_rows_go_one_at_a_time_where_three_do_not_fit(base, poses, photo):
 def test_too_little_memory_for_one_row_is_a_sentence(base, poses, photo):
     hungry(base.unet, 0)
     with pytest.raises(OutOfMemoryError, match="too little memory for one frame of 32x48"):
-        frames_of(base, poses, photo, RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5}), Portions(8))
+        frames_of(base, poses, photo, RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5}), BatchPlan(8))
 
 
 def test_other_errors_are_not_mistaken_for_too_little_memory(base, poses, photo):
@@ -162,7 +162,7 @@ def test_other_errors_are_not_mistaken_for_too_little_memory(base, poses, photo)
 
     base.unet.forward = broken
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        frames_of(base, poses, photo, RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5}), Portions(8))
+        frames_of(base, poses, photo, RenderSettings("ddim", 2, {"image": 2.0, "pose": 1.5}), BatchPlan(8))
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_other_errors_are_not_mistaken_for_too_little_memory(base, poses, photo)
 def test_guidance_in_an_interval_computes_fewer_rows(base, poses, photo, interval, rows):
     sizes = hungry(base.unet, 100)
     settings = RenderSettings("ddim", 5, {"image": 2.0, "pose": 1.5}, guidance_interval=interval)
-    frames = frames_of(base, poses, photo, settings, Portions(8))
+    frames = frames_of(base, poses, photo, settings, BatchPlan(8))
     assert len(frames) == 8 and sum(sizes) == 8 * rows  # trailing timesteps: 999, 799, 599, 399, 199
 
 
 def test_without_guidance_an_interval_changes_nothing(base, poses, photo):
     settings = RenderSettings("ddim", 3, {"image": 1.0, "pose": 1.0})
     within = dataclasses.replace(settings, guidance_interval=(0.2, 0.6))
-    plain, within = (frames_of(base, poses, photo, each, Portions(8)) for each in (settings, within))
+    plain, within = (frames_of(base, poses, photo, each, BatchPlan(8)) for each in (settings, within))
     assert np.array_equal(plain, within)
 
 
@@ -243,9 +243,9 @@ def test_compiled_blocks_compute_the_same(tiny_base, base, poses, photo):
     except UsageError as error:
         pytest.skip(str(error))
     settings = RenderSettings("ddim", 3, {"image": 2.0, "pose": 1.5})
-    expected = frames_of(base, poses, photo, settings, Portions(4))
+    expected = frames_of(base, poses, photo, settings, BatchPlan(4))
     compile_blocks(base)
-    found = frames_of(base, poses, photo, settings, Portions(4, even=True))
+    found = frames_of(base, poses, photo, settings, BatchPlan(4, even=True))
     assert np.abs(found - expected).max() <= 1
 
 
@@ -261,7 +261,7 @@ def test_work_goes_on_while_results_are_taken():
             made.append(i)
             yield i
 
-    results = ahead(make, 2)
+    results = prefetch(make, 2)
     assert next(results) == 0
     deadline = time.monotonic() + 30
     while len(made) < 3 and time.monotonic() < deadline:
@@ -275,7 +275,7 @@ def test_what_is_raised_ahead_is_raised_here():
         yield 1
         raise ValueError("no more")
 
-    results = ahead(make, 4)
+    results = prefetch(make, 4)
     assert next(results) == 1
     with pytest.raises(ValueError, match="no more"):
         next(results)
@@ -292,7 +292,7 @@ def test_whoever_leaves_ends_the_work():
         finally:
             ended.set()
 
-    results = ahead(make, 1)
+    results = prefetch(make, 1)
     next(results)
     results.close()
     assert ended.wait(30)
@@ -481,10 +481,10 @@ def test_tuning_stays_within_its_budget(stage, rank, optimizer_bytes, limit):
 
 
 def test_little_memory_leaves_the_weights_as_they_lie_in_their_files(tiny_base):
-    from dreampose_cli.networks.model_cache import Shelf
+    from dreampose_cli.networks.model_cache import ModelCache
 
     cpu = torch.device("cpu")
-    usual, lean = (Shelf(lean=lean).base(tiny_base, cpu, torch.float32).unet.conv_in.weight for lean in (False, True))
+    usual, lean = (ModelCache(lean=lean).base(tiny_base, cpu, torch.float32).unet.conv_in.weight for lean in (False, True))
     assert usual.is_contiguous(memory_format=torch.channels_last) and not usual.is_contiguous()
     assert lean.is_contiguous()
     assert torch.equal(usual, lean)

@@ -545,11 +545,11 @@ def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch,
 def test_an_imported_base_trains_with_its_own_ranges(world, imported, clips, tmp_path):
     """Condition and target meet the VAE in different ranges there: latents are made for each."""
     from dreampose_cli.training.denoising import encode_frames
-    from dreampose_cli.training.frames import FrameStore
+    from dreampose_cli.training.frames import FrameDataset
 
     base = load_base(imported)
     pictures = np.random.default_rng(0).integers(0, 256, (1, 640, 512, 3), dtype=np.uint8)
-    frames = FrameStore(tmp_path, pictures, np.zeros((1, 3, 640, 512), np.uint8), [])
+    frames = FrameDataset(tmp_path, pictures, np.zeros((1, 3, 640, 512), np.uint8), [])
     target = encode_frames(base, frames, base.config.target_range)([0])
     condition = encode_frames(base, frames, base.photo_range)([0])
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()

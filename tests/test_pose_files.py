@@ -19,7 +19,7 @@ from dreampose_cli import media
 from dreampose_cli.errors import OutputError, OutputExistsError, PoseError, UsageError
 from dreampose_cli.poses.files import PoseWriter, is_pose_source, open_poses, write_dreampose_folder, write_iuv_folder
 from dreampose_cli.poses.sequence import PoseSequence, PosesInMemory, subsequence, window_indices
-from dreampose_cli.poses.visualize import BACKGROUND, colour
+from dreampose_cli.poses.visualize import BACKGROUND, colorize_iuv
 
 SIZE = (20, 12)
 
@@ -524,7 +524,7 @@ def test_the_preview_tells_parts_and_background_apart():
     for part in range(25):
         frame[0, part] = part
         frame[1:, part] = 0.06 if part else 0
-    picture = colour(frame)
+    picture = colorize_iuv(frame)
     assert (picture.dtype, picture.shape) == (np.uint8, (25, 40, 3))
     assert picture[0, 0].tolist() == list(BACKGROUND)
     tones = picture[:, 20].astype(int)
@@ -537,7 +537,7 @@ def test_the_preview_shows_the_surface_with_and_without_parts():
     frame[1][frame[0] > 0] = np.linspace(0, 1, int((frame[0] > 0).sum()), dtype=np.float32)
     for parts in (1, 0):
         frame[0] *= parts
-        picture = colour(frame)
+        picture = colorize_iuv(frame)
         assert picture[0, 0].tolist() == list(BACKGROUND)
         assert len(np.unique(picture[6:16, 3:9].reshape(-1, 3), axis=0)) > 20
-    assert (colour(np.zeros((3, 4, 4), np.float32)) == BACKGROUND).all()
+    assert (colorize_iuv(np.zeros((3, 4, 4), np.float32)) == BACKGROUND).all()

@@ -18,7 +18,7 @@ from PIL import Image
 from dreampose_cli import cache as store
 from dreampose_cli import media
 from dreampose_cli.errors import MediaError, OutputExistsError, SubjectError, UsageError
-from dreampose_cli.inference.batch_plan import SMALLEST, Portions
+from dreampose_cli.inference.batch_plan import SMALLEST, BatchPlan
 from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
 from dreampose_cli.networks.storage import load_base
@@ -141,7 +141,7 @@ def test_a_frame_costs_its_rows_and_one_decode(tiny_base, clip, photo, guidance,
     prepared = prepare(base, media.read_photo(photo), poses.frame(0))
     assert (counts["encode"], counts["clip"]) == (1, 1)  # the photo, once; the null image of this adapter is zeros
     settings = RenderSettings("ddim", 3, dict(zip(("image", "pose"), guidance, strict=True)))
-    frames = list(render_frames(base, prepared, pose_windows(base, poses), settings, Portions(3, decoded=2)))
+    frames = list(render_frames(base, prepared, pose_windows(base, poses), settings, BatchPlan(3, decoded=2)))
     assert len(frames) == len(poses) == 8
     assert counts == {"unet": 8 * 3 * rows, "decode": 8, "encode": 1, "clip": 1}
 
@@ -152,8 +152,8 @@ def test_batching_does_not_change_a_frame(tiny_base, clip, photo):
     prepared = prepare(base, media.read_photo(photo), poses.frame(0))
     settings = RenderSettings("pndm", 3, {"image": 2.0, "pose": 1.5}, seed=4)
     one, many = (
-        list(render_frames(base, prepared, pose_windows(base, poses), settings, portions))
-        for portions in (SMALLEST, Portions(5))
+        list(render_frames(base, prepared, pose_windows(base, poses), settings, batch_plan))
+        for batch_plan in (SMALLEST, BatchPlan(5))
     )
     assert max(np.abs(a.astype(int) - b).max() for a, b in zip(one, many, strict=True)) <= 1
 

@@ -22,7 +22,7 @@ from dreampose_cli.training.denoising import (
     even_timestep,
     near_figure,
 )
-from dreampose_cli.training.frames import Clip, FrameStore
+from dreampose_cli.training.frames import Clip, FrameDataset
 from dreampose_cli.training.loop import LoopSettings, SampleRng
 
 
@@ -49,7 +49,7 @@ def frames_of(lengths, seed=0):
     clips = [Clip(str(i), "train", int(starts[i]), n, 12.0) for i, n in enumerate(lengths)]
     poses = np.zeros((count, 3, 48, 32), np.uint8)
     poses[:, 0, 8:40, 8:24] = 2
-    return FrameStore(None, rng.integers(0, 255, (count, 48, 32, 3), dtype=np.uint8), poses, clips), clips
+    return FrameDataset(None, rng.integers(0, 255, (count, 48, 32, 3), dtype=np.uint8), poses, clips), clips
 
 
 def source_of(base, lengths, each):

@@ -17,7 +17,7 @@ from dreampose_cli.poses.files import PoseWriter, open_poses, write_dreampose_fo
 from dreampose_cli.poses.sequence import PosesInMemory
 from dreampose_cli.training import preparation
 from dreampose_cli.training.data import find_clips, find_test_clips
-from dreampose_cli.training.frames import Rows, prepare_frames
+from dreampose_cli.training.frames import LazyFrames, prepare_frames
 from dreampose_cli.training.shards import ShardWriter, open_shard, read_picture, read_pose
 
 SIZE = (48, 32)
@@ -204,7 +204,7 @@ def test_a_shard_gives_back_what_was_put_in(tmp_path):
     for i in range(5):
         assert np.array_equal(read_picture(shard, i), pictures[i]) and np.array_equal(read_pose(shard, i), poses[i])
 
-    rows = Rows([shard, shard], read_picture, (*SIZE, 3))
+    rows = LazyFrames([shard, shard], read_picture, (*SIZE, 3))
     whole = np.concatenate([pictures, pictures])
     assert rows.shape == whole.shape and len(rows) == 10
     for key in (

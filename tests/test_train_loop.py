@@ -17,9 +17,9 @@ from dreampose_cli.__main__ import main
 from dreampose_cli.errors import TrainingError, TrainingStopped, UsageError
 from dreampose_cli.training import loop as loop_module
 from dreampose_cli.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from dreampose_cli.training.csv_log import Log
+from dreampose_cli.training.csv_log import CsvLogger
 from dreampose_cli.training.loop import LoopSettings, SampleRng, run
-from dreampose_cli.training.prefetch import Loader
+from dreampose_cli.training.prefetch import Prefetcher
 
 
 class Line(nn.Module):
@@ -187,11 +187,11 @@ def test_the_loader_keeps_the_order_and_loads_ahead():
 
         return work
 
-    with Loader((job(i) for i in range(20)), 3) as loader:
+    with Prefetcher((job(i) for i in range(20)), 3) as loader:
         results = list(loader)
     assert [i for i, _ in results] == list(range(20))
     assert len({name for _, name in results}) > 1
-    with Loader(iter([lambda: 1]), 0) as loader:
+    with Prefetcher(iter([lambda: 1]), 0) as loader:
         assert list(loader) == [1] and loader.waited >= 0
 
 
@@ -200,7 +200,7 @@ def test_an_error_of_the_loader_reaches_the_training(threads):
     def fail():
         raise TrainingError("the shard is gone")
 
-    with Loader(iter([lambda: 1, fail]), threads) as loader:
+    with Prefetcher(iter([lambda: 1, fail]), threads) as loader:
         assert next(loader) == 1
         with pytest.raises(TrainingError, match="gone"):
             next(loader)
@@ -208,15 +208,15 @@ def test_an_error_of_the_loader_reaches_the_training(threads):
 
 def test_a_log_goes_on_without_repeating_itself(tmp_path):
     path = tmp_path / "losses.csv"
-    log = Log(path, ("step", "loss"), 0)
+    log = CsvLogger(path, ("step", "loss"), 0)
     for step in range(1, 6):
         log.add(step, step / 10)
     log.flush()
     with path.open("a") as file:
         file.write("6,0.")  # a kill in the middle of a line
-    Log(path, ("step", "loss"), 3)
+    CsvLogger(path, ("step", "loss"), 3)
     assert path.read_text().split() == ["step,loss", "1,0.1", "2,0.2", "3,0.3"]
-    Log(path, ("step", "loss"), 0)
+    CsvLogger(path, ("step", "loss"), 0)
     assert path.read_text().split() == ["step,loss"]
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from dreampose_cli.bases.config import read_config
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 from dreampose_cli.training.denoising import DenoisingTask, Dropout, Pairing, PairSource
-from dreampose_cli.training.distributed import assemble
+from dreampose_cli.training.distributed import init_distributed
 from dreampose_cli.training.frames import prepare_frames
 from dreampose_cli.training.loop import LoopSettings, run
 
@@ -22,7 +22,7 @@ SIZE = (48, 32)
 SETTINGS = LoopSettings(steps=3, learning_rate=1e-3, batch_size=4, seed=5, ema=0.5, clip_norm=0.1)
 
 
-def trained(clips, crew, accumulate=1):
+def trained(clips, processes, accumulate=1):
     """The weights of a tiny mini in float64 after a few steps, by their names."""
     base = build_mini(0, dataclasses.replace(MINI, resolution=SIZE))
     for module in base.modules.values():
@@ -33,7 +33,7 @@ def trained(clips, crew, accumulate=1):
     source = PairSource(base, frames, frames.split("train"), lambda rows: latents[rows], each=2)
     learning, pairing = ("unet", "adapter", "image_encoder"), Pairing(2, 2.0, True)
     task = DenoisingTask(base, source, learning, Dropout(0.2, 0.2, 0.2), pairing)
-    result = run(task, dataclasses.replace(SETTINGS, accumulate=accumulate), crew=crew)
+    result = run(task, dataclasses.replace(SETTINGS, accumulate=accumulate), processes=processes)
     weights = {f"{n}.{k}": v for n, m in task.modules.items() for k, v in m.state_dict().items()}
     return {**weights, "losses": torch.tensor(result.losses, dtype=torch.float64)}
 
@@ -59,9 +59,9 @@ def launch(command, count, **environment):
 
 
 def test_two_processes_are_one_of_twice_the_batch(clips, tmp_path, cache):
-    from dreampose_cli.training.distributed import ALONE
+    from dreampose_cli.training.distributed import SINGLE
 
-    whole = trained(clips, ALONE)
+    whole = trained(clips, SINGLE)
     losses = whole.pop("losses")
     launch([sys.executable, __file__, str(clips), str(tmp_path)], 2, DREAMPOSE_CACHE=cache)
     for accumulate in (1, 2):
@@ -102,8 +102,8 @@ def test_the_command_under_accelerates_launcher(clips, tiny_base, tmp_path, caps
 
 if __name__ == "__main__":
     clips, output = Path(sys.argv[1]), Path(sys.argv[2])
-    crew, _ = assemble("cpu")
+    processes, _ = init_distributed("cpu")
     for accumulate in (1, 2):
-        weights = {key: value.contiguous() for key, value in trained(clips, crew, accumulate).items()}
-        save_file(weights, output / f"{accumulate}-{crew.rank}.safetensors")
-    crew.end()
+        weights = {key: value.contiguous() for key, value in trained(clips, processes, accumulate).items()}
+        save_file(weights, output / f"{accumulate}-{processes.rank}.safetensors")
+    processes.end()

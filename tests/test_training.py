@@ -17,7 +17,7 @@ from dreampose_cli.training import init as starting
 from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
 from dreampose_cli.training.frames import prepare_frames
 from dreampose_cli.training.loop import LoopSettings, SampleRng, latest_checkpoint, run
-from dreampose_cli.training.run_dir import Place
+from dreampose_cli.training.run_dir import RunDir
 from dreampose_cli.workflows import train as phase1
 from dreampose_cli.workflows.options import TrainOptions
 
@@ -162,7 +162,7 @@ def test_training_leaves_other_peoples_folders_alone(tmp_path):
     def start(folder, notes=None, **how):
         how = {"resume": False, "overwrite": False, **how}
         say = (notes if notes is not None else []).append
-        Place(folder, "base.json", how["resume"]).require_free(how["overwrite"], say)
+        RunDir(folder, "base.json", how["resume"]).require_free(how["overwrite"], say)
 
     notes = []
     start(tmp_path / "new", notes, resume=True)

@@ -138,7 +138,7 @@ def eval(
         output = output or Path(f"{suite.resolve().name}-suite")
     elif output is not None or tune or ablations or compare or base is not None or dtype != "auto":
         raise UsageError("-o, --base, --tune, --ablations, --compare and --dtype go with --suite DATASET.")
-    rivals = _rivals(compare or [])
+    baselines = _baselines(compare or [])
     from .. import media
     from ..evaluation.results import check_file, write_per_frame
 
@@ -156,7 +156,7 @@ def eval(
             suite,
             output,
             base=base,
-            compare=rivals,
+            compare=baselines,
             tune=tune,
             ablations=ablations,
             clips=clips,
@@ -211,7 +211,7 @@ def eval(
         raise EvaluationError(f"{'; '.join(broken)}.")
 
 
-def _rivals(texts: list[str]) -> dict[str, str]:
+def _baselines(texts: list[str]) -> dict[str, str]:
     """NAME=BASE as a dict. UsageError for another form or a name twice."""
     found: dict[str, str] = {}
     for text in texts:
@@ -267,8 +267,8 @@ def lines_of(found: Any) -> list[str]:
         words = "closest to 1 is best" if metric.better == "one" else f"{metric.better} is better"
         if value is None:
             words = found.reasons.get(key, "")
-        elif (floor := found.floor.get(key)) is not None:
-            words += f"; the reference itself has {metric.show(floor)}"
+        elif (reference_value := found.reference_value.get(key)) is not None:
+            words += f"; the reference itself has {metric.show(reference_value)}"
         deviation = [f"± {spread['std']:.{metric.digits}f}" if spread else ""] if several else []
         rows.append([metric.title, metric.show(value), *deviation, words])
     header = ["METRIC", "VALUE", *(["CLIPS"] if several else []), ""]

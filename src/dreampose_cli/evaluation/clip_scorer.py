@@ -55,7 +55,7 @@ class ClipScores:
     size: tuple[int, int]
     metrics: dict[str, float | None]
     reasons: dict[str, str]
-    floor: dict[str, float | None]
+    reference_value: dict[str, float | None]
     warnings: list[str]
     per_frame: dict[str, array] = field(default_factory=dict)
     worst: list[Extreme] = field(default_factory=list)
@@ -151,7 +151,7 @@ class ClipScorer:
         self.kept = {key: array("d") for key in PER_FRAME} if keep else {}
         self.warnings: list[str] = []
         self.energies = [0, 0]
-        self.floor = _Mean()
+        self.reference_value = _Mean()
         self.last_pose: np.ndarray | None = None
         self.identical = 0
         self.worst: list[tuple] = []
@@ -209,7 +209,7 @@ class ClipScorer:
         values = task.result()
         self.energies[0] += values.pop("moved", 0)
         self.energies[1] += values.pop("moving", 0)
-        self.floor.add(values.pop("floor", None))
+        self.reference_value.add(values.pop("reference_value", None))
         self.identical += values.get("psnr", 0.0) is None
         score = values.get("ssim")
         self._remember(index, a, b, score if score is not None else -values.get("l1", 0.0))
@@ -263,7 +263,7 @@ class ClipScorer:
             frames.size,
             {key: values.get(key) for key in METRICS},
             reasons,
-            {"warp": self.floor.value},
+            {"warp": self.reference_value.value},
             [*frames.warnings, *self.warnings],
             {key: column for key, column in self.kept.items() if self.totals[key].count},
             _extremes(self.worst, -1, "l1" if values["ssim"] is None else "ssim"),

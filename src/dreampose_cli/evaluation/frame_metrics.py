@@ -57,7 +57,7 @@ def measure(pair, before, pose, wanted: set[str]) -> dict[str, float | None]:
         values["warp"] = None
     if "warp" in wanted and pose is not None and before is not None and pose[0] is not None:
         shown = [(then, now) for then, now in zip(before, pair, strict=True)]
-        values["warp"], values["floor"] = warp_errors(shown, *pose)
+        values["warp"], values["reference_value"] = warp_errors(shown, *pose)
     return values
 
 

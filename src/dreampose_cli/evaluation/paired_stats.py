@@ -1,4 +1,4 @@
-"""What a suite's figures say: rows against their rivals, paired over subjects, with a rule for what is no difference."""
+"""What a suite's figures say: rows against their baselines, paired over subjects, with a rule for what is no difference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .variants import Variant
 
 BY_VIEW = ("l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "sharpness")  # values of a frame alone
 SPREAD_RULE = (
-    "A difference is the mean over subjects of (variant - its rival on the same subject); its spread is the standard "
+    "A difference is the mean over subjects of (variant - its baseline on the same subject); its spread is the standard "
     "deviation of that over subjects. A difference not larger than its spread is called no difference (=); of fewer than "
     "three subjects nothing is called anything (?)."
 )
@@ -62,12 +62,12 @@ def _means(clips: dict[str, dict[str, float | None]]) -> dict[str, float | None]
 
 
 def compare(rows: list[Variant], figures: Figures) -> Iterator[dict[str, Any]]:
-    """Each variant against its rival, metric by metric, over the subjects that both have (see `SPREAD_RULE`)."""
+    """Each variant against its baseline, metric by metric, over the subjects that both have (see `SPREAD_RULE`)."""
     titles = {row.key: row.title for row in rows}
     for row in rows:
-        if row.rival not in figures:
+        if row.baseline not in figures:
             continue
-        ours, theirs = figures[row.key], figures[row.rival]
+        ours, theirs = figures[row.key], figures[row.baseline]
         for key, metric in METRICS.items():
             both = [(values.get(key), theirs[name].get(key)) for name, values in ours.items() if name in theirs]
             pairs = [(a, b) for a, b in both if a is not None and b is not None]
@@ -78,8 +78,8 @@ def compare(rows: list[Variant], figures: Figures) -> Iterator[dict[str, Any]]:
             spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
             yield {
                 "variant": row.key,
-                "rival": row.rival,
-                "title": f"{row.title} - {titles[row.rival]}",
+                "baseline": row.baseline,
+                "title": f"{row.title} - {titles[row.baseline]}",
                 "metric": key,
                 "subjects": len(pairs),
                 "difference": average,

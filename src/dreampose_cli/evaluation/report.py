@@ -73,8 +73,8 @@ def _metrics(evaluation: Evaluation) -> Iterator[str]:
             missing.setdefault(evaluation.reasons.get(key, ""), []).append(metric.title)
             continue
         words = "closest to 1 is best" if metric.better == "one" else f"{metric.better} is better"
-        if (floor := evaluation.floor.get(key)) is not None:
-            words += f"; the reference itself has {metric.show(floor)}"
+        if (reference_value := evaluation.reference_value.get(key)) is not None:
+            words += f"; the reference itself has {metric.show(reference_value)}"
         cells = [metric.show(value), *([metric.show(spread.get(k)) for k in ("std", "min", "max")] if several else [])]
         rows.append([metric.title, *cells, words, metric.meaning])
     numbers = set(range(1, 5 if several else 2))

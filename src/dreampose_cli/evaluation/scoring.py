@@ -27,7 +27,7 @@ from .pairing import find_pairs
 class Evaluation:
     """All metrics (None where missing, then with a reason), the protocol, and the clips they come from.
 
-    `spread`: standard deviation, smallest and largest value over clips, where there are several. `floor`: what the
+    `spread`: standard deviation, smallest and largest value over clips, where there are several. `reference_value`: what the
     reference itself scores, where that is not zero (warp).
     """
 
@@ -35,7 +35,7 @@ class Evaluation:
     reasons: dict[str, str]
     protocol: dict[str, Any]
     spread: dict[str, dict[str, float]]
-    floor: dict[str, float | None]
+    reference_value: dict[str, float | None]
     warnings: list[str]
     clips: list[ClipScores]
 
@@ -46,7 +46,7 @@ class Evaluation:
             "reasons": self.reasons,
             "protocol": self.protocol,
             "spread": self.spread,
-            "floor": self.floor,
+            "reference_value": self.reference_value,
             "warnings": self.warnings,
             "clips": [{"name": clip.name, "frames": clip.frames, "metrics": clip.metrics} for clip in self.clips],
         }
@@ -125,8 +125,8 @@ def _summarise(clips, features, wanted, size, align_by, warnings) -> Evaluation:
             reasons.pop(key, None)
     if "aed" in wanted:
         reasons["aed"] = NO_AED
-    floor = {"warp": pixels.mean([clip.floor["warp"] for clip in clips])}
-    return Evaluation(values, reasons, _protocol(clips, features, size, align_by), spread, floor, warnings, clips)
+    reference_value = {"warp": pixels.mean([clip.reference_value["warp"] for clip in clips])}
+    return Evaluation(values, reasons, _protocol(clips, features, size, align_by), spread, reference_value, warnings, clips)
 
 
 def _protocol(clips: list[ClipScores], features: FeatureSums, size: int | None, align_by: str) -> dict[str, Any]:

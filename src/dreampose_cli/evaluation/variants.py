@@ -24,7 +24,7 @@ class Variant:
     one_pose: bool = False
     image_guidance: float | None = None
     pose_guidance: float | None = None
-    rival: str | None = None  # the variant it is compared with
+    baseline: str | None = None  # the variant it is compared with
 
     @property
     def source(self) -> tuple[str, str, int]:
@@ -33,28 +33,28 @@ class Variant:
 
 
 def variants_of(*, tuned: bool, ablations: bool, against: list[str], guidance: Mapping[str, float]) -> list[Variant]:
-    """The rows of a run, in order: floor, untuned, tuned, the other bases, then the ablations on the base itself."""
-    rows = [Variant("copied", "the photo, copied", "copied"), Variant("untuned", "untuned", "untuned", rival="copied")]
+    """The rows of a run, in order: the photo copied, untuned, tuned, the other bases, then the ablations on the base itself."""
+    rows = [Variant("copied", "the photo, copied", "copied"), Variant("untuned", "untuned", "untuned", baseline="copied")]
     main = "untuned"
     if tuned or ablations:
         main = "full"
-        rows.append(Variant("full", "tuned, full", "tuned", rival="untuned"))
+        rows.append(Variant("full", "tuned, full", "tuned", baseline="untuned"))
     for name in against:
         if main == "full":
-            rows.append(Variant(name, f"{name}, tuned", "tuned", base=name, rival="full"))
-        rows.append(Variant(f"{name}-untuned", f"{name}, untuned", "untuned", base=name, rival="untuned"))
+            rows.append(Variant(name, f"{name}, tuned", "tuned", base=name, baseline="full"))
+        rows.append(Variant(f"{name}-untuned", f"{name}, untuned", "untuned", base=name, baseline="untuned"))
     if not ablations:
         return rows
     rows += [
-        Variant("no-decoder", "no decoder tuning", "tuned", decoder=False, rival="full"),
-        Variant("repeated-pose", "five copies of one pose", "tuned", one_pose=True, rival="full"),
-        Variant("smoothed", f"smoothed over {SMOOTHING} frames", "smoothed", rival="full"),
+        Variant("no-decoder", "no decoder tuning", "tuned", decoder=False, baseline="full"),
+        Variant("repeated-pose", "five copies of one pose", "tuned", one_pose=True, baseline="full"),
+        Variant("smoothed", f"smoothed over {SMOOTHING} frames", "smoothed", baseline="full"),
     ]
-    rows += [Variant(f"photos-{n}", f"{n} photos", "tuned", photos=n, rival="full") for n in PHOTOS if n > 1]
+    rows += [Variant(f"photos-{n}", f"{n} photos", "tuned", photos=n, baseline="full") for n in PHOTOS if n > 1]
     for name, default in guidance.items():
         for value in GUIDANCE:
             if value != default:
                 key = f"{name}-guidance-{value:g}"
                 option: dict[str, Any] = {f"{name}_guidance": value}
-                rows.append(Variant(key, f"{name} guidance {value:g}", "tuned", rival="full", **option))
+                rows.append(Variant(key, f"{name} guidance {value:g}", "tuned", baseline="full", **option))
     return rows

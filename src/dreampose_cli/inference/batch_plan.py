@@ -19,8 +19,8 @@ MARGIN = 0.8  # share of the free memory that is planned with: libraries want wo
 
 
 @dataclass(frozen=True)
-class Portions:
-    """What is computed at once; other portions give the same frames, but for rounding.
+class BatchPlan:
+    """What is computed at once; other batch_plan give the same frames, but for rounding.
 
     frames: denoised together; rows: of the UNet in one call, None for all; decoded: frames decoded together; even: the
     last frames are computed in a batch as large as the others, since compiled code is made for one size.
@@ -31,7 +31,7 @@ class Portions:
     decoded: int = 4
     even: bool = False
 
-    def smaller(self) -> Portions | None:
+    def smaller(self) -> BatchPlan | None:
         """Half of it; None where nothing is left to halve."""
         if self.decoded > 1:
             return replace(self, decoded=1)
@@ -44,11 +44,11 @@ class Portions:
         return f"{self.frames} frame{'s' if self.frames > 1 else ''} at once{rows}, {self.decoded} decoded at once"
 
 
-SMALLEST = Portions(1, 1, 1)
+SMALLEST = BatchPlan(1, 1, 1)
 
 
-def plan(network: Network, rows: int, memory: str = "auto", batch_size: int | None = None) -> Portions:
-    """The portions for `rows` UNet rows a frame on the base's device, whose memory already holds the weights.
+def plan(network: Network, rows: int, memory: str = "auto", batch_size: int | None = None) -> BatchPlan:
+    """The batch_plan for `rows` UNet rows a frame on the base's device, whose memory already holds the weights.
 
     memory "auto": as many frames as fit what is free, up to what pays; "low": one row at a time. `batch_size` frames where it
     is given. Raises UsageError.
@@ -59,12 +59,12 @@ def plan(network: Network, rows: int, memory: str = "auto", batch_size: int | No
             raise UsageError(f"--memory low renders one frame at a time; leave out --batch-size {batch_size}.")
         return SMALLEST
     if batch_size is not None:
-        return Portions(batch_size, decoded=min(4, batch_size))
+        return BatchPlan(batch_size, decoded=min(4, batch_size))
     room = free_bytes(network.device) * MARGIN
     row, decoded = row_bytes(network), decode_bytes(network)
     frames = max(1, min(default_frames(network.device), int(room / (rows * row))))
     together = max(1, min(4, int(room / decoded)))
-    return Portions(frames, rows=1 if rows * row > room else None, decoded=min(together, frames))
+    return BatchPlan(frames, rows=1 if rows * row > room else None, decoded=min(together, frames))
 
 
 def default_frames(device: torch.device) -> int:

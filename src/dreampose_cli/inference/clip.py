@@ -12,21 +12,21 @@ from ..device import offload
 from ..media.fitting import fit_pose
 from ..networks.network import Network
 from ..poses.sequence import PoseSequence, numbered_window, window_indices
-from ..poses.visualize import colour
+from ..poses.visualize import colorize_iuv
 from ..reporting import Note, Progress
 from ..subjects.loading import LoadedSubject
-from .batch_plan import Portions, default_frames, plan
+from .batch_plan import BatchPlan, default_frames, plan
 from .denoise import Prepared, RenderSettings, render_frames
 
 
-def make_room(model: Network, settings: RenderSettings, memory: str, batch_size: int | None) -> Portions:
+def make_room(model: Network, settings: RenderSettings, memory: str, batch_size: int | None) -> BatchPlan:
     """What to compute at once now that the photo is encoded; where memory is short, the encoders are put away first."""
     rows = len(settings.branches(model))
-    portions = plan(model, rows, memory, batch_size)
-    if memory == "low" or portions.frames < (batch_size or default_frames(model.device)):
+    batch_plan = plan(model, rows, memory, batch_size)
+    if memory == "low" or batch_plan.frames < (batch_size or default_frames(model.device)):
         offload(*(model.module(name) for name in model.encoders))
-        portions = plan(model, rows, memory, batch_size)
-    return portions
+        batch_plan = plan(model, rows, memory, batch_size)
+    return batch_plan
 
 
 def render_sequence(
@@ -34,7 +34,7 @@ def render_sequence(
     prepared: Prepared,
     sequence: PoseSequence,
     settings: RenderSettings,
-    portions: Portions,
+    batch_plan: BatchPlan,
     side_by_side: bool = False,
     note: Note | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -44,13 +44,13 @@ def render_sequence(
     of the photo."""
     rows, columns = subject.fit.box
     windows = itertools.islice(pose_windows(subject.model, sequence), first, None)
-    made = render_frames(subject.model, prepared, windows, settings, portions, on_step, note, first)
+    made = render_frames(subject.model, prepared, windows, settings, batch_plan, on_step, note, first)
     config = subject.model.config
     for i, frame in enumerate(made, start=first):
         frame = frame[rows, columns]
         if side_by_side:
             pose = fit_pose(sequence.frame(i), config.resolution, config.fit)[:, rows, columns]
-            frame = np.concatenate([subject.picture[rows, columns], colour(pose), frame], axis=1)
+            frame = np.concatenate([subject.picture[rows, columns], colorize_iuv(pose), frame], axis=1)
         yield frame
 
 

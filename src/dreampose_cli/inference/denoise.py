@@ -19,7 +19,7 @@ from ..device import is_out_of_memory, release
 from ..errors import OutOfMemoryError, UsageError
 from ..networks.network import Branch, Condition, Network
 from ..sampling import clip_noise, derived_seed, guide, make_sampler, noise_weights, sample
-from .batch_plan import Portions
+from .batch_plan import BatchPlan
 
 ALL_LEVELS = (0.0, 1.0)
 
@@ -115,15 +115,15 @@ def render_batch(
     settings: RenderSettings,
     first: int = 0,
     on_step: Callable[[int], None] | None = None,
-    portions: Portions | None = None,
+    batch_plan: BatchPlan | None = None,
 ) -> np.ndarray:
     """Pose windows (B, n, 3, H, W) at the base's resolution -> frames uint8 (B, H, W, 3).
 
-    `first` is the index in the clip of the first window; `portions` bound what is computed at once.
+    `first` is the index in the clip of the first window; `batch_plan` bound what is computed at once.
     """
-    latents = render_latents(network, prepared, windows, settings, first, on_step, portions)
+    latents = render_latents(network, prepared, windows, settings, first, on_step, batch_plan)
     # Decoded a few at a time: a decode needs several times the memory of a UNet row, and fills a device sooner.
-    parts = latents.split(portions.decoded if portions else len(latents))
+    parts = latents.split(batch_plan.decoded if batch_plan else len(latents))
     frames = [(network.decode(part) * 255).round().to(torch.uint8) for part in parts]
     return torch.cat(frames).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -136,7 +136,7 @@ def render_latents(
     settings: RenderSettings,
     first: int = 0,
     on_step: Callable[[int], None] | None = None,
-    portions: Portions | None = None,
+    batch_plan: BatchPlan | None = None,
 ) -> Tensor:
     """As `render_batch`, the denoised latents (B, C, h, w) before the decode."""
     count = len(windows)
@@ -155,7 +155,7 @@ def render_latents(
         branches, rows = (guided, guided_rows) if on else (plain, plain_rows)
         reference = network.at(prepared.reference, timestep)
         noisy = latents.repeat(len(branches), 1, 1, 1)
-        size = portions.rows if portions and portions.rows else len(noisy)
+        size = batch_plan.rows if batch_plan and batch_plan.rows else len(noisy)
         parts = [slice(i, i + size) for i in range(0, len(noisy), size)]
         found = torch.cat([network.predict(noisy[part], timestep, rows[part], reference) for part in parts])
         return guide(found.view(-1, count, *found.shape[1:]), [branch.weight for branch in branches])
@@ -175,7 +175,7 @@ def render_frames(
     prepared: Prepared,
     windows: Iterable[Tensor],
     settings: RenderSettings,
-    portions: Portions,
+    batch_plan: BatchPlan,
     on_step: Callable[[int], None] | None = None,
     note: Callable[[str], None] | None = None,
     first: int = 0,
@@ -183,37 +183,37 @@ def render_frames(
     """A stream of pose windows (n, 3, H, W) -> a stream of frames uint8 (H, W, 3), some at a time.
 
     `first` is the number in the clip of the first window, which decides about its noise.
-    Where the device's memory does not suffice for `portions`, they become smaller, and stay so. Raises OutOfMemoryError
+    Where the device's memory does not suffice for `batch_plan`, they become smaller, and stay so. Raises OutOfMemoryError
     where it does not suffice for one row.
     """
     waiting: list[Tensor] = []
     windows, more = iter(windows), True
     while more or waiting:
-        while more and len(waiting) < portions.frames:
+        while more and len(waiting) < batch_plan.frames:
             window = next(windows, None)
             more = window is not None
             waiting += [] if window is None else [window]
-        batch = waiting[: portions.frames]
+        batch = waiting[: batch_plan.frames]
         if not batch:
             return
-        surplus = portions.frames - len(batch) if portions.even and first else 0
+        surplus = batch_plan.frames - len(batch) if batch_plan.even and first else 0
         stacked = torch.stack(batch + batch[-1:] * surplus)
         try:
-            frames = render_batch(network, prepared, stacked, settings, first, on_step, portions)[: len(batch)]
+            frames = render_batch(network, prepared, stacked, settings, first, on_step, batch_plan)[: len(batch)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             frames = None  # and not here: while the error lives, so do the tensors of the batch that failed
         if frames is None:
-            portions = _smaller(portions, network, note)
+            batch_plan = _smaller(batch_plan, network, note)
             continue
         yield from frames
         first, waiting = first + len(batch), waiting[len(batch) :]
 
 
-def _smaller(portions: Portions, network: Network, note: Callable[[str], None] | None) -> Portions:
+def _smaller(batch_plan: BatchPlan, network: Network, note: Callable[[str], None] | None) -> BatchPlan:
     release(network.device)
-    smaller = portions.smaller()
+    smaller = batch_plan.smaller()
     if smaller is None:
         raise OutOfMemoryError(
             f"{network.device} has too little memory for one frame of {network.config.resolution[1]}x"

@@ -16,7 +16,7 @@ class _Gone(Exception):
     """Whoever took the results has left."""
 
 
-def ahead(make: Callable[[Check], Iterator[T]], depth: int) -> Generator[T]:
+def prefetch(make: Callable[[Check], Iterator[T]], depth: int) -> Generator[T]:
     """The items of `make(check)`, computed in a thread up to `depth` ahead of whoever takes them, in their order.
 
     What is raised there is raised here. `check` is for the work to call now and then: once this iterator is closed, it

@@ -24,7 +24,7 @@ from ..reporting import Note, Progress, no_note
 from . import pretrained
 from .network import AnyModule
 from .storage import save_config, save_description
-from .weight_files import misfits, read_weights, write_weights
+from .weight_files import read_weights, shape_mismatches, write_weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def publish(
     wrong, size = [], 0
     for part in parts.values():
         tensors = part.tensors()
-        found = misfits(tensors, pretrained.shapes(part.module))
+        found = shape_mismatches(tensors, pretrained.shapes(part.module))
         wrong += [f"{part.file.name}: {'; '.join(found)}"] if found else []
         size += sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in tensors.values())
     if wrong:

@@ -55,7 +55,7 @@ class Updates(nn.Module):
         return {name + end: matrix.detach() for name, a, b in rows for end, matrix in ((A, a), (B, share * b))}
 
 
-def attach(module: nn.Module, rank: int, seed: int) -> Updates:
+def inject(module: nn.Module, rank: int, seed: int) -> Updates:
     """Give every linear layer and convolution of `module` an update of `rank`, in place, and freeze all else.
 
     Nothing changes yet. Where a layer is thinner than `rank`, its own width is the rank. Left alone is what is frozen
@@ -75,7 +75,7 @@ def attach(module: nn.Module, rank: int, seed: int) -> Updates:
     return Updates(layers)
 
 
-def detach(module: nn.Module) -> None:
+def remove(module: nn.Module) -> None:
     """Take out what `attach` put in, and leave the weights as they were."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, UpdatedLayer):
@@ -83,7 +83,7 @@ def detach(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def put_on(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+def merge(module: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put what was tuned into `module`, in its own number format: whole tensors replace, pairs of thin ones are added.
 
     Without pairs every weight has to be there. Raises ValueError naming a tensor that is missing or does not fit.

@@ -12,7 +12,7 @@ from .network import Network, lay_out
 from .storage import load_base
 
 
-class Shelf:
+class ModelCache:
     """Where `render` takes its base from. With `keep` the base stays, with a copy in the CPU's memory of the weights it
     came with, to take each subject off again; a job on another base takes its place. With `lean` a CPU computes with the
     weights as they lie in their files, of which another layout would be a copy.

@@ -28,7 +28,7 @@ from ..bases import repositories as hub
 from ..bases.components import read_component
 from ..errors import BaseError
 from .network import AnyModule
-from .weight_files import misfits, read_weights
+from .weight_files import read_weights, shape_mismatches
 
 STABLE_DIFFUSION = hub.Reference("CompVis/stable-diffusion-v1-4", "ebb811dd71cdc38a204ecbdd6ac5d580f529fd8c")
 IMAGE_ENCODER = hub.Reference("openai/clip-vit-base-patch32")
@@ -152,7 +152,7 @@ def load(name: str, folder: Path, dtype: torch.dtype) -> AnyModule:
     file = weight_file(name, folder)
     module = nn.Module.to(_build(name, folder, {}), dtype=dtype)  # diffusers' own `to` warns for every cast
     tensors = rename(name, read_weights(file), module.state_dict())
-    require(file, misfits(tensors, shapes(module)))
+    require(file, shape_mismatches(tensors, shapes(module)))
     module.load_state_dict(tensors)
     return module.eval()
 

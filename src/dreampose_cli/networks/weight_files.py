@@ -103,7 +103,7 @@ def _not_a_zip(path: Path, start: bytes) -> str:
     return f"{path} is no PyTorch checkpoint (or one from before PyTorch 1.6, which is not read)."
 
 
-def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+def shape_mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What keeps `tensors` from being the weights `expected` (shapes by name), in words; empty where they fit."""
     missing = [name for name in expected if name not in tensors]
     surplus = [name for name in tensors if name not in expected]

@@ -27,7 +27,7 @@ from ..reporting import Note, Progress
 from .fingerprint import FILES, REPOSITORY, REVISION, file_fingerprint
 from .sequence import PARTS, paste
 from .torchvision_ops import ensure_torchvision_operators
-from .tracking import Follower
+from .tracking import PersonTracker
 from .trusted_code import require_trusted
 
 SUFFIX = ".torchscript"
@@ -50,7 +50,7 @@ class DensePose:
     """A pose estimator from a TorchScript file, loaded when the first picture comes.
 
     size: the short side of what the network sees, None for the picture's own; poses come back at the picture's size.
-    person: whom to follow, see `Follower`.
+    person: whom to follow, see `PersonTracker`.
     """
 
     name: str
@@ -67,13 +67,13 @@ class DensePose:
 
         I in 0..24, U and V in [0, 1], all zero where nobody is. Raises PoseError if the file is no such DensePose.
         """
-        return [self._pose(picture, Follower(self.person)) for picture in pictures]
+        return [self._pose(picture, PersonTracker(self.person)) for picture in pictures]
 
     def stream(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Pose frames of the frames of one clip, one by one; one person is followed through all of them."""
-        follower = Follower(self.person)
+        tracker = PersonTracker(self.person)
         for picture in pictures:
-            yield self._pose(picture, follower)
+            yield self._pose(picture, tracker)
 
     @property
     def pace(self) -> str:
@@ -95,7 +95,7 @@ class DensePose:
         return _load(self.file, self.revision, str(self.device))
 
     @torch.inference_mode()
-    def _pose(self, picture: np.ndarray, follower: Follower) -> np.ndarray:
+    def _pose(self, picture: np.ndarray, tracker: PersonTracker) -> np.ndarray:
         height, width = picture.shape[:2]
         seen = resize_for(picture, self.size)
         detections = self._detect(seen)
@@ -103,7 +103,7 @@ class DensePose:
         boxes = detections[0].double().cpu().numpy() * scale
         if not np.isfinite(boxes).all() or (len(boxes) and np.abs(boxes).max() > 4 * max(height, width)):
             raise PoseError(f"{self.file} gives boxes far outside the picture; expected is {EXPECTED}.")
-        chosen = follower.choose(boxes, _body_sizes(boxes, detections[1]))
+        chosen = tracker.choose(boxes, _body_sizes(boxes, detections[1]))
         if chosen is None:
             return np.zeros((3, height, width), np.float32)
         coarse, fine, u, v = (charts[chosen].float() for charts in detections[1:])

@@ -17,7 +17,7 @@ from ..errors import NoPersonError, PoseError
 from ..media.files import natural_order
 from .safe_pickle import Record, Tensor, read_pickle
 from .sequence import PARTS, PoseSequence, paste
-from .tracking import Follower, count_of, describe_ranges, nearest_seen, ranges_of
+from .tracking import PersonTracker, count_of, describe_ranges, nearest_seen, ranges_of
 
 SUFFIXES = (".pkl", ".pickle", ".pt", ".pth")
 _KNOWN = {r"(\w+\.)*densepose\.structures(\.\w+)*": ("DensePoseChartResult", "DensePoseChartResultWithConfidences")}
@@ -38,7 +38,7 @@ class _Detection:
 class DumpPoses(PoseSequence):
     """The poses of one person in a dump, in the order of the pictures' names.
 
-    person: whom to follow, see `Follower`. size: (height, width) of the pictures; without it, that of the first picture
+    person: whom to follow, see `PersonTracker`. size: (height, width) of the pictures; without it, that of the first picture
     which lies beside the dump, else the extent of all boxes, with a remark. Frames that show nobody take the pose of
     the nearest frame. Raises PoseError for what is no dump, NoPersonError if it shows nobody (or no such person).
 
@@ -51,10 +51,10 @@ class DumpPoses(PoseSequence):
         self._path = path
         entries = _ordered(_entries(path))
         frames = [_detections(path, entry) for entry in entries]
-        follower = Follower(person)
+        tracker = PersonTracker(person)
         chosen = []
         for people in frames:
-            index = follower.choose(np.array([detection.box for detection in people]))
+            index = tracker.choose(np.array([detection.box for detection in people]))
             chosen.append(None if index is None else people[index])
         if not any(chosen):
             who = f"no {person} people" if (person or 1) > 1 and any(frames) else "nobody"

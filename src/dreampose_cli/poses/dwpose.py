@@ -17,7 +17,7 @@ import numpy as np
 from .. import cache
 from ..errors import PoseError
 from .keypoints import BODY, FACE, LEFT_HAND, POINTS, RIGHT_HAND
-from .tracking import Follower
+from .tracking import PersonTracker
 
 NAME = "dwpose"
 MODE = "performance"  # the largest models: 288 x 384
@@ -43,7 +43,7 @@ class DWPose:
 
     def stream(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Keypoint frames of the frames of one clip; of several people the best-scored one, or `person`, is followed."""
-        tracker = Follower(self.person) if self.person else None
+        tracker = PersonTracker(self.person) if self.person else None
         for picture in pictures:
             keypoints, scores = self._model(np.ascontiguousarray(picture[..., ::-1]))  # BGR, as OpenCV reads
             yield _frame(np.asarray(keypoints, np.float32), np.asarray(scores, np.float32), tracker)
@@ -97,7 +97,7 @@ def _weights_in(folder: Path) -> Iterator[None]:
             os.environ[_VARIABLE] = before
 
 
-def _frame(keypoints: np.ndarray, scores: np.ndarray, tracker: Follower | None) -> np.ndarray:
+def _frame(keypoints: np.ndarray, scores: np.ndarray, tracker: PersonTracker | None) -> np.ndarray:
     """rtmlib's people, (N, 134, 2) and (N, 134), -> the keypoint frame of one of them."""
     frame = np.zeros((POINTS, 3), np.float32)
     if not len(scores):

@@ -31,7 +31,7 @@ from ..reporting import Note, Progress
 from .densepose import SUFFIX, DensePose, load_densepose
 from .fingerprint import CONFIG_FILE, ESTIMATOR_FILE, FILES, bundled_estimator, folder_fingerprint
 from .sequence import PARTS
-from .zoom_search import Search
+from .zoom_search import ZoomSearch
 
 MIN_PERSON = 0.004  # a person covers at least this share of what is looked at
 AT_ONCE = 2  # pictures that a CPU computes together: more are no faster
@@ -104,8 +104,8 @@ class Estimator:
         return self._search.along(pictures)
 
     @property
-    def _search(self) -> Search:
-        return Search(self._see, self.resolution, MIN_PERSON)
+    def _search(self) -> ZoomSearch:
+        return ZoomSearch(self._see, self.resolution, MIN_PERSON)
 
     @torch.inference_mode()
     def _see(self, pictures: list[np.ndarray]) -> np.ndarray:

@@ -83,7 +83,7 @@ def extract(
 
     format: "poses" for a `.poses` file of DensePose or of keypoints, as they were found; "iuv" for a folder of IUV pictures,
     "dreampose" for one of the official code's files, both of a mannequin in the pose where keypoints were found; "openpose"
-    for a folder of OpenPose's JSON. The rest as `poses_of`. Memory does not grow with the clip. Raises MediaError, PoseError,
+    for a folder of OpenPose's JSON. The rest as `load_poses`. Memory does not grow with the clip. Raises MediaError, PoseError,
     NoPersonError, UsageError, OutputError.
     """
     check_choice("format", format, POSE_FORMATS)
@@ -94,7 +94,7 @@ def extract(
     if preview is not None:
         media.check_output(preview, overwrite)
         media.require_apart(preview, [source, output])
-    sequence, used, gaps = poses_of(
+    sequence, used, gaps = load_poses(
         source,
         estimator=estimator,
         estimator_size=estimator_size,
@@ -156,13 +156,13 @@ def _check_place(output: Path, format: str, overwrite: bool) -> None:
 def write_preview(sequence: PoseSequence, path: Path, overwrite: bool = False) -> None:
     """The poses as a coloured video or picture; of keypoints the skeleton on black, as networks see it."""
     from .skeleton_picture import draw_skeleton
-    from .visualize import colour
+    from .visualize import colorize_iuv
 
-    draw = functools.partial(draw_skeleton, size=sequence.size) if sequence.kind == "keypoints" else colour
+    draw = functools.partial(draw_skeleton, size=sequence.size) if sequence.kind == "keypoints" else colorize_iuv
     media.write_frames(path, (draw(frame) for frame in sequence), fps=sequence.fps, overwrite=overwrite)
 
 
-def poses_of(
+def load_poses(
     source: Path,
     *,
     estimator: str = "mini",

@@ -14,7 +14,7 @@ DUPLICATE = 0.7  # a box that lies so far within a better one shows the same per
 Ranges = list[tuple[int, int]]
 
 
-class Follower:
+class PersonTracker:
     """Follows one person through a clip, frame by frame.
 
     person None: the largest, then whoever overlaps the followed box most; where none does, the largest again.

@@ -26,7 +26,7 @@ _COLOURS = np.array(
 )
 
 
-def colour(frame: np.ndarray) -> np.ndarray:
+def colorize_iuv(frame: np.ndarray) -> np.ndarray:
     """A pose frame, float (3, H, W), as a picture, uint8 (H, W, 3): a hue for each part, shaded by U and V, on white.
 
     Frames without part numbers (plane 0 all zero) show U as hue and V as brightness.

@@ -1,4 +1,4 @@
-"""Looking nearer: an estimator that knows figures which fill its frame finds those that do not.
+"""Zooming in: an estimator that knows figures which fill its frame finds those that do not.
 
 The whole picture comes first. Where nobody is seen in it, or somebody too small to be sure of, it is looked through in
 windows, then in smaller ones; and a figure that is found is looked at in a region around it, so that it fills the frame.
@@ -49,7 +49,7 @@ class View:
             (self.region.left + columns[0] * x, self.region.left + columns[1] * x),
         )
 
-    def evidence(self) -> float:
+    def score(self) -> float:
         """How much of a figure is seen, 0 where too little to go by."""
         labels = self.pose[0].astype(int).ravel()
         counts = np.bincount(labels[labels > 0], minlength=1)
@@ -80,7 +80,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Search:
+class ZoomSearch:
     """The figure in pictures of any size, by a network that sees frames of `resolution`."""
 
     network: Network
@@ -102,7 +102,7 @@ class Search:
                     (view,) = self._views([picture], [_whole(picture)])
                 view = self._nearer(picture, view)
                 yield self._pose(view, picture)
-            away = view.region != _whole(picture) and view.evidence() > 0
+            away = view.region != _whole(picture) and view.score() > 0
             region = self._around(view, picture.shape[:2]) if away else None
 
     @property
@@ -120,7 +120,7 @@ class Search:
 
     def _is_sure(self, view: View) -> bool:
         """Whether so much of a figure is seen that all of it must be there."""
-        return view.takes(SURE, self.resolution) and view.evidence() > 0
+        return view.takes(SURE, self.resolution) and view.score() > 0
 
     def _nearer(self, picture: np.ndarray, view: View) -> View:
         """The view of the picture in which the figure fills the frame, or comes nearest to it."""
@@ -130,13 +130,13 @@ class Search:
         if not self._is_sure(view):
             view = self._look_through(picture, view)
         for _ in range(LOOKS):
-            if not view.evidence() or (view.takes(FULL, self.resolution) and not any(view.cut(size))):
+            if not view.score() or (view.takes(FULL, self.resolution) and not any(view.cut(size))):
                 break
             region = self._around(view, size)
             if region == view.region:
                 break
             (found,) = self._views([picture], [region])
-            if not found.evidence():
+            if not found.score():
                 break
             view = found
         return view
@@ -155,7 +155,7 @@ class Search:
 
         Where pieces were seen already, only windows around them are looked at.
         """
-        best, seen = whole, whole.evidence() > 0
+        best, seen = whole, whole.score() > 0
         for share in WINDOWS:
             windows = _windows(picture.shape[:2], self._aspect, share)
             if seen:
@@ -165,7 +165,7 @@ class Search:
             if windows == [whole.region] or len(windows) > MOST_WINDOWS:
                 continue
             views = [view for part in _batches(windows) for view in self._views([picture] * len(part), part)]
-            best = max([best, *views], key=View.evidence)
+            best = max([best, *views], key=View.score)
             if self._is_sure(best):
                 break
         return best

@@ -21,7 +21,7 @@ from .views import Views, read_views
 if TYPE_CHECKING:
     import torch
 
-    from ..networks.model_cache import Shelf
+    from ..networks.model_cache import ModelCache
     from ..networks.network import Network
 
 
@@ -73,21 +73,21 @@ def load_subject(
     photo_index: int,
     device: torch.device,
     dtype: torch.dtype,
-    shelf: Shelf | None = None,
+    model_cache: ModelCache | None = None,
 ) -> LoadedSubject:
-    """The subject on its base, whose folder is `home` and which comes from the `shelf`, conditioned by one of its photos.
+    """The subject on its base, whose folder is `home` and which comes from the `model_cache`, conditioned by one of its photos.
 
     Full and low-rank subjects end up the same, as weights of the network. Raises SubjectError, BaseError.
     """
     from safetensors.torch import load_file
 
-    from ..networks.lora import put_on
-    from ..networks.model_cache import Shelf
+    from ..networks.lora import merge
+    from ..networks.model_cache import ModelCache
 
-    model = (shelf or Shelf()).base(home, device, dtype)
+    model = (model_cache or ModelCache()).base(home, device, dtype)
     try:
         for name, module in model.tuned.items():
-            put_on(module, load_file(record.weight_file(name)))
+            merge(module, load_file(record.weight_file(name)))
         picture, pose = record.view(photo_index)
     except Exception as error:  # whatever a damaged file makes its library raise
         raise damaged(record.folder, error) from error
@@ -103,14 +103,14 @@ def load_photo(
     device: torch.device,
     dtype: torch.dtype,
     note: Note | None = None,
-    shelf: Shelf | None = None,
+    model_cache: ModelCache | None = None,
 ) -> LoadedSubject:
     """An untuned photo on the base in `home`. Its pose comes from `pose`, else from the base's estimator where needed.
 
     A network that does not look at it needs it only to find a small person in a photo of another aspect than the base's;
     where that fails, the whole photo is used.
     """
-    from ..networks.model_cache import Shelf
+    from ..networks.model_cache import ModelCache
 
     picture, config = media.read_photo(photo), read_config(home)
     size = picture.shape[:2]
@@ -132,7 +132,7 @@ def load_photo(
             np.zeros((1, 3, *config.resolution), np.float32),
             [None],
         )
-    model = (shelf or Shelf()).base(home, device, dtype)
+    model = (model_cache or ModelCache()).base(home, device, dtype)
     label = f"photo {Path(photo).name}"
     return LoadedSubject(model, views.pictures[0], views.poses[0], size, label, views.crops[0])
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..bases.config import BaseConfig
 from ..errors import NoPersonError, PoseError
 from ..media.fitting import Crop, fit_picture, fit_pose
-from ..poses.extraction import poses_of
+from ..poses.extraction import load_poses
 from ..poses.photo import estimate_photo
 from ..reporting import Note
 
@@ -43,7 +43,7 @@ def read_views(
     fitted, frames, crops = [], [], []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
         if poses:
-            sequence, _, _ = poses_of(poses[i], estimator=estimator, device=device, note=note)
+            sequence, _, _ = load_poses(poses[i], estimator=estimator, device=device, note=note)
             frame = sequence.frame(0)
             if not (frame[1:] > 0).any():
                 raise PoseError(f"{poses[i]} shows nobody; give the pose of {path}, or leave it to the estimator.")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..networks.network import Network, pictures_to_tensor
-from .frames import Clip, FrameStore
+from .frames import Clip, FrameDataset
 from .loop import LoopSettings, SampleRng
 
 
@@ -22,7 +22,7 @@ class AutoencoderTask:
     channels of some pictures are permuted, which prevents it.
     """
 
-    def __init__(self, network: Network, frames: FrameStore, clips: list[Clip], crop: int = 64):
+    def __init__(self, network: Network, frames: FrameDataset, clips: list[Clip], crop: int = 64):
         self.network, self.frames = network, frames
         self.crop = min(crop, *frames.pictures.shape[1:3])
         self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
@@ -92,7 +92,7 @@ def reconstruction_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:
 
 
 @torch.no_grad()
-def latent_statistics(network: Network, frames: FrameStore, clips: list[Clip], count: int = 512) -> tuple[list, list]:
+def latent_statistics(network: Network, frames: FrameDataset, clips: list[Clip], count: int = 512) -> tuple[list, list]:
     """Per-channel shift (mean) and scale (1 / standard deviation) of the latents of `count` random frames."""
     rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
     rows = np.sort(np.random.default_rng(0).choice(rows, min(count, len(rows)), replace=False))

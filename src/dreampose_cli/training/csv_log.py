@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-class Log:
+class CsvLogger:
     """Rows that begin with a step. Rows past `first`, the resumed step, are dropped, so that the curve is continuous.
 
     `path` None logs nothing: of several processes one writes.

@@ -21,7 +21,7 @@ from ..media import atomic_path
 from ..networks.network import Network, Views, pictures_to_tensor
 from ..networks.storage import fingerprint
 from ..sampling import make_sampler
-from .frames import Clip, FrameStore
+from .frames import Clip, FrameDataset
 from .loop import LoopSettings, SampleRng
 from .preparation import caching
 
@@ -179,7 +179,7 @@ class PairSource:
     def __init__(
         self,
         network: Network,
-        frames: FrameStore,
+        frames: FrameDataset,
         clips: list[Clip],
         latents: Callable[[list[int]], Tensor],
         photo_latents: Callable[[list[int]], Tensor] | None = None,  # where the VAE sees photos in another range
@@ -234,7 +234,7 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 @torch.no_grad()
 def encode_frames(
     network: Network,
-    frames: FrameStore,
+    frames: FrameDataset,
     value_range: tuple[float, float],
     progress=None,
     share: tuple[int, int] = (0, 1),
@@ -272,7 +272,7 @@ def encode_frames(
     return lambda rows: torch.from_numpy(np.stack([read(int(row)) for row in rows]).astype(np.float32))
 
 
-def _encode_clip(network: Network, frames: FrameStore, clip: Clip, value_range: tuple[float, float]) -> np.ndarray:
+def _encode_clip(network: Network, frames: FrameDataset, clip: Clip, value_range: tuple[float, float]) -> np.ndarray:
     parts = []
     for start in range(clip.start, clip.start + clip.length, 32):
         pictures = frames.pictures[start : min(start + 32, clip.start + clip.length)]
@@ -281,6 +281,6 @@ def _encode_clip(network: Network, frames: FrameStore, clip: Clip, value_range: 
     return np.concatenate(parts)
 
 
-def _latents_file(frames: FrameStore, clip: Clip, mark: str) -> Path:
+def _latents_file(frames: FrameDataset, clip: Clip, mark: str) -> Path:
     shard = clip.shard or frames.folder / f"{clip.name}.shard"
     return shard.with_name(f"{shard.stem}.{mark}.latents")

@@ -25,7 +25,7 @@ TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX")}  # and the packages 
 PATIENCE = timedelta(hours=24)  # how long a process waits for another: preparing a large data set takes hours
 
 
-class Crew:
+class ProcessGroup:
     """One process alone; the base of several."""
 
     rank = 0
@@ -40,7 +40,7 @@ class Crew:
         """The task's loss as a function (loaded, step, settings) whose gradients all processes share."""
         return task.loss
 
-    def part(self, loss_of, last: bool) -> AbstractContextManager:
+    def gradient_sync(self, loss_of, last: bool) -> AbstractContextManager:
         """Around each part of a step: gradients are exchanged in the last one."""
         return nullcontext()
 
@@ -51,12 +51,12 @@ class Crew:
     def require_equal(self, value: int, what: str) -> None:
         """TrainingError where the processes do not see the same number."""
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first process's value, in every process."""
         return value
 
     @contextmanager
-    def first_here(self) -> Iterator[bool]:
+    def local_main_first(self) -> Iterator[bool]:
         """A block that one process of each machine, for which it yields True, goes through before the others."""
         yield True
 
@@ -70,10 +70,10 @@ class Crew:
         """Wait for the others and leave them."""
 
 
-ALONE = Crew()
+SINGLE = ProcessGroup()
 
 
-class _Tracking(Crew):
+class _Tracking(ProcessGroup):
     """What is common to crews that have an accelerator, and with it its trackers."""
 
     accelerator: Any
@@ -149,7 +149,7 @@ class Processes(_Tracking):
             warnings.simplefilter("ignore", FutureWarning)  # newer versions have another name for broadcast_buffers
             return self.accelerator.prepare_model(_Step(task))
 
-    def part(self, loss_of: Any, last: bool) -> AbstractContextManager:
+    def gradient_sync(self, loss_of: Any, last: bool) -> AbstractContextManager:
         return nullcontext() if last else loss_of.no_sync()
 
     def mean(self, values: list[float]) -> list[float]:
@@ -166,13 +166,13 @@ class Processes(_Tracking):
                 "machines share."
             )
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         from accelerate.utils import broadcast_object_list
 
         return broadcast_object_list([value])[0]
 
     @contextmanager
-    def first_here(self) -> Iterator[bool]:
+    def local_main_first(self) -> Iterator[bool]:
         with self.accelerator.local_main_process_first():
             yield self.accelerator.is_local_main_process
 
@@ -193,7 +193,7 @@ class _Step(nn.Module):
         return self.task.loss(loaded, step, settings)
 
 
-def assemble(device: str, tracker: str | None = None, folder: Path | None = None) -> tuple[Crew, torch.device]:
+def init_distributed(device: str, tracker: str | None = None, folder: Path | None = None) -> tuple[ProcessGroup, torch.device]:
     """The processes that train together and the device of this one; `tracker` writes into `folder`.
 
     Raises UsageError, TrainingError.
@@ -201,10 +201,10 @@ def assemble(device: str, tracker: str | None = None, folder: Path | None = None
     if tracker:
         _require_tracker(tracker)
     if process_count() > 1:
-        crew = Processes(device, tracker, folder)
-        return crew, crew.device
+        processes = Processes(device, tracker, folder)
+        return processes, processes.device
     where = pick_device(device)
-    return (Tracked(where, tracker, folder) if tracker else ALONE), where
+    return (Tracked(where, tracker, folder) if tracker else SINGLE), where
 
 
 def _require_tracker(tracker: str) -> None:

@@ -21,18 +21,18 @@ from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import ESTIMATOR_FILE, PoseNet
 from ..reporting import Note
 from ..version import __version__
-from .frames import FrameStore
-from .init import Start
+from .frames import FrameDataset
+from .init import InitialModel
 from .launcher_env import process_count
 from .loop import LoopResult, LoopSettings
-from .model_card import CARD_FILE, STRIP_FILE, renew_card, write_card
+from .model_card import CARD_FILE, SAMPLE_GRID_FILE, renew_card, write_card
 
 
 def provenance_of(
-    start: Start,
+    start: InitialModel,
     settings: dict[str, LoopSettings],
     results: dict[str, LoopResult],
-    frames: FrameStore,
+    frames: FrameDataset,
     estimator: str | None,
     device: str,
     figures: dict[str, float] | None,
@@ -64,7 +64,7 @@ def publish_base(
     model: Network,
     output: Path,
     dtype: torch.dtype | None,
-    strip: Path | None = None,
+    sample_grid: Path | None = None,
     figures: dict[str, float] | None = None,
     note: Note | None = None,
 ) -> None:
@@ -72,9 +72,9 @@ def publish_base(
     partial = output / "partial"
     shutil.rmtree(partial, ignore_errors=True)
     save_base(model, partial, dtype)
-    shown = strip is not None and strip.exists()
-    if strip is not None and shown:
-        shutil.copyfile(strip, partial / STRIP_FILE)
+    shown = sample_grid is not None and sample_grid.exists()
+    if sample_grid is not None and shown:
+        shutil.copyfile(sample_grid, partial / SAMPLE_GRID_FILE)
     renew_card(output, write_card(model.config, figures, shown), partial / CARD_FILE, note or (lambda text: None))
     (output / CONFIG_FILE).unlink(missing_ok=True)  # while its components are replaced it is no base
     entries = sorted(partial.iterdir(), key=lambda p: p.name == CONFIG_FILE)
@@ -86,7 +86,7 @@ def publish_base(
     partial.rmdir()
 
 
-def publish_estimator(network: PoseNet, output: Path, frames: FrameStore, settings, results) -> None:
+def publish_estimator(network: PoseNet, output: Path, frames: FrameDataset, settings, results) -> None:
     """Write a trained estimator into `output`; its config, which makes it one, comes last."""
     save_module(network, output / ESTIMATOR_FILE, torch.float16)
     config = {
@@ -105,7 +105,7 @@ def publish_estimator(network: PoseNet, output: Path, frames: FrameStore, settin
         partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _about_data(frames: FrameStore, fit: str, estimator: str) -> dict[str, Any]:
+def _about_data(frames: FrameDataset, fit: str, estimator: str) -> dict[str, Any]:
     splits = {}
     for split in ("train", "test"):
         clips = frames.split(split)

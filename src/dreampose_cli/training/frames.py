@@ -38,7 +38,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class FrameStore:
+class FrameDataset:
     """All frames of a data set at one resolution.
 
     pictures uint8 (N, H, W, 3); poses uint8 (N, 3, H, W): part label, U * 255, V * 255; both read when indexed. `key` names
@@ -46,8 +46,8 @@ class FrameStore:
     """
 
     folder: Path
-    pictures: np.ndarray | Rows
-    poses: np.ndarray | Rows
+    pictures: np.ndarray | LazyFrames
+    poses: np.ndarray | LazyFrames
     clips: list[Clip]
     key: str = ""
 
@@ -69,7 +69,7 @@ class FrameStore:
         return self.pose([clip.start + row for row in rows])
 
 
-class Rows:
+class LazyFrames:
     """The pictures or the poses of many shards as one array uint8 (N, ...), read when indexed.
 
     Indices are as numpy's along the first axis (a number, a slice, an array of numbers), and any along the others.
@@ -124,7 +124,7 @@ def prepare_frames(
     make: bool = True,
     progress: Progress | None = None,
     note: Note | None = None,
-) -> FrameStore:
+) -> FrameDataset:
     """The frames of `dataset` and of the photos in `photos` at `resolution`, from the cache or made now.
 
     `estimator` finds the poses of clips that have none, on `device`; without one they are left out. For `fit`, `resize`
@@ -182,7 +182,7 @@ def _revision(estimator: str | None, device: str, note) -> str:
     return load_estimator(estimator, pick_device(device), note=note).revision
 
 
-def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameStore:
+def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameDataset:
     pairs = sorted(pairs, key=lambda pair: pair[0].split != "train")  # stable: names stay in their order
     clips, row = [], 0
     for source, shard in pairs:
@@ -196,5 +196,5 @@ def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameSt
     content = [(s.split, shard.fps, shard.ordered, shard.length, shard.digest) for s, shard in pairs]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     shards = [shard for _, shard in pairs]
-    pictures = Rows(shards, read_picture, (*resolution, 3))
-    return FrameStore(folder, pictures, Rows(shards, read_pose, (3, *resolution)), clips, key)
+    pictures = LazyFrames(shards, read_picture, (*resolution, 3))
+    return FrameDataset(folder, pictures, LazyFrames(shards, read_pose, (3, *resolution)), clips, key)

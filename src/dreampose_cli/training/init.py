@@ -22,7 +22,7 @@ from ..reporting import Note, Progress
 
 
 @dataclass(frozen=True)
-class Shape:
+class ArchOverrides:
     """What a new base is to be like where it is not to be like its preset: the ablations of the paper, and the estimator.
 
     window: poses in a window. pose_channels, photo_channels, vae_tokens: `PoseSettings.channels`,
@@ -47,7 +47,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialModel:
     """What a training begins with. model: None for the estimator. config: that of the base it is (or, for the estimator, the
     one it is made for) before the first step. identity: the preset, what the weights come from, and the settings they depend
     on, for the checkpoints. taken: what was taken over from elsewhere, for the provenance."""
@@ -63,16 +63,16 @@ def starting_model(
     base: str | None,
     image_encoder: str | None,
     vae: str | None,
-    shape: Shape,
+    shape: ArchOverrides,
     estimator: str | None,
     seed: int,
     progress: Progress | None,
     note: Note,
-) -> Start:
-    """The model before the first step, and where it is from (see `Start`). Raises BaseError, UsageError."""
+) -> InitialModel:
+    """The model before the first step, and where it is from (see `InitialModel`). Raises BaseError, UsageError."""
     identity: dict[str, Any] = {"preset": preset, "base": None, "vae": None}
     if preset == "estimator":
-        return Start(None, MINI, identity, {})
+        return InitialModel(None, MINI, identity, {})
     taken = {}
     if base:
         model = starting_point(base, image_encoder, progress, note, shape)
@@ -81,7 +81,7 @@ def starting_model(
         model, taken["vae"] = _with_vae_of(vae, seed, shape.of(MINI), progress, note)
         identity["vae"] = taken["vae"]["revision"]
     else:
-        model = build_mini(seed, *((shape.of(MINI),) if shape != Shape() else ()))
+        model = build_mini(seed, *((shape.of(MINI),) if shape != ArchOverrides() else ()))
     if estimator:
         people = model.config.people if base and estimator == model.config.estimator else _people(estimator)
         named = estimator if estimator in BASE_ESTIMATORS else model.config.estimator
@@ -91,7 +91,7 @@ def starting_model(
                 f"{estimator}`, and to `render` what `poses --estimator {estimator}` writes."
             )
         model.config = dataclasses.replace(model.config, estimator=named, people=people)
-    return Start(model, model.config, identity | _conventions(model.config), taken)
+    return InitialModel(model, model.config, identity | _conventions(model.config), taken)
 
 
 def starting_point(
@@ -99,13 +99,13 @@ def starting_point(
     image_encoder: str | None = None,
     progress: Progress | None = None,
     note: Note | None = None,
-    shape: Shape | None = None,
+    shape: ArchOverrides | None = None,
 ) -> Network:
     """What `--base` means to phase 1: a base as it is, or a Stable Diffusion, widened (paper section 4)."""
     if not _is_stable_diffusion(base):
         if image_encoder:
             raise UsageError(f"{base} is a base, which has an image encoder; leave --image-encoder out.")
-        if shape not in (None, Shape()):
+        if shape not in (None, ArchOverrides()):
             raise UsageError(
                 f"{base} is a base, whose conditioning is settled; --pose-window, --pose-channels, --unet-image-input and "
                 "--clip-only are for one that begins from nothing or from a Stable Diffusion."
@@ -118,7 +118,7 @@ def starting_point(
     folder, name = components.stable_diffusion_folder(base, ("unet", "vae"), progress, note)
     encoder, encoder_name = components.image_encoder_folder(image_encoder, progress, note)
     origin = {"stable_diffusion": name, "image_encoder": encoder_name, "licence": components.SD_LICENCE}
-    config = (shape or Shape()).of(dataclasses.replace(PAPER, provenance=origin))
+    config = (shape or ArchOverrides()).of(dataclasses.replace(PAPER, provenance=origin))
     return from_stable_diffusion(folder, encoder, config)
 
 

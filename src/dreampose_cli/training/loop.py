@@ -26,9 +26,9 @@ from ..errors import TrainingError, TrainingStopped, UsageError
 from ..networks.network import lay_out
 from ..reporting import Progress
 from .checkpoints import latest_checkpoint, load_checkpoint, require_same, save_checkpoint
-from .csv_log import Log
-from .distributed import ALONE, Crew
-from .prefetch import Loader
+from .csv_log import CsvLogger
+from .distributed import SINGLE, ProcessGroup
+from .prefetch import Prefetcher
 
 __all__ = ["LoopResult", "LoopSettings", "SampleRng", "Task", "latest_checkpoint", "run", "sigterm_flag"]
 
@@ -113,7 +113,7 @@ def run(
     checkpoints: Path | None = None,
     resume: bool = False,
     identity: dict[str, Any] | None = None,
-    crew: Crew = ALONE,
+    processes: ProcessGroup = SINGLE,
     loaders: int = 0,
     progress: Progress | None = None,
     validate: Callable[[int], object] | None = None,
@@ -124,7 +124,7 @@ def run(
     """Train `task.modules` in place for `settings.steps` steps; afterwards they hold the averaged weights if any.
 
     With `checkpoints` the state is saved there every `save_every` steps, whole or not at all, and `resume` goes on from
-    the newest, if the settings and `identity` (what else the result depends on) are those it was made with. `crew` are the
+    the newest, if the settings and `identity` (what else the result depends on) are those it was made with. `processes` are the
     processes that train together, `loaders` the threads that load samples ahead. `validate(step)` is called every
     `validate_every` steps but the last, with the averaged weights in place; `track(step, figures)` now and then. When
     `stop()` becomes true the state is saved after the step and TrainingStopped is raised.
@@ -140,13 +140,13 @@ def run(
         require_same(newest, asdict(settings) | (identity or {}))
         state = load_checkpoint(newest, task.modules, optimizer, average, scaler)
         first, before = state["step"], state.get("seconds", 0.0)
-    crew.require_equal(first, "the last checkpoint")
-    writes = checkpoints if crew.main else None
-    log = Log(writes and writes / "losses.csv", ("step", "loss", "learning_rate"), first)
-    pace = Log(writes and writes / "speed.csv", ("step", "samples_per_second", "data_wait"), first)
+    processes.require_equal(first, "the last checkpoint")
+    writes = checkpoints if processes.main else None
+    log = CsvLogger(writes and writes / "losses.csv", ("step", "loss", "learning_rate"), first)
+    pace = CsvLogger(writes and writes / "speed.csv", ("step", "samples_per_second", "data_wait"), first)
     for module in task.modules.values():
         lay_out(module.train(), torch.channels_last)  # a tenth faster on CPUs and on tensor cores
-    loss_of = crew.wrap(task)
+    loss_of = processes.wrap(task)
     started = time.monotonic()
     losses: list[float] = []
     smooth, meter = None, _Meter(settings.batch_size)
@@ -160,14 +160,14 @@ def run(
         seconds = before + time.monotonic() - started
         return save_checkpoint(writes, step, task.modules, optimizer, average, scaler, recorded, settings.keep, seconds)
 
-    with _feed(task, settings, crew, first, loaders) as loader:
+    with _feed(task, settings, processes, first, loaders) as loader:
         for step in range(first, settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             total = torch.zeros((), device=device)
             for part in range(settings.accumulate):
                 loaded = next(loader)
-                with crew.part(loss_of, part == settings.accumulate - 1):
+                with processes.gradient_sync(loss_of, part == settings.accumulate - 1):
                     with torch.autocast(
                         device.type,
                         getattr(torch, settings.autocast or "bfloat16"),
@@ -178,7 +178,7 @@ def run(
                         loss = loss / settings.accumulate
                     scaler.scale(loss).backward()
                 total = total + loss.detach()
-            value, stopping = crew.mean([total.item(), float(stop is not None and stop())])
+            value, stopping = processes.mean([total.item(), float(stop is not None and stop())])
             if not math.isfinite(value):
                 raise _not_finite(value, step, checkpoints)
             scaler.unscale_(optimizer)
@@ -204,7 +204,7 @@ def run(
             due = settings.save_every and done % settings.save_every == 0
             saved = save(done) if checkpoints and (done == settings.steps or due or stopping) else None
             if stopping and done < settings.steps:
-                saved = crew.tell(saved and str(saved))  # nobody leaves before it is written
+                saved = processes.broadcast(saved and str(saved))  # nobody leaves before it is written
                 where = f"the state is in {saved}" if saved else "nothing was saved"
                 raise TrainingStopped(f"stopped by SIGTERM after step {done} of {settings.steps}; {where}.")
             if validate and validate_every and done % validate_every == 0 and done < settings.steps:
@@ -246,9 +246,9 @@ def require_eight_bit_adam() -> None:
         ) from None
 
 
-def _feed(task: Task, settings: LoopSettings, crew: Crew, first: int, loaders: int) -> Loader:
+def _feed(task: Task, settings: LoopSettings, processes: ProcessGroup, first: int, loaders: int) -> Prefetcher:
     """What each part of each step is computed from, in their order, for this process."""
-    parts = settings.accumulate * crew.count
+    parts = settings.accumulate * processes.count
     if settings.batch_size % parts:
         raise UsageError(f"a step of {settings.batch_size} samples cannot be divided into {parts} equal parts.")
     share = settings.batch_size // parts
@@ -259,10 +259,10 @@ def _feed(task: Task, settings: LoopSettings, crew: Crew, first: int, loaders: i
     def jobs() -> Iterator[Callable[[], Any]]:
         for step in range(first, settings.steps):
             for part in range(settings.accumulate):
-                begin = step * settings.batch_size + (part * crew.count + crew.rank) * share
+                begin = step * settings.batch_size + (part * processes.count + processes.rank) * share
                 yield functools.partial(load, begin)
 
-    return Loader(jobs(), loaders)
+    return Prefetcher(jobs(), loaders)
 
 
 def _not_finite(value: float, step: int, checkpoints: Path | None, what: str = "loss") -> TrainingError:

@@ -16,7 +16,7 @@ from ..bases.config import BaseConfig
 
 CARD_FILE = "README.md"
 KEPT = f"{CARD_FILE}.old"  # a card that a person has changed; further ones have a number behind it
-STRIP_FILE = "strip.png"
+SAMPLE_GRID_FILE = "strip.png"
 MARK = "<!-- written by dreampose train"
 _MARK = re.compile(rf"{MARK}([^>]*)-->")
 
@@ -60,8 +60,8 @@ def _marked(text: str) -> str:
     )
 
 
-def write_card(config: BaseConfig, scores: dict[str, float] | None, strip: bool) -> str:
-    """The card's text. `scores`: the last ones on the test clips, None without a test list; `strip`: whether there is a
+def write_card(config: BaseConfig, scores: dict[str, float] | None, sample_grid: bool) -> str:
+    """The card's text. `scores`: the last ones on the test clips, None without a test list; `sample_grid`: whether there is a
     picture beside it."""
     about = config.provenance
     height, width = config.resolution
@@ -73,8 +73,8 @@ def write_card(config: BaseConfig, scores: dict[str, float] | None, strip: bool)
         f"{width} wide x {height} high. **It knows {config.people}.** It was trained with `{about['trained_by']}`, version "
         f"{about['version']}.\n",
     ]
-    if strip:
-        parts.append(f"![Photo, pose, prediction and truth, from top to bottom]({STRIP_FILE})\n")
+    if sample_grid:
+        parts.append(f"![Photo, pose, prediction and truth, from top to bottom]({SAMPLE_GRID_FILE})\n")
     parts += [
         "## Use\n",
         f"    dreampose tune photo.jpg --base {config.name}\n    dreampose render --poses dance.mp4 -o out.mp4\n",

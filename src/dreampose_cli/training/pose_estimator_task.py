@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..poses.estimator import PoseNet
-from .frames import Clip, FrameStore
+from .frames import Clip, FrameDataset
 from .loop import LoopSettings, SampleRng
 
 NOBODY = 0.12  # share of samples that show nobody, so that the estimator can say so
@@ -21,7 +21,7 @@ class PosingTask:
     some show nobody.
     """
 
-    def __init__(self, network: PoseNet, frames: FrameStore, clips: list[Clip], device: torch.device):
+    def __init__(self, network: PoseNet, frames: FrameDataset, clips: list[Clip], device: torch.device):
         self.network, self.frames, self.device = network, frames, device
         self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
         self.modules: dict[str, nn.Module] = {"network": network}

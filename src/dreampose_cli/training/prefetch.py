@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
-class Loader:
+class Prefetcher:
     """An iterator over the results of `jobs`, which are functions of nothing else, so that threads change no result.
 
     Reading and unpacking files lets other threads compute, so threads do what processes would, without copies. `waited`
@@ -23,7 +23,7 @@ class Loader:
         self.ahead = 2 * threads
         self.running: deque[Future] = deque()
 
-    def __iter__(self) -> Loader:
+    def __iter__(self) -> Prefetcher:
         return self
 
     def __next__(self) -> Any:
@@ -47,7 +47,7 @@ class Loader:
                 return
             self.running.append(pool.submit(job))
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:

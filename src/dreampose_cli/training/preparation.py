@@ -235,10 +235,10 @@ def _frames(source: Source, how: Preparation, remark: Note) -> tuple[Iterator[tu
     if source.poses is not None:
         sequence = open_poses(source.poses, fps=frames.fps)
     else:
-        from ..poses.extraction import poses_of
+        from ..poses.extraction import load_poses
 
         assert how.estimator is not None  # clips without poses were left out before
-        sequence = poses_of(source.frames, estimator=how.estimator, device=how.device, note=remark)[0]
+        sequence = load_poses(source.frames, estimator=how.estimator, device=how.device, note=remark)[0]
     _require_parts(sequence, source.poses, how)
     return _joined(source, frames, sequence), sequence.fps
 

@@ -77,7 +77,7 @@ def precision_of(dtype: str) -> str:
     return {"bf16": "bfloat16", "fp16": "float16"}.get(asked, dtype) if dtype == "auto" else dtype
 
 
-def settle(name: str, stage: LoopSettings, batch_size: int | None, processes: int, changes: dict) -> LoopSettings:
+def resolve_settings(name: str, stage: LoopSettings, batch_size: int | None, processes: int, changes: dict) -> LoopSettings:
     """A stage's settings: the preset's, but for the `changes` that are asked for (None: as it is) and for `batch_size`, what
     each of the processes takes at once. Raises UsageError where a step cannot be divided among them."""
     parts = changes["accumulate"] * processes

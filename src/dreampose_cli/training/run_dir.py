@@ -17,18 +17,18 @@ from ..poses.estimator import ESTIMATOR_FILE
 from ..reporting import Note
 from .checkpoints import latest_checkpoint, read_state, step_of
 from .loop import LoopSettings
-from .model_card import CARD_FILE, KEPT, STRIP_FILE, is_persons
+from .model_card import CARD_FILE, KEPT, SAMPLE_GRID_FILE, is_persons
 from .preparation import amount
 
 # What a run leaves in its folder: a folder that holds anything else is never cleared or written over.
 STARTED = {"checkpoints", "validation", "logs", "partial", "scheduler", CONFIG_FILE, ESTIMATOR_CONFIG, ESTIMATOR_FILE}
 STARTED |= {"doodle.json", "doodle.safetensors"}
 STARTED |= {name for family in FAMILIES for name in settings_class(family)().modules}
-OWN = STARTED | {CARD_FILE, STRIP_FILE}
+OWN = STARTED | {CARD_FILE, SAMPLE_GRID_FILE}
 
 
 @dataclass(frozen=True)
-class Place:
+class RunDir:
     """The folder of a training and what is in it already."""
 
     output: Path
@@ -82,7 +82,7 @@ class Place:
             elif not is_persons(entry):
                 entry.unlink()
 
-    def settled(self, names: list[str], first: str) -> dict[str, int]:
+    def closed_stages(self, names: list[str], first: str) -> dict[str, int]:
         """The stages that are not trained any more, with the steps that they have: those before `first`, and those that a later
         one has been trained on already, whose weights would not fit another one. Raises TrainingError unless each of them has
         gone as far as it was to go when it was trained itself.

@@ -38,7 +38,7 @@ def fit_subject(
     """Tune `network` in place on `views`, by its tuning stages: the denoiser on random crops, then the decoder on full frames.
 
     Returns what makes the subject: for each module that learned its weights, or with `preset.lora_rank` what is added to
-    them (`lora.put_on`).
+    them (`lora.merge`).
     """
     total = preset.steps + preset.decoder_steps
     plan = plan or MemoryPlan(checkpointing=preset.gradient_checkpointing)
@@ -63,7 +63,7 @@ def fit_subject(
         updates: dict[str, lora.Updates] = {}
         if preset.lora_rank:
             for index, (part, module) in enumerate(task.modules.items()):
-                updates[part] = lora.attach(module, preset.lora_rank, derived_seed(seed, index))
+                updates[part] = lora.inject(module, preset.lora_rank, derived_seed(seed, index))
                 lay_out(module, torch.channels_last)
         settings = LoopSettings(
             steps=steps, learning_rate=rate, batch_size=batch, seed=seed, autocast=autocast,
@@ -80,8 +80,8 @@ def fit_subject(
         for part, module in task.modules.items():
             if updates:
                 found[part] = updates[part].tensors(share)
-                lora.detach(module)
-                lora.put_on(module, found[part])
+                lora.remove(module)
+                lora.merge(module, found[part])
             else:
                 if part in earlier:
                     _go_back(module, earlier[part](), 1 - share)

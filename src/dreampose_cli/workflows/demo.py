@@ -25,7 +25,7 @@ from ..mannequins.subject import draw_subject
 from ..media.metadata import NOTICE
 from ..poses.extraction import extract
 from ..poses.files import open_poses
-from ..poses.visualize import colour
+from ..poses.visualize import colorize_iuv
 from ..reporting import Note, Progress, no_note
 from .options import DemoOptions, RenderOptions, TuneOptions
 from .render import render
@@ -112,7 +112,7 @@ def _pictures(folder: Path, truth, untuned, tuned) -> None:
     """out.mp4: photo | driving video | pose | result; strip.png: six moments of each, with the truth below."""
     photo = media.read_photo(folder / "photo.png")
     dance = list(media.open_frames(folder / "dance.mp4"))
-    poses = [colour(frame) for frame in open_poses(folder / "dance.poses")]
+    poses = [colorize_iuv(frame) for frame in open_poses(folder / "dance.poses")]
     names = ("photo", "driving video", "pose", "result")
     frames = (_beside([photo, dance[i], poses[i], tuned[i]], names) for i in range(len(tuned)))
     media.write_frames(folder / "out.mp4", frames, fps=FPS, metadata={"notice": NOTICE})

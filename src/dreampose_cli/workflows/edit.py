@@ -149,11 +149,11 @@ def _mask(options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray |
 
 
 def _pose(options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray:
-    from ..poses.extraction import poses_of
+    from ..poses.extraction import load_poses
     from ..poses.photo import estimate_photo
 
     if options.photo_pose is not None:
-        return poses_of(options.photo_pose, device=options.device, note=note)[0].frame(0)
+        return load_poses(options.photo_pose, device=options.device, note=note)[0].frame(0)
     estimator = options.estimator or default_estimator()
     return estimate_photo(picture, options.photo, estimator, options.device, note)
 

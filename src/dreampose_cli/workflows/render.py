@@ -22,7 +22,7 @@ from ..version import __version__
 from .options import EditOptions, RenderOptions
 
 if TYPE_CHECKING:
-    from ..networks.model_cache import Shelf
+    from ..networks.model_cache import ModelCache
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class RenderResult:
 def render(
     options: RenderOptions,
     *,
-    shelf: Shelf | None = None,
+    model_cache: ModelCache | None = None,
     extra_metadata: dict[str, Any] | None = None,
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> RenderResult:
-    """Render one frame per pose. The base is taken from `shelf`, which keeps it for the next render.
+    """Render one frame per pose. The base is taken from `model_cache`, which keeps it for the next render.
     `extra_metadata` joins what the result says of itself.
 
     Raises UsageError, SubjectError, BaseError, MediaError, PoseError, OutputError, OutOfMemoryError.
@@ -61,7 +61,7 @@ def render(
     if config.network.joint:
         from .render_clip import render_clips
 
-        frames, used = render_clips(options, request, shelf, extra_metadata, progress, note)
+        frames, used = render_clips(options, request, model_cache, extra_metadata, progress, note)
         return RenderResult([Path(t) for t in request.targets], frames, time.monotonic() - started, used)
 
     from ..device import pick_device, pick_dtype, release
@@ -70,15 +70,15 @@ def render(
     from ..inference.compilation import PAYS_FROM, compile_blocks, require_compiler
     from ..inference.denoise import RenderSettings, prepare
     from ..inference.kept_frames import kept_frames
-    from ..inference.prefetch import ahead
+    from ..inference.prefetch import prefetch
     from ..media.metadata import NOTICE
-    from ..networks.model_cache import Shelf
+    from ..networks.model_cache import ModelCache
 
     device = pick_device(options.device)
     if options.compile:
         require_compiler(device)
-    shelf = shelf or Shelf(lean=options.memory == "low")
-    subject = load(options, request, device, pick_dtype(options.dtype, device), shelf, note)
+    model_cache = model_cache or ModelCache(lean=options.memory == "low")
+    subject = load(options, request, device, pick_dtype(options.dtype, device), model_cache, note)
     settings = RenderSettings.of(
         subject.model,
         sampler=options.sampler,
@@ -89,7 +89,7 @@ def render(
         guidance_interval=options.guidance_interval,
     )
     prepared = prepare(subject.model, subject.picture, subject.pose)
-    portions = make_room(subject.model, settings, options.memory, options.batch_size)
+    batch_plan = make_room(subject.model, settings, options.memory, options.batch_size)
     release(device)  # what loading and the photo took
     # All of them before the first frame is rendered: a bad one is said at once.
     sequences = [
@@ -111,10 +111,10 @@ def render(
     if len(options.poses) > 1:
         Path(options.output).mkdir(parents=True, exist_ok=True)
     if options.compile:
-        calls = sum(-(-len(sequence) // portions.frames) for sequence in sequences) * settings.steps
-        if calls >= PAYS_FROM or shelf.keep:
+        calls = sum(-(-len(sequence) // batch_plan.frames) for sequence in sequences) * settings.steps
+        if calls >= PAYS_FROM or model_cache.keep:
             compile_blocks(subject.model)
-            portions = replace(portions, even=True)
+            batch_plan = replace(batch_plan, even=True)
         else:
             note(f"--compile is left out: it would take longer than it saves in {calls} network calls.")
     for source, (sequence, _), alignment, target in zip(
@@ -127,12 +127,12 @@ def render(
             # Frames that attend to their neighbours are computed with them, from the beginning.
             alone = subject.model.context.size == 1
             key = cache.key("frames", depends, os.path.realpath(target)) if alone else None
-            kept = stack.enter_context(kept_frames(key, portions.frames, note))
+            kept = stack.enter_context(kept_frames(key, batch_plan.frames, note))
             make = functools.partial(
-                render_sequence, subject, prepared, sequence, settings, portions, options.side_by_side, note,
+                render_sequence, subject, prepared, sequence, settings, batch_plan, options.side_by_side, note,
                 first=kept.count,
             )  # fmt: skip
-            fresh = stack.enter_context(contextlib.closing(ahead(make, 2 * portions.frames)))
+            fresh = stack.enter_context(contextlib.closing(prefetch(make, 2 * batch_plan.frames)))
             media.write_frames(
                 target,
                 counted(kept.then(fresh), len(sequence), label, progress),

@@ -25,10 +25,10 @@ from ..media.fitting import Fit, fit_pose
 from ..media.metadata import NOTICE
 from ..networks.animate.pictures import clip_pixels, fit
 from ..networks.animate.settings import AnimateSettings, settings_of
-from ..networks.model_cache import Shelf
+from ..networks.model_cache import ModelCache
 from ..networks.network import Network
 from ..poses.control_picture import draw_control_picture
-from ..poses.extraction import poses_of
+from ..poses.extraction import load_poses
 from ..poses.files import DEFAULT_FPS, is_pose_source
 from ..poses.part_labels import open_label_pictures, read_control_frames
 from ..poses.sequence import PoseSequence, subsequence
@@ -168,7 +168,7 @@ def _poses(
     source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
 ) -> PoseSequence:
     """The poses of a source in the kind that the base follows."""
-    return poses_of(
+    return load_poses(
         source,
         estimator=options.estimator or plan.config.estimator,
         kind=plan.config.poses.kind,
@@ -303,7 +303,7 @@ def _say_how_long(network: Network, plan: Plan, windows: list[list[int]], note: 
 def render_clips(
     options: RenderOptions,
     request: Request,
-    shelf: Shelf | None = None,
+    model_cache: ModelCache | None = None,
     extra_metadata: dict[str, Any] | None = None,
     progress: Progress | None = None,
     note: Note = no_note,
@@ -321,7 +321,7 @@ def render_clips(
         raise UsageError(
             f"{options.output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder."
         )
-    network = (shelf or Shelf()).base(home, device, dtype)
+    network = (model_cache or ModelCache()).base(home, device, dtype)
     used = {
         "sampler": settled.sampler,
         "steps": settled.steps,

@@ -14,7 +14,7 @@ from ..bases.registry import resolve_base
 from ..bases.schedule import check_steps, read_schedule
 from ..errors import MediaError, UsageError
 from ..media.credentials import SigningKey, read_signing_key
-from ..poses.extraction import poses_of
+from ..poses.extraction import load_poses
 from ..poses.files import is_pose_source
 from ..poses.fingerprint import source_digest
 from ..poses.sequence import PoseSequence
@@ -24,7 +24,7 @@ from ..subjects.loading import LoadedSubject, find_subject, load_photo, load_sub
 from .options import RenderOptions
 
 if TYPE_CHECKING:
-    from ..networks.model_cache import Shelf
+    from ..networks.model_cache import ModelCache
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ def check_lengths(options: RenderOptions, request: Request, sequences: list[Pose
         )
 
 
-def load(options: RenderOptions, request: Request, device, dtype, shelf: Shelf, note: Note) -> LoadedSubject:
+def load(options: RenderOptions, request: Request, device, dtype, model_cache: ModelCache, note: Note) -> LoadedSubject:
     """Who is rendered, on the base, ready to render."""
     if request.record is not None:
-        return load_subject(request.record, request.home, options.photo_index, device, dtype, shelf)
+        return load_subject(request.record, request.home, options.photo_index, device, dtype, model_cache)
     assert options.photo is not None  # without a subject there is one
-    return load_photo(options.photo, options.photo_pose, request.home, device, dtype, note, shelf)
+    return load_photo(options.photo, options.photo_pose, request.home, device, dtype, note, model_cache)
 
 
 def poses_from(
@@ -124,7 +124,7 @@ def poses_from(
 ) -> PoseSequence:
     """The poses of one source, with what pose windows see around the part that is rendered."""
     windows = config.poses
-    return poses_of(
+    return load_poses(
         source,
         estimator=options.estimator or config.estimator,
         kind=getattr(windows, "kind", "densepose"),

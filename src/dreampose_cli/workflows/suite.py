@@ -32,7 +32,7 @@ from ..evaluation.paired_stats import SPREAD_RULE, by_clip, by_view, compare
 from ..evaluation.results import write_csv, write_json
 from ..evaluation.scoring import Evaluation, evaluate
 from ..evaluation.variants import Variant, variants_of
-from ..networks.model_cache import Shelf
+from ..networks.model_cache import ModelCache
 from ..reporting import Note, Progress, no_note
 from ..version import __version__
 from .options import SuiteOptions
@@ -90,11 +90,11 @@ def suite(
     _open(output, options, bases)
     began = time.monotonic()
     with cache.within(output / "cache"):  # the run's own
-        shelf = Shelf(keep=True)
+        model_cache = ModelCache(keep=True)
         unusable: dict[str, DreamposeError] = {}
         for number, (name, clip) in enumerate(found):
             try:
-                job = ClipJob(name, clip, options, bases, shelf, note)
+                job = ClipJob(name, clip, options, bases, model_cache, note)
                 job.render(rows, _counted(progress, number * len(rows), len(found) * len(rows)))
             except (MediaError, PoseError, NoPersonError, EvaluationError) as error:  # the others go on
                 unusable[name] = error

@@ -18,7 +18,7 @@ from ..evaluation.frame_pairs import scored_size
 from ..evaluation.pairing import ClipFiles
 from ..evaluation.variants import PHOTOS, SMOOTHING, Variant
 from ..networks.storage import load_base, save_module
-from ..poses.extraction import poses_of
+from ..poses.extraction import load_poses
 from ..poses.files import PoseWriter, open_poses
 from ..poses.sequence import PoseSequence
 from ..reporting import Note
@@ -65,9 +65,9 @@ def photo_rows(gap: int, count: int) -> list[int]:
 class ClipJob:
     """All variants of one test clip."""
 
-    def __init__(self, name, clip, options: SuiteOptions, bases, shelf, note) -> None:
+    def __init__(self, name, clip, options: SuiteOptions, bases, model_cache, note) -> None:
         self.output, self.name, self.options, self.bases, self.note = Path(options.output), name, options, bases, note
-        self.clip, self.shelf = clip, shelf
+        self.clip, self.model_cache = clip, model_cache
 
     def render(self, rows: list[Variant], progress: Callable[[int, str], None]) -> None:
         missing = [row for row in rows if not self._folder(row.key).is_dir()]
@@ -97,7 +97,7 @@ class ClipJob:
         if self.clip.poses is not None:
             return open_poses(self.clip.poses)
         estimator = read_config(self.bases["base"]).estimator
-        return poses_of(self.clip.frames, estimator=estimator, device=self.options.device, note=self.note)[0]
+        return load_poses(self.clip.frames, estimator=estimator, device=self.options.device, note=self.note)[0]
 
     def _prepare(self) -> None:
         """Write the reference frames, the photos, and the poses of the frames that are scored."""
@@ -186,7 +186,7 @@ class ClipJob:
                 device=self.options.device,
                 dtype=self.options.dtype,
             )
-            render(options, shelf=self.shelf)
+            render(options, model_cache=self.model_cache)
             with media.open_frames(f"{work}/frames") as made:
                 self._write(row.key, (frame for i, frame in enumerate(made) if i % every == every // 2))
 

@@ -5,7 +5,7 @@ base that starts from Stable Diffusion or from another base trains UNet and adap
 OUTPUT/checkpoints/<stage>/; the finished components and `base.json`, which is written last, in OUTPUT.
 
 This is the order of things; how a stage is trained is in `recipes` and `loop`, what it starts from in `starting`, what an
-earlier run means to this one in `place`, and what comes out in `publishing`.
+earlier run means to this one in `run_dir`, and what comes out in `export`.
 """
 
 from __future__ import annotations
@@ -32,16 +32,26 @@ from ..training.autoencoder import AutoencoderTask, latent_statistics
 from ..training.checkpoints import read_state, require_same, step_of
 from ..training.data import counted
 from ..training.denoising import PLAIN, DenoisingTask, Dropout, PairSource, encode_frames
-from ..training.distributed import assemble
+from ..training.distributed import init_distributed
 from ..training.export import provenance_of, publish_base, publish_estimator
-from ..training.frames import FrameStore, prepare_frames
-from ..training.init import Shape, starting_model
+from ..training.frames import FrameDataset, prepare_frames
+from ..training.init import ArchOverrides, starting_model
 from ..training.loop import LoopResult, LoopSettings, require_eight_bit_adam, run, sigterm_flag
 from ..training.pose_estimator_task import PosingTask
-from ..training.recipes import ALSO_LEARNS, EPOCHS, PAIRS, STAGES, STORED_AS, in_epochs, precision_of, preset_of, settle
-from ..training.run_dir import Place
+from ..training.recipes import (
+    ALSO_LEARNS,
+    EPOCHS,
+    PAIRS,
+    STAGES,
+    STORED_AS,
+    in_epochs,
+    precision_of,
+    preset_of,
+    resolve_settings,
+)
+from ..training.run_dir import RunDir
 from .options import TrainOptions
-from .validation import Watch
+from .validation import Validator
 
 
 @dataclass(frozen=True)
@@ -65,15 +75,15 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     preset = preset_of(
         options.preset, options.base, options.image_encoder, options.vae, options.epochs, options.max_steps
     )
-    shape = Shape(
+    shape = ArchOverrides(
         options.pose_window, options.pose_channels, options.unet_image_input, False if options.clip_only else None
     )
     note = note or no_note
     started = time.monotonic()
     if options.eight_bit_adam:
         require_eight_bit_adam()
-    crew, where = assemble(options.device, options.tracker, output / "logs")
-    if not crew.main:
+    processes, where = init_distributed(options.device, options.tracker, output / "logs")
+    if not processes.main:
         progress, note = None, no_note
     autocast = autocast_of(precision_of(options.dtype), where)
     accumulate = options.gradient_accumulation_steps or int(
@@ -88,7 +98,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     }
     changes |= {"seed": seed, "autocast": autocast, "eight_bit_adam": options.eight_bit_adam, "accumulate": accumulate}
     settings = {
-        name: settle(name, stage, options.batch_size, crew.count, changes)
+        name: resolve_settings(name, stage, options.batch_size, processes.count, changes)
         for name, stage in STAGES[preset].items()
         if not (name == "vae" and (options.base or options.vae))  # what is taken over is kept
     }
@@ -100,11 +110,11 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         raise UsageError(
             f"the stage {chosen[0]} builds on {list(settings)[0]} in {output}; leave --overwrite or --stage out."
         )
-    place = Place(output, marker, options.resume)
+    run_dir = RunDir(output, marker, options.resume)
     inputs = [options.videos, options.photos]
-    if not crew.tell(crew.main and _is_to_do(place, list(settings)[-1], options, note, inputs)):
+    if not processes.broadcast(processes.main and _is_to_do(run_dir, list(settings)[-1], options, note, inputs)):
         return TrainResult(output, 0, 0.0, True)
-    settled = place.settled(list(settings), chosen[0])
+    closed = run_dir.closed_stages(list(settings), chosen[0])
 
     start = starting_model(
         preset, options.base, options.image_encoder, options.vae, shape, options.estimator, seed, progress, note
@@ -119,9 +129,9 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         if options.gradient_checkpointing:
             model.checkpoint_activations(True)
     for name in settings:  # the data comes later, and may take hours
-        if newest := place.newest(name):
+        if newest := run_dir.newest(name):
             require_same(newest, asdict(settings[name]) | identity)
-    with crew.first_here() as first:
+    with processes.local_main_first() as first:
         frames = prepare_frames(
             options.videos,
             known.resolution,
@@ -144,56 +154,56 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         name: in_epochs(stage, options.epochs or EPOCHS.get(preset), options.max_steps, count)
         for name, stage in settings.items()
     }
-    for name, steps in settled.items():
-        if chosen[-1] in settled and settings[name].steps > steps:
+    for name, steps in closed.items():
+        if chosen[-1] in closed and settings[name].steps > steps:
             raise TrainingError(
-                f"{place.checkpoints / name} stays at step {steps}, since a later stage was trained on what it is then; to "
+                f"{run_dir.checkpoints / name} stays at step {steps}, since a later stage was trained on what it is then; to "
                 f"train {name} longer, train anew with --overwrite or into another -o."
             )
         settings[name] = dataclasses.replace(settings[name], steps=steps)
     total = sum(settings[name].steps for name in chosen)
-    if place.is_finished(list(settings)[-1], settings[list(settings)[-1]].steps):
+    if run_dir.is_finished(list(settings)[-1], settings[list(settings)[-1]].steps):
         note(f"{output} is finished already.")
         return TrainResult(output, total, 0.0, True)
-    if crew.main:
+    if processes.main:
         if options.overwrite and not options.resume and output.exists():
-            place.clear()  # not before everything else is known to be there
+            run_dir.clear()  # not before everything else is known to be there
         output.mkdir(parents=True, exist_ok=True)
-        place.require_room(model, settings, learning)
-    crew.begin_tracking(
+        run_dir.require_room(model, settings, learning)
+    processes.begin_tracking(
         {"preset": preset, **{f"{n}.{k}": v for n, s in settings.items() for k, v in asdict(s).items()}}
     )
     results: dict[str, LoopResult] = {}
 
-    def stage(name: str, task, watch: Watch | None = None) -> None:
-        if name in settled:
-            note(f"{name}: stays as it is after step {settled[name]}.")
-        elif newest := place.newest(name):
+    def stage(name: str, task, validator: Validator | None = None) -> None:
+        if name in closed:
+            note(f"{name}: stays as it is after step {closed[name]}.")
+        elif newest := run_dir.newest(name):
             note(_going_on(name, newest, settings[name]))
         with sigterm_flag() as stop:
             results[name] = run(
                 task,
                 settings[name],
-                checkpoints=place.checkpoints / name,
+                checkpoints=run_dir.checkpoints / name,
                 resume=options.resume,
                 identity=identity,
-                crew=crew,
+                processes=processes,
                 loaders=options.prefetch_threads,
                 progress=_labelled(progress, name),
-                validate=watch,
+                validate=validator,
                 validate_every=options.validate_every or settings[name].save_every,
-                track=crew.track,
+                track=processes.track,
                 stop=stop,
             )
 
     def result(finished: bool, figures: dict[str, float] | None = None) -> TrainResult:
-        crew.end()
+        processes.end()
         return TrainResult(output, total, time.monotonic() - started, finished, figures)
 
     if preset == "estimator":
         network = _new_estimator(seed).to(where)
         stage("estimator", PosingTask(network, frames, clips, where))
-        if crew.main:
+        if processes.main:
             publish_estimator(network, output, frames, settings, results)
         return result(True)
     assert model is not None
@@ -203,11 +213,11 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
             note(f"the stage network is left: `--stage network --resume` makes {output} a base.")
             return result(False)
         identity["autoencoder"] = fingerprint({"vae": model.vae})
-        place.require_autoencoder(identity["autoencoder"])
+        run_dir.require_autoencoder(identity["autoencoder"])
         model.autoencoder_changed()
         shift, scale = latent_statistics(model, frames, clips)
         model.config = dataclasses.replace(model.config, shift_factor=tuple(shift), scaling_factor=tuple(scale))
-    share = (crew.rank, crew.count)
+    share = (processes.rank, processes.count)
     latents = encode_frames(model, frames, model.config.target_range, progress, share)
     photos_as = model.photo_range
     conditions = latents
@@ -215,18 +225,18 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         conditions = encode_frames(model, frames, photos_as, progress, share)
     source = PairSource(model, frames, clips, latents, conditions, pairing.targets_per_photo)
     task = DenoisingTask(model, source, learning["network"], Dropout(), pairing)
-    watch = Watch(model, frames, output / "validation", step_of(place.newest("network")), crew, note)
-    stage("network", task, watch)
-    if not crew.main:
+    validator = Validator(model, frames, output / "validation", step_of(run_dir.newest("network")), processes, note)
+    stage("network", task, validator)
+    if not processes.main:
         return result(True)
-    figures = watch(results["network"].steps)
+    figures = validator(results["network"].steps)
     provenance = provenance_of(start, settings, results, frames, options.estimator, where.type, figures, output)
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance, figures={})
     publish_base(
         model,
         output,
         getattr(torch, STORED_AS[preset]) if preset in STORED_AS else None,
-        watch.last_strip,
+        validator.last_grid,
         figures,
         note,
     )
@@ -234,14 +244,14 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     return result(True, figures)
 
 
-def _is_to_do(place: Place, stage: str, options: TrainOptions, note: Note, inputs: list[Path | None]) -> bool:
+def _is_to_do(run_dir: RunDir, stage: str, options: TrainOptions, note: Note, inputs: list[Path | None]) -> bool:
     """Whether the folder is not finished yet, `stage` being the last; raises OutputExistsError, OutputError."""
     # how many steps epochs are, the data will say
-    if not options.epochs and place.is_finished(stage, options.max_steps):
-        note(f"{place.output} is finished already.")
+    if not options.epochs and run_dir.is_finished(stage, options.max_steps):
+        note(f"{run_dir.output} is finished already.")
         return False
-    place.require_free(options.overwrite, note)
-    media.require_apart(place.output, inputs, replaced=False)
+    run_dir.require_free(options.overwrite, note)
+    media.require_apart(run_dir.output, inputs, replaced=False)
     return True
 
 
@@ -273,7 +283,7 @@ def _going_on(name: str, newest: Path, settings: LoopSettings) -> str:
     return words
 
 
-def _summary(frames: FrameStore) -> str:
+def _summary(frames: FrameDataset) -> str:
     def words(split: str) -> str:
         clips = frames.split(split)
         return f"{counted(clips)} ({sum(clip.length for clip in clips)} frames)"

@@ -18,7 +18,7 @@ from ..poses.doodle import CONFIG_FILE, DOODLE_FILE, DoodleNet
 from ..reporting import Note, Progress, no_note
 from ..training.doodles import LIST, DoodleStore, DoodleTask, score
 from ..training.loop import LoopSettings, run, sigterm_flag
-from ..training.run_dir import Place
+from ..training.run_dir import RunDir
 from ..version import __version__
 from .options import TrainOptions
 from .train import TrainResult
@@ -43,15 +43,15 @@ def train_doodle_reader(
     changes |= {"learning_rate": options.learning_rate, "ema": options.ema, "batch_size": options.batch_size}
     settings = dataclasses.replace(SETTINGS, **{k: v for k, v in changes.items() if v is not None})
     doodles, output, resume, overwrite = options.videos, options.output, options.resume, options.overwrite
-    place = Place(output, CONFIG_FILE, resume)
-    if place.is_finished("doodle", settings.steps):
+    run_dir = RunDir(output, CONFIG_FILE, resume)
+    if run_dir.is_finished("doodle", settings.steps):
         note(f"{output} is finished already.")
         return TrainResult(output, 0, 0.0, True)
-    place.require_free(overwrite, note)
+    run_dir.require_free(overwrite, note)
     started = time.monotonic()
     train, test = (DoodleStore(doodles, split, progress) for split in ("train", "test"))
     if overwrite and not resume and output.exists():
-        place.clear()
+        run_dir.clear()
     output.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -61,7 +61,7 @@ def train_doodle_reader(
         result = run(
             task,
             settings,
-            checkpoints=place.checkpoints / "doodle",
+            checkpoints=run_dir.checkpoints / "doodle",
             resume=resume,
             identity={"doodles": len(train)},
             progress=progress,

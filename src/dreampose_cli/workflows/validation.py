@@ -1,4 +1,4 @@
-"""What a person watches while a base is trained: a strip of pictures and scores on clips that are not trained on.
+"""What a person watches while a base is trained: a grid of pictures and scores on clips that are not trained on.
 
 The scores are for following one training: few frames, few sampling steps, poses as they were prepared. What a base is worth
 is measured afterwards, on whole clips.
@@ -20,13 +20,13 @@ from ..evaluation.metrics import figure_l1, l1, mean, sharpness, ssim
 from ..inference.denoise import RenderSettings, prepare, render_batch
 from ..media import atomic_path
 from ..networks.network import Network
-from ..poses.visualize import colour
-from ..training.csv_log import Log
-from ..training.distributed import Crew
-from ..training.frames import Clip, FrameStore
+from ..poses.visualize import colorize_iuv
+from ..training.csv_log import CsvLogger
+from ..training.distributed import ProcessGroup
+from ..training.frames import Clip, FrameDataset
 
 CLIPS = 16  # are scored
-SHOWN = 6  # of these are in the strip
+SHOWN = 6  # of these are in the grid
 STEPS = 20  # of sampling at most
 
 
@@ -42,12 +42,12 @@ class Shown:
     parts: np.ndarray
 
 
-def watched(frames: FrameStore) -> list[Clip]:
+def watched(frames: FrameDataset) -> list[Clip]:
     """The clips that are looked at: of the test list if there is one, else of the training clips."""
     return (frames.split("test") or frames.split("train"))[:CLIPS]
 
 
-def predictions(model: Network, frames: FrameStore) -> Iterator[Shown]:
+def predictions(model: Network, frames: FrameDataset) -> Iterator[Shown]:
     """For each watched clip its first frame as the photo, and the frames at one and at two thirds."""
     settings = RenderSettings.of(model)
     if settings.steps > STEPS:
@@ -61,7 +61,7 @@ def predictions(model: Network, frames: FrameStore) -> Iterator[Shown]:
         )
         prepared = prepare(model, photo, frames.pose([clip.start])[0])
         made = render_batch(model, prepared, torch.from_numpy(windows), settings)
-        drawn = np.stack([colour(window[poses.count // 2]) for window in windows])
+        drawn = np.stack([colorize_iuv(window[poses.count // 2]) for window in windows])
         parts = windows[:, poses.count // 2, 0]
         yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]], parts)
 
@@ -82,7 +82,7 @@ def scores(shown: list[Shown]) -> dict[str, Any]:
     }
 
 
-def write_strip(shown: list[Shown], path: Path) -> None:
+def write_sample_grid(shown: list[Shown], path: Path) -> None:
     """A column for each predicted frame of a few clips: photo, pose, prediction, truth."""
     columns = [
         np.concatenate([s.photo, s.poses[i], s.made[i], s.truth[i]], axis=0)
@@ -95,36 +95,36 @@ def write_strip(shown: list[Shown], path: Path) -> None:
 
 
 @dataclass
-class Watch:
-    """Strips and scores of the network on the clips that are watched, in `folder`."""
+class Validator:
+    """Pictures and scores of the network on the clips that are watched, in `folder`."""
 
     model: Network
-    frames: FrameStore
+    frames: FrameDataset
     folder: Path
     first: int
-    crew: Crew
+    processes: ProcessGroup
     note: Callable[[str], None]
     last_step: int = -1
     last: dict[str, Any] | None = None
-    last_strip: Path | None = None
-    log: Log | None = field(default=None, repr=False)
+    last_grid: Path | None = None
+    log: CsvLogger | None = field(default=None, repr=False)
 
     def __call__(self, step: int) -> dict[str, Any] | None:
-        """Predict, write the strip and log the scores of `step`; returns them, None without a test list."""
-        if not self.crew.main or step == self.last_step:
+        """Predict, write the grid and log the scores of `step`; returns them, None without a test list."""
+        if not self.processes.main or step == self.last_step:
             return self.last
         for module in self.model.modules.values():
             module.eval()
         shown = list(predictions(self.model, self.frames))
-        self.last_step, self.last_strip = step, self.folder / f"{step:08d}.png"
-        write_strip(shown, self.last_strip)
+        self.last_step, self.last_grid = step, self.folder / f"{step:08d}.png"
+        write_sample_grid(shown, self.last_grid)
         if self.frames.split("test"):
             self.last = scores(shown)
             figures = ("ssim", "l1", "figure_ssim", "figure_l1", "texture", "sharpness")
-            self.log = self.log or Log(self.folder / "scores.csv", ("step", *figures, "frames"), self.first)
+            self.log = self.log or CsvLogger(self.folder / "scores.csv", ("step", *figures, "frames"), self.first)
             self.log.add(step, *(_shown(self.last[name]) for name in figures), self.last["frames"])
             self.log.flush()
-            self.crew.track(step, {name: self.last[name] for name in figures if self.last[name] is not None})
+            self.processes.track(step, {name: self.last[name] for name in figures if self.last[name] is not None})
             self.note(
                 f"step {step}: SSIM {self.last['ssim']:.4f}, L1 {self.last['l1']:.4f}, on the figure "
                 f"{_shown(self.last['figure_l1'], 4)}, texture {_shown(self.last['texture'], 2)}, sharpness "

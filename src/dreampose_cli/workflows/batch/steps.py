@@ -17,8 +17,8 @@ from ...bases.fingerprint import fingerprint
 from ...bases.registry import resolve_base
 from ...device import pick_device, release
 from ...errors import BaseError, MediaError
-from ...networks.model_cache import Shelf
-from ...poses.extraction import poses_of
+from ...networks.model_cache import ModelCache
+from ...poses.extraction import load_poses
 from ..options import RenderOptions, TuneOptions
 from ..render import render
 from ..tune import tune
@@ -35,7 +35,7 @@ class StepRunner:
 
     def __init__(self, device: str = "auto"):
         self.device = device
-        self.models = Shelf(keep=True)
+        self.models = ModelCache(keep=True)
         self.digests = Digests()
         self._ahead: tuple[str, threading.Thread] | None = None
 
@@ -91,7 +91,7 @@ class StepRunner:
     def _estimate(self, task: dict[str, Any], base: Path, progress=None, note=None) -> dict[str, Any]:
         config, options, began = read_config(base), task["options"], time.time()
         windows = config.poses
-        sequence, _, _ = poses_of(
+        sequence, _, _ = load_poses(
             Path(task["poses"]),
             estimator=config.estimator,
             around=(windows.count // 2) / windows.training_fps if windows.training_fps else 0.0,
@@ -116,7 +116,7 @@ class StepRunner:
         for photo, digest in zip(task["photos"], task["photo_digests"], strict=True):
             self._check(photo, digest)
         if self._on_accelerator():  # whose memory tuning needs for itself
-            self.models = Shelf(keep=True)
+            self.models = ModelCache(keep=True)
             release(pick_device(self.device))
         options = TuneOptions(
             [Path(photo) for photo in task["photos"]],
@@ -144,7 +144,7 @@ class StepRunner:
             [Path(task["poses"])], task["output"], device=self.device, overwrite=there, **who, **task["options"]
         )
         about = {REQUEST: task[REQUEST]}
-        made = render(options, shelf=self.models, extra_metadata=about, progress=progress, note=note)
+        made = render(options, model_cache=self.models, extra_metadata=about, progress=progress, note=note)
         return {"frames": made.frames, "poses": task["poses_digest"], "bytes": _size(task["output"])}
 
 

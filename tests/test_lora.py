@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dreampose_cli import media
-from dreampose_cli.networks import lora as lowrank
+from dreampose_cli.networks import lora
 from dreampose_cli.networks.storage import load_base
 from dreampose_cli.subjects.views import read_views
 from dreampose_cli.training.tuning import fit_subject
@@ -57,14 +57,14 @@ def learn(module, updates):
 def test_updates_start_without_effect_and_nothing_else_learns(small):
     x = torch.randn(2, 3, 8, 8)
     before, weights = small(x), copy.deepcopy(small.state_dict())
-    updates = lowrank.attach(small, 2, seed=0)
+    updates = lora.inject(small, 2, seed=0)
     assert updates.names == ["convolution", "dilated", "strided", "linear"]
     assert torch.equal(small(x), before)
     learning = {id(p) for p in small.parameters() if p.requires_grad}
     assert learning == {id(p) for p in updates.parameters()}
     learn(small, updates)
     assert not torch.allclose(small(x), before)
-    lowrank.detach(small)
+    lora.remove(small)
     assert all(torch.equal(value, weights[name]) for name, value in small.state_dict().items())
 
 
@@ -72,41 +72,41 @@ def test_updates_start_without_effect_and_nothing_else_learns(small):
 def test_updates_added_into_the_weights_compute_the_same(small, memory_format):
     x = torch.randn(2, 3, 8, 8)
     small.to(memory_format=memory_format)
-    updates = lowrank.attach(small, 2, seed=0)
+    updates = lora.inject(small, 2, seed=0)
     learn(small, updates)
     beside, tensors = small(x), updates.tensors()
-    lowrank.detach(small)
-    lowrank.put_on(small, tensors)
+    lora.remove(small)
+    lora.merge(small, tensors)
     torch.testing.assert_close(small(x), beside, rtol=1e-4, atol=1e-5)
 
 
 def test_a_layer_thinner_than_the_rank_has_its_own(small):
-    updates = lowrank.attach(small, 100, seed=0)
+    updates = lora.inject(small, 100, seed=0)
     shapes = {name: tuple(tensor.shape) for name, tensor in updates.tensors().items()}
     assert shapes["linear.lora_A.weight"] == (5, 8) and shapes["linear.lora_B.weight"] == (5, 5)
     assert shapes["convolution.lora_A.weight"] == (6, 3, 3, 3) and shapes["convolution.lora_B.weight"] == (6, 6, 1, 1)
 
 
 def test_one_seed_is_one_beginning(small):
-    one, same, other = (lowrank.attach(copy.deepcopy(small), 2, seed).tensors() for seed in (1, 1, 2))
+    one, same, other = (lora.inject(copy.deepcopy(small), 2, seed).tensors() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["linear.lora_A.weight"], other["linear.lora_A.weight"])
 
 
 def test_what_does_not_fit_is_named(small):
     whole = small.state_dict()
-    lowrank.put_on(small, whole)
+    lora.merge(small, whole)
     with pytest.raises(ValueError, match=r"missing weight linear\.weight"):
-        lowrank.put_on(small, {name: value for name, value in whole.items() if name != "linear.weight"})
+        lora.merge(small, {name: value for name, value in whole.items() if name != "linear.weight"})
     with pytest.raises(ValueError, match="unknown weight surprise"):
-        lowrank.put_on(small, {**whole, "surprise": torch.ones(1)})
+        lora.merge(small, {**whole, "surprise": torch.ones(1)})
     with pytest.raises(ValueError, match=r"linear\.weight is \(1, 8\), not \(5, 8\)"):
-        lowrank.put_on(small, {**whole, "linear.weight": torch.ones(1, 8)})
+        lora.merge(small, {**whole, "linear.weight": torch.ones(1, 8)})
     pair = {"linear.lora_A.weight": torch.ones(2, 8), "linear.lora_B.weight": torch.ones(5, 2)}
     with pytest.raises(ValueError, match=r"missing weight linear\.lora_B"):
-        lowrank.put_on(small, {"linear.lora_A.weight": pair["linear.lora_A.weight"]})
+        lora.merge(small, {"linear.lora_A.weight": pair["linear.lora_A.weight"]})
     with pytest.raises(ValueError, match="update of linear does not fit"):
-        lowrank.put_on(small, {**pair, "linear.lora_B.weight": torch.ones(5, 3)})
+        lora.merge(small, {**pair, "linear.lora_B.weight": torch.ones(5, 3)})
     assert all(torch.equal(value, whole[name]) for name, value in small.state_dict().items())
 
 
@@ -116,7 +116,7 @@ def test_at_stable_diffusions_size_a_subject_of_rank_8_is_under_25_mb():
     base = build_full_size("meta")
     size = 0
     for module in (base.unet, base.adapter, base.vae.decoder):
-        tensors = lowrank.attach(module, 8, seed=0).tensors()
+        tensors = lora.inject(module, 8, seed=0).tensors()
         size += sum(2 * tensor.numel() for tensor in tensors.values())  # kept as float16
     assert 15e6 < size < 25e6
 
@@ -145,8 +145,8 @@ def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
     assert weights(low) < weights(full) / 5
     for name in ("unet", "adapter", "vae.decoder"):
         tensors = load_file(low.path / f"{name}.safetensors")
-        assert all(key.endswith((lowrank.A, lowrank.B)) for key in tensors), name
-        assert any(value.any() for key, value in tensors.items() if key.endswith(lowrank.B)), name
+        assert all(key.endswith((lora.A, lora.B)) for key in tensors), name
+        assert any(value.any() for key, value in tensors.items() if key.endswith(lora.B)), name
     assert json.loads((low.path / "subject.json").read_text())["settings"]["lora_rank"] == 2
 
     def frames(name, **who):

@@ -1,4 +1,4 @@
-"""Figures of any size at any place: the mini estimator looks nearer."""
+"""Figures of any size at any place: the mini estimator zooms in."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
 from dreampose_cli.media.fitting import body_box
-from dreampose_cli.poses import zoom_search as nearer
+from dreampose_cli.poses import zoom_search
 from dreampose_cli.poses.estimator import load_estimator
 from dreampose_cli.poses.zoom_search import View
 
@@ -34,9 +34,9 @@ def right(found, truth):
 def looks(monkeypatch):
     """How many pictures the network has seen."""
     counted = []
-    views = nearer.Search._views
+    views = zoom_search.ZoomSearch._views
     monkeypatch.setattr(
-        nearer.Search, "_views", lambda self, *asked: counted.append(len(asked[0])) or views(self, *asked)
+        zoom_search.ZoomSearch, "_views", lambda self, *asked: counted.append(len(asked[0])) or views(self, *asked)
     )
     return counted
 
@@ -90,10 +90,10 @@ def test_nobody_is_found_where_nobody_is(dance):
 def test_a_view_lies_where_its_region_does():
     pose = np.zeros((3, 160, 128), np.float32)
     pose[:, 40:120, 32:96] = 1.0
-    view = View(nearer.Crop(10, 100, 80, 64), pose)
+    view = View(zoom_search.Crop(10, 100, 80, 64), pose)
     whole = view.on((200, 300))
     assert body_box(whole) == ((30, 70), (116, 148)) == tuple(tuple(map(int, side)) for side in view.extent())
-    assert not any(view.cut((200, 300))) and view.evidence() == 0.0  # of one part
+    assert not any(view.cut((200, 300))) and view.score() == 0.0  # of one part
     pose[:, :, 0] = 1.0
     assert view.cut((200, 300)) == (True, True, True, False)
-    assert View(nearer.Crop(0, 100, 80, 64), pose).cut((80, 300)) == (False, False, True, False)
+    assert View(zoom_search.Crop(0, 100, 80, 64), pose).cut((80, 300)) == (False, False, True, False)
