@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..media.durable import to_disk
 from .folder import check, ensure, path_of, root, storing
 from .healing import close_to_others, write_sums
 from .locks import lock
@@ -96,6 +97,7 @@ def _publishing(kind: str, id: str) -> Iterator[Path]:
 
 
 def _replace(source: Path, final: Path) -> None:
+    to_disk(source)
     for attempt in range(3):  # the same entry may be published by two processes at once; the last one wins
         if source.is_dir() and final.exists():
             delete(final)

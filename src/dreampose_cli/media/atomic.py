@@ -1,5 +1,6 @@
 """Results appear whole or not at all: written beside their place under a temporary name, then renamed.
 
+What is renamed is on the disk: after a power cut, too, a result is whole or not there.
 A process that is killed leaves at most a hidden `.name.WHERE-PID-RANDOM.tmp` sibling behind, never half a result. The
 next write to the same place removes it, once that process is gone; where that cannot be known, once it is a day old.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from .durable import to_disk
 from .outputs import FULL_DISK, output_error, require_place, require_replaceable
 
 _STALE_SECONDS = 86400.0  # without a write, where the writer cannot be asked for
@@ -42,6 +44,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     part = _sibling(target)
     try:
         yield part
+        to_disk(part)
         _replace(part, target)
     except BaseException as error:
         with suppress(OSError):
@@ -69,6 +72,7 @@ def atomic_folder(
     try:
         part.mkdir()
         yield part
+        to_disk(part)
         require_replaceable(path, overwrite, owned)  # again: the work may have taken hours
         _replace_folder(part, target)
         _sweep(target, "old")  # not before: it may be the last whole result there is
