@@ -35,3 +35,9 @@ def compile_blocks(model: Network) -> None:
     for module in model.unet.modules():
         if isinstance(module, BasicTransformerBlock | ResnetBlock2D) and module._compiled_call_impl is None:
             module.compile()
+
+
+def interpret_blocks(model: Network) -> None:
+    """Undo `compile_blocks`: tuning takes the blocks as they are written."""
+    for module in model.unet.modules():
+        module._compiled_call_impl = None

@@ -13,9 +13,9 @@ from .storage import load_base
 
 
 class ModelCache:
-    """Where `render` takes its base from. With `keep` the base stays, with a copy in the CPU's memory of the weights it
-    came with, to take each subject off again; a job on another base takes its place. With `lean` a CPU computes with the
-    weights as they lie in their files, of which another layout would be a copy.
+    """Where `tune` and `render` take their base from. With `keep` the base stays, with a copy in the CPU's memory of the
+    weights that tuning changes, to take each subject off again; a job on another base takes its place. With `lean` a CPU
+    computes with the weights as they lie in their files, of which another layout would be a copy.
     """
 
     def __init__(self, keep: bool = False, lean: bool = False):
@@ -30,12 +30,12 @@ class ModelCache:
         if self._model is not None and mark == self._mark:
             for name, module in self._model.tuned.items():
                 module.load_state_dict(self._weights[name])
-            return self._model.to(device)
-        self._mark = self._model = None
-        self._weights = {}
+            model = self._model.to(device)
+            self._lay_out(model, device)  # as it was: a subject must not depend on who came before
+            return model
+        self.clear()
         model = load_base(folder, dtype=dtype).to(device)
-        for module in () if self.lean and device.type == "cpu" else (model.unet, model.vae):
-            lay_out(module, torch.channels_last)  # how CPUs and tensor cores like convolutions best
+        self._lay_out(model, device)
         if self.keep:
             self._mark, self._model = mark, model
             self._weights = {
@@ -43,3 +43,15 @@ class ModelCache:
                 for name, module in model.tuned.items()
             }
         return model
+
+    def clear(self) -> None:
+        """Keep nothing: whoever comes next loads the base."""
+        self._mark = self._model = None
+        self._weights = {}
+
+    def _lay_out(self, model: Network, device: torch.device) -> None:
+        if self.lean and device.type == "cpu":
+            return
+        for module in model.modules.values():
+            fast = module in (model.unet, model.vae)  # how CPUs and tensor cores like convolutions best
+            lay_out(module, torch.channels_last if fast else torch.contiguous_format)

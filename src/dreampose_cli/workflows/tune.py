@@ -10,7 +10,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import cache, media
 from ..bases.config import BaseConfig, TuningSettings, read_config
@@ -23,6 +23,9 @@ from ..reporting import Note, Progress, no_note
 from ..subjects.format import SUBJECT_FILE, SUBJECT_VERSION, is_whole, rename, write_subject
 from ..version import __version__
 from .options import TuneOptions
+
+if TYPE_CHECKING:
+    from ..networks.model_cache import ModelCache
 
 LOW_RANK_RATE, LOW_RANK_DECODER_RATE = 10.0, 10.0  # learning rates of low-rank updates, times those of full tuning
 
@@ -39,8 +42,11 @@ class TunedSubject:
     seconds: float
 
 
-def tune(options: TuneOptions, *, progress: Progress | None = None, note: Note | None = None) -> TunedSubject:
-    """Tune a base on one or more photos of one subject; what is cached is returned at once.
+def tune(
+    options: TuneOptions, *, model_cache: ModelCache | None = None, progress: Progress | None = None, note: Note | None = None
+) -> TunedSubject:
+    """Tune a base on one or more photos of one subject; what is cached is returned at once. The base is taken from
+    `model_cache`, which keeps it for what comes next.
 
     A run that was interrupted resumes from its last checkpoint. Raises MediaError, PoseError, NoPersonError, BaseError,
     UsageError, StoreError, OutOfMemoryError.
@@ -81,7 +87,7 @@ def tune(options: TuneOptions, *, progress: Progress | None = None, note: Note |
                     },
                     **{key: identity[key] for key in ("settings", "seed")},
                 }
-                _learn(options, folder, config, settings, identity, about, partial, started, progress, note)
+                _learn(options, folder, config, settings, identity, about, partial, started, model_cache, progress, note)
             shutil.rmtree(partial / "checkpoints", ignore_errors=True)
             entry = cache.publish_partial(id, "subject")
         cache.note_place(id, folder)
@@ -160,6 +166,7 @@ def _learn(
     about: dict[str, Any],
     partial: Path,
     started: float,
+    model_cache: ModelCache | None,
     progress: Progress | None,
     note: Note,
 ) -> None:
@@ -167,7 +174,8 @@ def _learn(
     pictures = [media.read_photo(path) for path in options.photos]
 
     from ..device import autocast_of, pick_device, release
-    from ..networks.storage import load_base
+    from ..inference.compilation import interpret_blocks
+    from ..networks.model_cache import ModelCache
     from ..subjects.views import read_views
     from ..training.memory import MemoryPlan
     from ..training.tuning import fit_subject
@@ -177,13 +185,19 @@ def _learn(
     plan = MemoryPlan.of(settings, device, options.memory, autocast)
     estimator = options.estimator or config.estimator
     views = read_views(config, options.photos, pictures, options.poses, estimator, options.device, note)
-    model = load_base(folder, device=device, dtype=plan.frozen)
+    model_cache = model_cache or ModelCache(lean=options.memory == "low")
+    model = model_cache.base(folder, device, plan.frozen)
+    interpret_blocks(model)  # those that a render before has compiled
     release(device)  # what reading and loading took
     # Another device may compute in another format: its checkpoints are not these.
     how = f"{autocast or 'float32'}{'-8bit' if plan.eight_bit_adam else ''}"
-    tuned = fit_subject(
-        model, views, settings, options.seed, autocast, partial / "checkpoints" / how, progress, note, plan
-    )
+    try:
+        tuned = fit_subject(
+            model, views, settings, options.seed, autocast, partial / "checkpoints" / how, progress, note, plan
+        )
+    except BaseException:
+        model_cache.clear()  # the network is left in the midst of learning
+        raise
     about["photos"] = [
         {"file": Path(path).name, "sha256": digest, "size": list(picture.shape[:2])}
         | ({"crop": asdict(crop)} if crop else {})
