@@ -46,12 +46,14 @@ def make_shop(folder: Path, people: int) -> list[str]:
     return [str(path) for path in sorted((folder / "photos").iterdir())]
 
 
-def run(words: list[str], cache: Path) -> float:
-    """Seconds of one command with a cache of its own."""
+def run(words: list[str], cache: Path) -> tuple[float, float]:
+    """Seconds of one command with a cache of its own, and of the CPU in it and the workers it started."""
     environment = os.environ | {"DREAMPOSE_CACHE": str(cache), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    started = time.monotonic()
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*PROGRAM, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
-    return time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - started, taken
 
 
 def plan(folder: Path, jobs: int) -> dict:
@@ -60,8 +62,9 @@ def plan(folder: Path, jobs: int) -> dict:
 
     from dreampose_cli import media
     from dreampose_cli.workflows.batch.digests import Digests
+    from dreampose_cli.workflows.batch.existing import REQUEST
     from dreampose_cli.workflows.batch.jobs import read_jobs
-    from dreampose_cli.workflows.batch.plan import REQUEST, Planner
+    from dreampose_cli.workflows.batch.plan import Planner
 
     base = make_base(folder)
     os.chdir(folder)
@@ -73,16 +76,19 @@ def plan(folder: Path, jobs: int) -> dict:
     (folder / "jobs.csv").write_text("photo,poses,output\n" + rows, encoding="utf-8")
     planner = Planner(Digests())
     asked = read_jobs("jobs.csv", "out", {"base": str(base)})
-    planner.digests.of_all(job.photos[0] for job in asked)
     # one real video, whose request is written anew for each job: the same length, so that the boxes stay whole
     request = planner._request(asked[0])
     media.write_frames(folder / "one.mp4", [np.zeros((16, 16, 3), np.uint8)], fps=5, metadata={REQUEST: request})
     raw = (folder / "one.mp4").read_bytes()
+    lines = []
     for job in asked:
         other = planner._request(job)
         Path(job.output).parent.mkdir(parents=True, exist_ok=True)
         made = raw.replace(request["subject"].encode(), other["subject"].encode())
         Path(job.output).write_bytes(made.replace(request["id"].encode(), other["id"].encode()))
+        for kind, step in (("subject", other["subject"]), ("video", other["id"])):
+            lines += finished(kind, step, job)
+    (folder / "out" / "manifest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     found = {}
     command = [sys.executable, __file__, "measure", "--folder", str(folder), "--base", str(base)]
     for name in ("first", "again"):
@@ -91,42 +97,78 @@ def plan(folder: Path, jobs: int) -> dict:
     return {"jobs": jobs, **found}
 
 
+def finished(kind: str, step: str, job) -> list[dict]:
+    """The two lines of a manifest about a step that was done."""
+    about = {"step": step, "kind": kind, "what": f"{kind} of {job.label}", "worker": "1", "host": "shop", "attempt": 1}
+    result = {"subject": step} if kind == "subject" else {"frames": 100, "poses": "0" * 64}
+    done = {"seconds": 2.881, "peak_memory": 601513984, "result": result | {"bytes": 11565337}}
+    return [{"time": 1795540159.9, "event": "start", **about}, {"time": 1795540162.9, "event": "done", **about, **done}]
+
+
 def measure(folder: Path, base: str) -> dict:
-    """One run of a batch of which everything is there: its seconds, and the most memory it took."""
+    """One run of a batch of which everything is there: its seconds, those of the CPU, and the most memory it took."""
     os.chdir(folder)
+    started = time.monotonic()
     from dreampose_cli.__main__ import main
 
-    started = time.monotonic()
     code = main(["batch", "--jobs", "jobs.csv", "-o", "out", "--base", base, "-q"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    lines = (folder / "out" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    present = json.loads(lines[-1])["present"]
-    return {"code": code, "seconds": time.monotonic() - started, "peak_bytes": peak, "present": present}
+    *_, last = (folder / "out" / "manifest.jsonl").open(encoding="utf-8")
+    return {
+        "code": code,
+        "seconds": time.monotonic() - started,
+        "cpu_seconds": time.process_time(),
+        "peak_bytes": peak_bytes(),
+        "present": json.loads(last)["present"],
+    }
+
+
+def peak_bytes() -> int:
+    """The most memory that this process took, which on Linux `getrusage` would mix up with that of its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (text for text in status.read_text(encoding="ascii").splitlines() if text.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def workers(folder: Path) -> dict:
-    """Videos a minute of two workers of one thread each over those of one, 12 people; with what starting them takes."""
+    """Videos a minute of two workers of one thread each over those of one, 12 people: from the moment that the first worker is
+    ready, and with what starting them takes."""
     base, photos = make_base(folder), make_shop(folder, 12)
-    seconds = {}
+    found: dict = {"seconds": {}, "cpu_seconds": {}, "working": {}}
     for count in (1, 2):
-        words = ["batch", *photos, "--poses", str(folder / "turn.poses"), "-o", str(folder / f"out-{count}")]
-        seconds[count] = run(
-            [*words, "--base", str(base), *OPTIONS, "--workers", str(count), "-q"], folder / f"c{count}"
-        )
-    return {"seconds": seconds, "ratio": seconds[1] / seconds[2]}
+        out = folder / f"out-{count}"
+        words = ["batch", *photos, "--poses", str(folder / "turn.poses"), "-o", str(out), "--base", str(base), *OPTIONS]
+        taken = run([*words, "--workers", str(count), "-q"], folder / f"c{count}")
+        found["seconds"][count], found["cpu_seconds"][count] = taken
+        times = [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+        first = min(line["time"] for line in times if line["event"] == "start")
+        found["working"][count] = max(line["time"] for line in times if line["event"] == "done") - first
+    ratios = {name: found[name][1] / found[name][2] for name in ("seconds", "working")}
+    return {**found, "ratio": ratios["working"], "ratio_with_start": ratios["seconds"]}
 
 
 def commands(folder: Path) -> dict:
-    """A batch of 12 videos over twelve times `tune` and `render`."""
+    """A batch of 12 videos over twelve times `tune` and `render`, and of 12 untuned ones over twelve times `render`: seconds,
+    and those of the CPU, which say the same on a busy machine."""
     base, photos = make_base(folder), make_shop(folder, 12)
-    words = ["batch", *photos, "--poses", str(folder / "turn.poses"), "-o", str(folder / "out"), "--base", str(base)]
-    together = run([*words, *OPTIONS, "-q"], folder / "c1")
-    apart = 0.0
-    for i, photo in enumerate(photos):
-        tune = ["tune", photo, "--base", str(base), "--steps", "8", "--decoder-steps", "4", "-q", "--name", f"p{i}"]
-        render = ["render", "--subject", f"p{i}", "--poses", str(folder / "turn.poses"), "--steps", "4", "-q"]
-        apart += run(tune, folder / "c2") + run([*render, "-o", str(folder / f"{i}.mp4")], folder / "c2")
-    return {"batch": together, "commands": apart, "ratio": together / apart}
+    dance = ["--poses", str(folder / "turn.poses")]
+    found = {}
+    for name, untuned in (("tuned", False), ("untuned", True)):
+        words = ["batch", *photos, *dance, "-o", str(folder / name), "--base", str(base), *OPTIONS, "-q"]
+        together = run([*words, "--untuned"] if untuned else words, folder / f"{name}-c1")
+        apart = []
+        for i, photo in enumerate(photos):
+            who = ["--photo", photo, "--base", str(base)] if untuned else ["--subject", f"p{i}"]
+            if not untuned:
+                tune = ["tune", photo, "--base", str(base), "--steps", "8", "--decoder-steps", "4", "--name", f"p{i}", "-q"]
+                apart.append(run(tune, folder / f"{name}-c2"))
+            render = ["render", *who, *dance, "--steps", "4", "-q", "-o", str(folder / f"{name}-{i}.mp4")]
+            apart.append(run(render, folder / f"{name}-c2"))
+        seconds, cpu = (sum(parts) for parts in zip(*apart, strict=True))
+        found[name] = {"batch": together, "commands": (seconds, cpu), "ratio": together[0] / seconds}
+        found[name]["cpu_ratio"] = together[1] / cpu
+    return found
 
 
 def ray(folder: Path) -> dict:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import threading
 import time
 from collections import deque
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from dreampose_cli import media
+from dreampose_cli.bases.registry import bundled
 from dreampose_cli.errors import MediaError, OutOfMemoryError, OutputError, OutputExistsError, UsageError
 from dreampose_cli.media.metadata import KEY, read_metadata
 from dreampose_cli.media.mp4_comment import read_comment
@@ -18,11 +20,24 @@ from dreampose_cli.workflows.batch.digests import Digests
 from dreampose_cli.workflows.batch.driver import Driver, Listener, Policy
 from dreampose_cli.workflows.batch.engine import Event
 from dreampose_cli.workflows.batch.estimates import Measured, forecast
+from dreampose_cli.workflows.batch.existing import REQUEST, made_by
 from dreampose_cli.workflows.batch.failures import DISK, INPUT, MEMORY, NETWORK, OTHER, failure_of
+from dreampose_cli.workflows.batch.job_options import NAMES
 from dreampose_cli.workflows.batch.jobs import jobs_of, read_jobs
 from dreampose_cli.workflows.batch.manifest import Manifest, read_lines
-from dreampose_cli.workflows.batch.plan import REQUEST, Planner, made_by, results_of
+from dreampose_cli.workflows.batch.plan import Planner, results_of
 from dreampose_cli.workflows.batch.schedule import Schedule
+from dreampose_cli.workflows.options import RenderOptions, TuneOptions
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """What a plan sees of a base: its description, and a file for weights that nobody loads."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    folder.mkdir()
+    shutil.copy(bundled() / "base.json", folder)
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    return folder
 
 
 @pytest.fixture
@@ -103,9 +118,60 @@ def test_a_jobs_file_names_photos_or_subjects_and_options(place):
     assert [job.line for job in again] == [1, 3]
 
 
+def test_any_option_of_tune_and_render_is_a_field(place):
+    """But for what the batch itself decides: who, where to, and on which device."""
+    own = {"photos", "photo", "subject", "photo_pose", "poses", "output", "overwrite", "device"}
+    for options, prefix in ((TuneOptions, "tune-"), (RenderOptions, "")):
+        for one in dataclasses.fields(options):
+            name = one.name.replace("_", "-")
+            assert one.name in own or name in NAMES or prefix + name in NAMES, name
+    for name in ("n.npy", "key.pem", "mask.png"):
+        (place / name).write_bytes(b"")
+    values = {
+        "base": "mini", "tune": False, "edit": "a red dress", "edit-where": "mask.png", "size": "128x160", "window": "16:4",
+        "start-noise": "n.npy", "pose-pictures": True, "facing": "back", "interpolate": 3, "estimator": "doodle",
+        "guidance-interval": "0.2:1", "image-guidance": 3, "pose-guidance": 2.5, "sampler": "ddim", "steps": 7, "seed": 4,
+        "noise": "per-frame", "align": "on", "fps": 12, "start": 1, "end": 2, "side-by-side": True, "audio": True,
+        "batch-size": 2, "compile": True, "c2pa-key": "key.pem", "dtype": "float32", "memory": "low", "photo-pose": "y.poses",
+    }  # fmt: skip
+    (place / "jobs.jsonl").write_text(json.dumps({"photo": "a.jpg", "poses": "x.mp4", **values}))
+    (job,) = read_jobs("jobs.jsonl", "out")
+    got = RenderOptions(["x.mp4"], job.output, **job.options.render)
+    assert (got.size, got.window, got.guidance_interval) == ((160, 128), (16, 4), (0.2, 1.0))
+    assert (got.edit, got.edit_where, got.estimator, got.interpolate) == ("a red dress", "mask.png", "doodle", 3)
+    assert set(job.options.render) == {n.replace("-", "_") for n in values} - {"base", "tune", "photo_pose"}
+    tuning = {"tune-steps": 3, "decoder-steps": 2, "learning-rate": 0.1, "decoder-learning-rate": 0.2, "tune-batch-size": 2}
+    tuning |= {"lora-rank": 4, "tune-seed": 1, "name": "anna", "photo-pose": "y.poses"}
+    rows = ",".join(["photo", "poses", *tuning]) + "\n" + ",".join(["a.jpg", "x.mp4", *map(str, tuning.values())])
+    (place / "jobs.csv").write_text(rows)
+    (job,) = read_jobs("jobs.csv", "out")
+    got = TuneOptions(["a.jpg"], **job.options.tune)
+    assert (got.steps, got.decoder_steps, got.learning_rate, got.batch_size, got.seed) == (3, 2, 0.1, 2, 1)
+    assert (got.lora_rank, got.name, got.poses, got.decoder_learning_rate) == (4, "anna", ("y.poses",), 0.2)
+
+
+def test_files_that_options_name_count_by_their_content(place, tiny_base):
+    (place / "noise.npy").write_bytes(b"noise")
+    asked = {"base": str(tiny_base), "start-noise": "noise.npy"}
+    (step,) = [one for one in plan(jobs_of(["a.jpg"], ["y.poses"], "out", asked)).steps.values() if one.kind == "video"]
+    noise = str(place / "noise.npy")
+    assert step.task["options"]["start_noise"] == noise and set(step.task["files"]) == {noise, str(place / "y.poses")}
+    (place / "again.npy").write_bytes(b"noise")
+    same = plan(jobs_of(["a.jpg"], ["y.poses"], "out", asked | {"start-noise": "again.npy"}))
+    assert step.id in same.steps
+    (place / "noise.npy").write_bytes(b"other")
+    assert step.id not in plan(jobs_of(["a.jpg"], ["y.poses"], "out", asked)).steps
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ('{"poses": "x.mp4", "photo": "a.jpg", "size": "big"}', "size is 'big', but must be WIDTHxHEIGHT"),
+        ('{"poses": "x.mp4", "photo": "a.jpg", "window": "4:4"}', "window is '4:4', but must be N or N:M"),
+        ('{"poses": "x.mp4", "photo": "a.jpg", "edit": "a hat"}', "edit needs an untuned job"),
+        ('{"poses": "x.mp4", "photo": "a.jpg", "edit-where": "hair", "tune": false}', "edit-where needs edit"),
+        ('{"poses": "x.mp4", "photo": "a.jpg", "start-noise": "no.npy"}', "start-noise no.npy does not exist"),
+        ('{"poses": "x.mp4", "photo": "a.jpg", "estimator": "r5"}', "estimator r5 does not exist; known are mini"),
         ('{"poses": "x.mp4"', "is not JSON"),
         ("[1]", "is no object"),
         ('{"photo": "a.jpg"}', "does not say its poses"),
@@ -258,6 +324,10 @@ def test_inputs_are_hashed_once_until_they_change(place, monkeypatch):
     assert Digests(place / "digests.jsonl").of("a.jpg") != digest and len(reads) == 1
     with pytest.raises(MediaError, match="gone"):
         first.of("gone.jpg")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(place / "pipe.mp4")  # which would block for ever
+        with pytest.raises(MediaError, match="pipe or a device"):
+            first.of("pipe.mp4")
     assert first.of(str(place)) != first.of(str(place / "b.jpg"))
 
 
@@ -341,9 +411,14 @@ class FakeEngine:
         self.closed = True
 
 
+def photos(task):
+    """The names of a step's photos, which it has by their absolute paths."""
+    return [os.path.basename(path) for path in task.get("photos", ())]
+
+
 def succeed(task):
     if task["kind"] == "subject":
-        return {"subject": f"id of {task['photos']}"}
+        return {"subject": f"id of {photos(task)}"}
     return {"poses": "k"} if task["kind"] == "poses" else {"frames": 8, "bytes": 100, "poses": task["poses_digest"]}
 
 
@@ -352,10 +427,14 @@ def planned(place, tiny_base):
     return plan(jobs_of(["a.jpg", "b.jpg", "c.jpg"], ["x.mp4", "y.poses"], "out", {"base": str(tiny_base)}))
 
 
+class Nobody(Listener):
+    """Does not listen."""
+
+
 def drive(planned, act, workers=1, **policy):
     engine = FakeEngine(act, workers)
     with Manifest(planned.folder) as manifest:
-        summary = Driver(planned, engine, manifest, Policy(**policy), Listener()).run()
+        summary = Driver(planned, engine, manifest, Policy(**policy), Nobody()).run()
     assert engine.closed
     return summary, engine
 
@@ -384,7 +463,7 @@ def test_what_may_pass_is_tried_again_and_what_will_not_is_not(planned):
         if task["kind"] == "video" and task["output"].endswith("a-x.mp4"):
             tries.append(1)
             return OutOfMemoryError("too little") if len(tries) < 3 else succeed(task)
-        return MediaError("b.jpg is no photo.") if task.get("photos") == ["b.jpg"] else succeed(task)
+        return MediaError("b.jpg is no photo.") if photos(task) == ["b.jpg"] else succeed(task)
 
     summary, _ = drive(planned, act, retries=2)
     assert len(tries) == 3 and (summary.made, summary.blocked, summary.missing) == (4, 2, 2)
@@ -418,7 +497,7 @@ def test_a_worker_that_is_lost_costs_one_step_one_try(planned):
 
 def test_a_step_that_takes_too_long_is_ended(planned):
     summary, engine = drive(
-        planned, lambda task: None if task.get("photos") == ["c.jpg"] else succeed(task), timeout=0.2
+        planned, lambda task: None if photos(task) == ["c.jpg"] else succeed(task), timeout=0.2
     )
     assert engine.killed == ["1"] and summary.reasons() == {"timeout": 1}
     assert "subject of c.jpg took longer than --timeout 0.2" in summary.failures[0][2] and summary.made == 4
@@ -451,25 +530,47 @@ def test_failures_are_told_apart():
 
 
 def test_planning_stays_cheap_where_there_is_much(place, tiny_base, monkeypatch):
-    """2,000 jobs of a file in seconds; the benchmark does 100,000."""
+    """2,000 jobs of a file in seconds of the CPU; the benchmark does 100,000."""
     (place / "many").mkdir()
     for i in range(2000):
         (place / "many" / f"{i}.jpg").write_bytes(str(i).encode())
     rows = "".join(f"many/{i}.jpg,y.poses,{i % 10}/{i}.mp4\n" for i in range(2000))
     (place / "jobs.csv").write_text("photo,poses,output\n" + rows)
-    started = time.monotonic()
+    started = time.process_time()
     made = plan(read_jobs("jobs.csv", "out", {"base": str(tiny_base)}))
-    assert len(made.steps) == 4000 and time.monotonic() - started < 10
+    assert len(made.steps) == 4000 and time.process_time() - started < 3
     assert threading.active_count() < 20
 
 
 def test_a_video_never_replaces_an_input(place, tiny_base):
     jobs = jobs_of(["a.jpg"], ["x.mp4"], "out", {"base": str(tiny_base)})
     for output in (place / "x.mp4", place / "a.jpg"):
-        with pytest.raises(OutputError, match="is an input of this command too"):
+        with pytest.raises(OutputError, match="is an input of this batch too"):
             plan([dataclasses.replace(job, output=str(output)) for job in jobs], overwrite=True)
+    other = jobs_of(["b.jpg"], ["y.poses"], "out", {"base": str(tiny_base)})
+    with pytest.raises(OutputError, match="is an input of this batch too"):  # of another job
+        plan([*jobs, dataclasses.replace(other[0], output=str(place / "x.mp4"))], overwrite=True)
+    (place / "frames").mkdir()
+    with pytest.raises(OutputError, match="is an input folder"):
+        plan([dataclasses.replace(jobs[0], poses="frames", output=str(place / "frames" / "a.mp4"))])
     with pytest.raises(OutputError, match="would be replaced"):
         plan([dataclasses.replace(job, output=f"{place}/") for job in jobs], overwrite=True)
+
+
+def test_a_large_jobs_file_is_read_line_by_line(place):
+    """Lines of 500 bytes, one of them bad: it is named without the file in memory."""
+    import tracemalloc
+
+    line = json.dumps({"photo": "a.jpg", "poses": "x.mp4", "output": "%06d.mp4", "name": ""}).ljust(499) + "\n"
+    with open("jobs.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(line % i for i in range(3_000))
+        file.write(json.dumps({"photo": "a.jpg", "poses": "gone.mp4"}) + "\n")
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=r"line 3001: gone\.mp4 does not exist"):
+        read_jobs("jobs.jsonl", "out")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_500_000  # the file has as many bytes
 
 
 def test_engines_are_named(place, tiny_base):

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dreampose_cli import media
+from dreampose_cli import cache, media
 from dreampose_cli.__main__ import main
 from dreampose_cli.workflows.batch.manifest import read_lines
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
@@ -69,20 +69,43 @@ def family(process):
 
 
 def test_a_batch_makes_what_the_commands_make_and_is_done_once(shop, tiny_base, capsys):
-    photos = ["photos/0.png", "photos/1.png"]
-    assert main(words(tiny_base, "-q", photos=photos, output="videos/")) == 0
-    assert capsys.readouterr().out.strip() == str(shop / "videos")
-    subject = tune(TuneOptions([Path(photos[1])], base=str(tiny_base), steps=2, decoder_steps=1))
-    assert subject.cached  # the batch has tuned the very same
+    """And a bad photo does not stop the others."""
+    (shop / "photos" / "2.png").write_bytes(b"no picture")
+    rows = [{"photo": f"photos/{i}.png", "poses": dance} for i in (0, 1) for dance in ("walk.mp4", "turn.poses")]
+    rows += [{"photo": f"photos/{i}.png", "poses": "turn.poses", "output": f"{i}.gif", "tune": False} for i in (1, 2)]
+    (shop / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    jobs = ["batch", "--jobs", "jobs.jsonl", "-o", "videos/", "--base", str(tiny_base), *OPTIONS]
+    assert main(jobs) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "1 of 6 videos is missing" in said.err and "2.png" in said.err
+    assert "correct or leave out what is named" in said.err
+    (failed,) = [line for line in events() if line["event"] == "failed"]
+    assert (failed["reason"], failed["again"]) == ("input", False) and "2.png" in failed["error"]
+    # each of the two subjects was tuned on a base that the other, and a render, had used before
+    for i in (0, 1):
+        made = tune(TuneOptions([Path(f"photos/{i}.png")], base=str(tiny_base), steps=2, decoder_steps=1))
+        assert made.cached  # the batch has tuned the very same
+        with cache.within(shop / "another"):
+            alone = tune(TuneOptions([Path(f"photos/{i}.png")], base=str(tiny_base), steps=2, decoder_steps=1))
+        assert alone.id == made.id and not alone.cached
+        for file in made.path.glob("*.safetensors"):
+            assert file.read_bytes() == (alone.path / file.name).read_bytes(), (i, file.name)
     for dance in ("walk.mp4", "turn.poses"):
-        render(RenderOptions([Path(dance)], "one.mp4", subject=subject.id, steps=2, overwrite=True))
+        render(RenderOptions([Path(dance)], "one.mp4", subject=made.id, steps=2, overwrite=True))
         assert pictures("one.mp4") == pictures(f"videos/1-{Path(dance).stem}.mp4"), dance
+    photo = Path("photos/1.png")
+    render(RenderOptions([Path("turn.poses")], "one.gif", photo=photo, base=str(tiny_base), steps=2))
+    assert pictures("one.gif") == pictures("videos/1.gif")
+    # photos and dances in place of the file ask for the same, and it is there
+    photos = ["photos/0.png", "photos/1.png"]
     before = {path: path.stat().st_mtime_ns for path in (shop / "videos").glob("*.mp4")}
     steps = len(events())
     assert main(words(tiny_base, "--json", photos=photos)) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == ["begin", "end"] and lines[1]["present"] == 4
     assert len(events()) == steps + 2
+    assert main(words(tiny_base, "-q", photos=photos, output="videos/")) == 0
+    assert capsys.readouterr().out.strip() == str(shop / "videos")
     assert before == {path: path.stat().st_mtime_ns for path in (shop / "videos").glob("*.mp4")}
     # what is known by now tells what the third photo will take
     assert main(words(tiny_base, "--dry-run", "--json")) == 0
@@ -93,39 +116,44 @@ def test_a_batch_makes_what_the_commands_make_and_is_done_once(shop, tiny_base, 
     assert "was made by another request: seed (None, now 1) differs" in capsys.readouterr().err
 
 
-def test_a_bad_photo_does_not_stop_the_others(shop, tiny_base, capsys):
-    (shop / "photos" / "0.png").write_bytes(b"no picture")
-    assert main(words(tiny_base, "--untuned", photos=["photos/0.png", "photos/1.png"], dances=["turn.poses"])) == 1
-    said = capsys.readouterr()
-    assert said.out == "" and "1 of 2 videos is missing" in said.err and "0.png" in said.err
-    assert "correct or leave out what is named" in said.err
-    (failed,) = [line for line in events() if line["event"] == "failed"]
-    assert (failed["reason"], failed["again"]) == ("input", False) and "0.png" in failed["error"]
-    assert (shop / "videos" / "1-turn.mp4").is_file()
+def test_an_input_that_vanishes_or_changes_after_planning_fails(shop, tiny_base):
+    """Without a worker process: the steps of a plan, run here."""
+    from dreampose_cli.workflows.batch.digests import Digests
+    from dreampose_cli.workflows.batch.jobs import jobs_of
+    from dreampose_cli.workflows.batch.plan import Planner
+    from dreampose_cli.workflows.batch.steps import StepRunner
+
+    jobs = jobs_of(["photos/0.png", "photos/1.png"], ["turn.poses"], "videos", {"base": str(tiny_base)})
+    plan = Planner(Digests()).plan(jobs, Path("videos"))
+    first, second = [step for step in plan.steps.values() if step.kind == "subject"]
+    (shop / "photos" / "0.png").unlink()
+    (shop / "photos" / "1.png").write_bytes(b"another")
+    runner, nobody = StepRunner("cpu"), lambda *_: None
+    for step, words in ((first, "has vanished since the batch was planned"), (second, "has changed since the batch")):
+        kind, data = runner.run({**step.task, "id": step.id}, None, nobody, nobody)
+        assert kind == "failed" and data["reason"] == "input" and words in data["sentence"]
 
 
-def test_ctrl_c_and_kill_leave_what_is_done_and_no_process(shop, tiny_base):
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_and_kill_leave_what_is_done_and_no_process(shop, tiny_base, how, code):
     arguments = words(tiny_base, photos=["photos/0.png", "photos/1.png"], dances=["turn.poses"])
-    for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        process = start(*arguments)
-        deadline = time.monotonic() + 120
-        begun = len([line for line in events() if line["event"] == "start"]) if Path("videos").exists() else 0
-        while time.monotonic() < deadline and process.poll() is None:
-            if Path("videos").exists() and len([e for e in events() if e["event"] == "start"]) > begun:
-                break
-            time.sleep(0.05)
-        members = family(process)
-        process.send_signal(how)
-        said = process.communicate(timeout=60)
-        assert process.returncode == code, said
-        _, alive = psutil.wait_procs(members[1:], timeout=30)
-        assert not alive
-        if how == signal.SIGINT:
-            assert "interrupted" in said[1] and "missing" in said[1]
-    done = subprocess.run(
-        [sys.executable, "-m", "dreampose_cli", *arguments], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    process = start(*arguments)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if Path("videos").exists() and any(line["event"] == "start" for line in events()):
+            break
+        time.sleep(0.05)
+    members = family(process)
+    process.send_signal(how)
+    said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    _, alive = psutil.wait_procs(members[1:], timeout=30)
+    assert not alive
+    if how == signal.SIGINT:
+        assert "interrupted" in said[1] and "missing" in said[1]
+    assert main([*arguments, "-q"]) == 0
     assert sorted(path.name for path in (shop / "videos").glob("*.mp4")) == ["0-turn.mp4", "1-turn.mp4"]
 
 
@@ -158,7 +186,8 @@ def test_thirty_kills_lose_nothing(shop, tiny_base, tmp_path_factory, monkeypatc
             if which == members[1:2]:
                 process.send_signal(signal.SIGKILL)  # the driver had the time to see it only now and then
             process.communicate(timeout=60)
-            psutil.wait_procs(members, timeout=30)
+            _, alive = psutil.wait_procs(members, timeout=30)
+            assert not alive
             for path in Path("videos").glob("*.mp4"):
                 assert len(list(media.open_frames(path))) == 8, path
     done = subprocess.run(

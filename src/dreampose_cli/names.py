@@ -70,3 +70,31 @@ def check_choice(what: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise UsageError(f"there is no {what} {value!r}; choose one of {', '.join(choices)}.")
     return value
+
+
+def parse_size(what: str, text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT as (height, width); UsageError naming `what` where it is none."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if not match or not all(16 <= int(number) <= 4096 for number in match.groups()):
+        raise UsageError(f"{what} is {text!r}, but must be WIDTHxHEIGHT in pixels, such as 128x160, each 16 to 4096.")
+    return int(match[2]), int(match[1])
+
+
+def parse_window(what: str, text: str) -> tuple[int, int]:
+    """N or N:M as (frames, overlap), M 0 where it is left out; UsageError naming `what` where it is none."""
+    match = re.fullmatch(r"(\d{1,4})(?::(\d{1,4}))?", text)
+    if not match or not 0 <= int(match[2] or 0) < int(match[1]):
+        raise UsageError(f"{what} is {text!r}, but must be N or N:M frames with 0 <= M < N, such as 16:4.")
+    return int(match[1]), int(match[2] or 0)
+
+
+def parse_interval(what: str, text: str) -> tuple[float, float]:
+    """LOW:HIGH as two shares of the noise schedule; UsageError naming `what` where it is none."""
+    low, colon, high = text.partition(":")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = (math.nan, math.nan)
+    if not (colon and 0 <= found[0] < found[1] <= 1):
+        raise UsageError(f"{what} is {text!r}, but must be LOW:HIGH with 0 <= LOW < HIGH <= 1.")
+    return found

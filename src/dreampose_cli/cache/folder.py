@@ -25,6 +25,7 @@ STATE_FOLDERS = ("locks", "used", "sums", "places")
 LOOSE_FILES = ("last-subject", VERSION_FILE, "trusted-code")
 _OF_NOBODY = ("lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", "CACHEDIR.TAG")
 _DESCRIBED = {"subjects": (SUBJECT_JSON,), "bases": (BASE_JSON,)}
+_SMALL = 1 << 17  # bytes of a file that is read at once
 _NOTHING = re.compile(r"(?!)")
 _OWN_NAMES = {  # of what stands in each folder: by these a cache is known whose version file is lost
     "subjects": re.compile(r"[0-9a-f]{16}"),
@@ -165,7 +166,9 @@ def key(*parts: Any) -> str:
 def file_digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, 64 hex digits. MediaError when it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size <= _SMALL:  # the buffer of file_digest costs more than such a file
+                return hashlib.sha256(file.read()).hexdigest()
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as problem:
         raise MediaError(f"cannot read {os.fspath(path)}: {problem.strerror or problem}.") from problem

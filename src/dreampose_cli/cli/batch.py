@@ -69,6 +69,7 @@ def batch(
         options.whole("--decoder-steps", "N", "Tuning steps of the decoder.", 0, 1_000_000, default=options.FROM_BASE),
     ] = None,
     estimator: options.Estimator = None,
+    trust_code: options.TrustCode = False,
     image_guidance: options.ImageGuidance = None,
     pose_guidance: options.PoseGuidance = None,
     guidance_interval: Annotated[
@@ -166,6 +167,7 @@ def batch(
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
     options.check_span(start, end)
+    options.trust_estimator(estimator, trust_code)
     if output is None:
         raise UsageError("Missing option '--output' / '-o'.")
     if jobs is None and not poses:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,9 @@ from ..names import (
     check_device,
     check_name,
     check_range,
+    parse_interval,
+    parse_size,
+    parse_window,
 )
 from . import candidates
 
@@ -75,10 +77,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 def pixels(text: str) -> tuple[int, int]:
     """WIDTHxHEIGHT as (height, width); UsageError where it is none."""
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not match or not all(16 <= int(number) <= 4096 for number in match.groups()):
-        raise UsageError(f"--size is {text!r}, but must be WIDTHxHEIGHT in pixels, such as 128x160, each 16 to 4096.")
-    return int(match[2]), int(match[1])
+    return parse_size("--size", text)
 
 
 def trust_estimator(estimator: str | None, trust_code: bool) -> None:
@@ -94,26 +93,12 @@ def trust_estimator(estimator: str | None, trust_code: bool) -> None:
 
 def interval(text: str | None) -> tuple[float, float] | None:
     """LOW:HIGH as two shares of the noise schedule; UsageError where it is none."""
-    if text is None:
-        return None
-    low, colon, high = text.partition(":")
-    try:
-        found = float(low), float(high)
-    except ValueError:
-        found = (math.nan, math.nan)
-    if not (colon and 0 <= found[0] < found[1] <= 1):
-        raise UsageError(f"--guidance-interval is {text!r}, but must be LOW:HIGH with 0 <= LOW < HIGH <= 1.")
-    return found
+    return None if text is None else parse_interval("--guidance-interval", text)
 
 
 def window(text: str | None) -> tuple[int, int] | None:
     """N or N:M as (frames, overlap), M 0 where it is left out; UsageError where it is none."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,4})(?::(\d{1,4}))?", text)
-    if not match or not 0 <= int(match[2] or 0) < int(match[1]):
-        raise UsageError(f"--window is {text!r}, but must be N or N:M frames with 0 <= M < N, such as 16:4.")
-    return int(match[1]), int(match[2] or 0)
+    return None if text is None else parse_window("--window", text)
 
 
 def whole(option: str, metavar: str, help: str, low: float, high: float = MANY, *, default: str | bool = True):

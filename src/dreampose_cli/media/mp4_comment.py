@@ -11,57 +11,77 @@ from typing import BinaryIO
 
 _PATH = (b"moov", b"udta", b"meta", b"ilst", b"\xa9cmt", b"data")
 _LARGEST = 1 << 20  # bytes of a comment
+_BLOCK = 1 << 14  # bytes that are read at once: of most videos all that comes before the pictures
+_HEAD = struct.Struct(">I4s")
 
 
 def read_comment(path: str | os.PathLike) -> str | None:
     """The comment; None where there is none, and where the file is no .mp4 or is cut short. Raises OSError."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not _is_whole(file, size):
+    with open(path, "rb", buffering=0) as file:
+        found = _Bytes(file, os.fstat(file.fileno()).st_size)
+        movie = _movie(found)
+        if movie is None:
             return None
-        start, end = 0, size
-        for name in _PATH:
-            found = _find(file, name, start, end)
-            if found is None:
+        start, end = movie
+        for name in _PATH[1:]:
+            inner = _find(found, name, start, end)
+            if inner is None:
                 return None
-            start, end = found
+            start, end = inner
             start += 4 if name == b"meta" else 8 if name == b"data" else 0  # version and flags; type and locale
         if not 0 <= end - start <= _LARGEST:
             return None
-        file.seek(start)
-        return file.read(end - start).decode("utf-8", "replace")
+        return found.at(start, end - start).decode("utf-8", "replace")
 
 
-def _is_whole(file: BinaryIO, size: int) -> bool:
-    """Whether the boxes of the file begin with its type, and end where the file ends."""
-    at, first = 0, True
-    while at < size:
-        box = _box(file, at, size)
-        if box is None or (first and box[0] != b"ftyp"):
-            return False
-        at, first = box[2], False
-    return size > 0
+class _Bytes:
+    """A file's bytes by their place; what lies near each other is read once."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self.file, self.size = file, size
+        self._start, self._block = 0, b""
+
+    def at(self, place: int, count: int) -> bytes:
+        """`count` bytes from `place` on, fewer at the file's end."""
+        begin = place - self._start
+        if begin < 0 or begin + count > len(self._block):
+            self.file.seek(place)
+            self._block, self._start, begin = self.file.read(max(count, _BLOCK)), place, 0
+        return self._block[begin : begin + count]
 
 
-def _find(file: BinaryIO, name: bytes, at: int, end: int) -> tuple[int, int] | None:
+def _movie(found: _Bytes) -> tuple[int, int] | None:
+    """Where the contents of the movie box begin and end; None where the boxes of the file do not begin with its type, or
+    do not end where the file ends."""
+    at, movie = 0, None
+    while at < found.size:
+        box = _box(found, at, found.size)
+        if box is None or (at == 0 and box[0] != b"ftyp"):
+            return None
+        if box[0] == _PATH[0] and movie is None:
+            movie = box[1:]
+        at = box[2]
+    return movie
+
+
+def _find(found: _Bytes, name: bytes, at: int, end: int) -> tuple[int, int] | None:
     """Where the contents of the box `name` begin and end, of the boxes between `at` and `end`."""
     while at < end:
-        box = _box(file, at, end)
+        box = _box(found, at, end)
         if box is None:
             return None
         if box[0] == name:
-            return box[1], box[2]
+            return box[1:]
         at = box[2]
     return None
 
 
-def _box(file: BinaryIO, at: int, limit: int) -> tuple[bytes, int, int] | None:
+def _box(found: _Bytes, at: int, limit: int) -> tuple[bytes, int, int] | None:
     """The name of the box at a place, and where its contents begin and end; None where it does not fit."""
-    file.seek(at)
-    head = file.read(16)
+    head = found.at(at, min(16, limit - at))
     if len(head) < 8:
         return None
-    size, name = struct.unpack(">I4s", head[:8])
+    size, name = _HEAD.unpack_from(head)
     start = at + 8
     if size == 1 and len(head) == 16:
         (size,) = struct.unpack(">Q", head[8:])

@@ -5,27 +5,35 @@ What is remembered lies beside the manifest, a line a file. It saves reading, an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 from ... import cache
 from ...errors import MediaError, OutputError
 
 THREADS = 4  # hashing leaves the interpreter's lock, and disks like several readers
+TOGETHER = 64  # files that a thread takes at once
 SETTLED = 2.0  # seconds: what changed later than that before it was hashed may change again within the clock's grain
 HEAD = 1 << 16  # bytes of a file that decide which shard has it
 
 
 class Digests:
-    """SHA-256 of files and folders by path; `memory` is the file that remembers them, None for none."""
+    """SHA-256 of files and folders by path; `memory` is the file that remembers them, None for none.
+
+    files: the device and number of every file that was asked for. folders: the paths that were folders.
+    """
 
     def __init__(self, memory: Path | None = None):
         self.memory = memory
+        self.files: set[tuple[int, int]] = set()
+        self.folders: set[str] = set()
         self._known: dict[str, tuple[int, int, str]] = {}
         self._fresh: dict[str, tuple[int, int, str]] = {}
         self._heads: dict[str, str] = {}
@@ -34,18 +42,40 @@ class Digests:
 
     def of(self, path: str) -> str:
         """The digest of a file, or of the files in a folder with their names. Raises MediaError."""
-        if os.path.isdir(path):
-            names = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
+        found = self._remembered_of(path)
+        return self._read(path) if found is None else found
+
+    def of_all(self, paths: Iterable[str]) -> dict[str, str]:
+        """The digests of many files and folders; what has to be read is read by several threads. Raises MediaError."""
+        found = {path: self._remembered_of(path) for path in dict.fromkeys(paths)}
+        unknown = [path for path, digest in found.items() if digest is None]
+        some = [unknown[i : i + TOGETHER] for i in range(0, len(unknown), TOGETHER)]
+        with ThreadPoolExecutor(THREADS) as threads:
+            for part, digests in zip(some, threads.map(self._read_all, some), strict=True):
+                found.update(zip(part, digests, strict=True))
+        return found
+
+    def _remembered_of(self, path: str) -> str | None:
+        """What is known of a file, if it is as it was; None where it has to be read. Of a folder, its digest."""
+        place = os.path.abspath(path)
+        stat = _stat(path, place)
+        if S_ISDIR(stat.st_mode):
+            self.folders.add(path)
+            names = sorted(entry.name for entry in os.scandir(place) if entry.is_file())
             listed = "".join(f"{name}\0{self.of(os.path.join(path, name))}\n" for name in names)
             return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
-        place = os.path.abspath(path)
-        try:
-            stat = os.stat(place)
-        except OSError as error:
-            raise MediaError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+        if not S_ISREG(stat.st_mode):
+            raise MediaError(f"{path} is a pipe or a device, which is read only once; save it as a file first.")
+        self.files.add((stat.st_dev, stat.st_ino))
         known = self._known.get(place)
-        if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
-            return known[2]
+        return known[2] if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns) else None
+
+    def _read_all(self, paths: list[str]) -> list[str]:
+        return [self._read(path) for path in paths]
+
+    def _read(self, path: str) -> str:
+        place = os.path.abspath(path)
+        stat = _stat(path, place)  # before it is read: what changes meanwhile is read again
         digest = cache.file_digest(place)
         found = (stat.st_size, stat.st_mtime_ns, digest)
         self._known[place] = found
@@ -53,24 +83,16 @@ class Digests:
             self._fresh[place] = found
         return digest
 
-    def of_all(self, paths: Iterable[str]) -> None:
-        """Hash many files at once, so that `of` knows them. Raises MediaError."""
-        with ThreadPoolExecutor(THREADS) as threads:
-            for _ in threads.map(self.of, dict.fromkeys(paths), chunksize=64):
-                pass
-
     def head(self, path: str) -> str:
         """A digest of a file's size and beginning (of a folder, of its files' names): enough to cut work by content."""
         found = self._heads.get(path)
         if found is None:
-            try:
+            with _reading(path):
                 if os.path.isdir(path):
                     raw = "\0".join(sorted(os.listdir(path))).encode(errors="surrogateescape")
                 else:
                     with open(path, "rb") as file:
                         raw = f"{os.fstat(file.fileno()).st_size}:".encode() + file.read(HEAD)
-            except OSError as error:
-                raise MediaError(f"{path} cannot be read: {error.strerror}; check the path.") from error
             found = self._heads[path] = hashlib.sha256(raw).hexdigest()
         return found
 
@@ -85,6 +107,19 @@ class Digests:
         except OSError as error:
             raise OutputError(f"{self.memory} cannot be written: {error.strerror}; choose another -o.") from error
         self._fresh.clear()
+
+
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {error.strerror}; check the path.") from error
+
+
+def _stat(path: str, place: str) -> os.stat_result:
+    with _reading(path):
+        return os.stat(place)
 
 
 def _remembered(memory: Path | None) -> list[tuple[str, int, int, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,9 +37,15 @@ class Measured:
     def of(cls, lines: Iterable[dict[str, Any]]) -> Measured:
         """From the lines of manifests."""
         found = cls()
-        for line in lines:
-            found.add(line)
+        for _ in found.through(lines):
+            pass
         return found
+
+    def through(self, lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Pass lines on, each taken into account."""
+        for line in lines:
+            self.add(line)
+            yield line
 
     def add(self, line: dict[str, Any]) -> None:
         """Take one more line into account."""

@@ -7,6 +7,7 @@ What both have with one meaning has one name; what means something else in each 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,9 @@ from ...errors import UsageError
 from ...names import (
     ALIGNMENTS,
     DTYPES,
+    EDIT_REGIONS,
+    ESTIMATORS,
+    FACINGS,
     FPS_RANGE,
     GUIDANCE_RANGE,
     MEMORIES,
@@ -26,6 +30,9 @@ from ...names import (
     check_choice,
     check_name,
     check_range,
+    parse_interval,
+    parse_size,
+    parse_window,
 )
 
 MANY = 10**9
@@ -53,6 +60,17 @@ class JobOptions:
     def render_content(self) -> dict[str, Any]:
         """The options that a video depends on."""
         return {k: v for k, v in self.render.items() if k not in self.RENDER_NEUTRAL and v is not None}
+
+    def files(self) -> dict[str, str]:
+        """The options that name a file or a folder, of which the content counts: paths by the names of the fields."""
+        found = {name: self.render.get(name) for name in ("start_noise", "c2pa_key")}
+        found |= {"edit_where": _path_unless(self.render.get("edit_where"), EDIT_REGIONS)}
+        found |= {"estimator": _path_unless(self.render.get("estimator"), ESTIMATORS)}
+        return {name: path for name, path in found.items() if path is not None}
+
+
+def _path_unless(value: str | None, names: tuple[str, ...]) -> str | None:
+    return None if value in names else value
 
 
 def _text(name: str, value: Any) -> str:
@@ -98,14 +116,8 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _interval(name: str, value: Any) -> tuple[float, float]:
-    parts = value.split(":") if isinstance(value, str) else value
-    try:
-        low, high = (float(part) for part in parts)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not 0 <= low < high <= 1:
-        raise UsageError(f"{name} is {value!r}, but must be LOW:HIGH with 0 <= LOW < HIGH <= 1.")
-    return low, high
+    text = value if isinstance(value, str) else ":".join(map(str, value if isinstance(value, list | tuple) else ()))
+    return parse_interval(name, text)
 
 
 def _paths(name: str, value: Any) -> tuple[str, ...]:
@@ -116,11 +128,10 @@ def _paths(name: str, value: Any) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts)
 
 
-_BOTH: dict[str, Parser] = {"dtype": _choice(DTYPES), "memory": _choice(MEMORIES)}
+_BOTH: dict[str, Parser] = {"dtype": _choice(DTYPES), "memory": _choice(MEMORIES), "estimator": _text}
 _TUNE: dict[str, tuple[str, Parser]] = {
     "name": ("name", lambda name, value: check_name(_text(name, value))),
     "photo-pose": ("poses", _paths),
-    "estimator": ("estimator", _text),
     "tune-steps": ("steps", _whole(0, 1_000_000)),
     "decoder-steps": ("decoder_steps", _whole(0, 1_000_000)),
     "learning-rate": ("learning_rate", _number(*RATE_RANGE, above=True)),
@@ -131,6 +142,14 @@ _TUNE: dict[str, tuple[str, Parser]] = {
 }
 _RENDER: dict[str, tuple[str, Parser]] = {
     "photo-index": ("photo_index", _whole(1)),
+    "edit": ("edit", _text),
+    "edit-where": ("edit_where", _text),
+    "size": ("size", lambda name, value: parse_size(name, _text(name, value))),
+    "window": ("window", lambda name, value: parse_window(name, str(value))),
+    "start-noise": ("start_noise", _text),
+    "pose-pictures": ("pose_pictures", _flag),
+    "facing": ("facing", _choice(FACINGS)),
+    "interpolate": ("interpolate", _whole(0, 1000)),
     "image-guidance": ("image_guidance", _number(*GUIDANCE_RANGE)),
     "pose-guidance": ("pose_guidance", _number(*GUIDANCE_RANGE)),
     "guidance-interval": ("guidance_interval", _interval),
@@ -146,11 +165,13 @@ _RENDER: dict[str, tuple[str, Parser]] = {
     "audio": ("audio", _flag),
     "batch-size": ("batch_size", _whole(1)),
     "compile": ("compile", _flag),
+    "c2pa-key": ("c2pa_key", _text),
 }
 # What is said without being different from not saying it.
 _DEFAULTS: dict[str, Any] = {
     "tune": True, "dtype": "auto", "memory": "auto", "tune-seed": 0, "photo-index": 1, "seed": 0, "noise": "shared",
     "align": "auto", "side-by-side": False, "audio": False, "compile": False, "start": 0.0,
+    "pose-pictures": False, "facing": "front", "interpolate": 0,
 }  # fmt: skip
 NAMES = ("base", "tune", *_BOTH, *_TUNE, *_RENDER)
 
@@ -171,21 +192,42 @@ class OptionSets:
     def __init__(self, common: Mapping[str, Any] | None = None):
         self.common = {name: parse_option(name, value) for name, value in (common or {}).items() if value is not None}
         self._made: dict[tuple, JobOptions] = {}
+        self._plain: JobOptions | None = None
 
     def of(self, given: Mapping[str, Any]) -> JobOptions:
         """The common options with those `given` for one job on top. Raises UsageError."""
+        if not given and self._plain is not None:
+            return self._plain
         values = {**self.common, **{name: parse_option(name, value) for name, value in given.items()}}
         values = {name: value for name, value in values.items() if value != _DEFAULTS.get(name)}
         mark = tuple(sorted(values.items()))
         found = self._made.get(mark)
         if found is None:
-            if values.get("end") is not None and values["end"] <= (values.get("start") or 0.0):
-                raise UsageError(f"end ({values['end']:g} s) must be after start ({values.get('start') or 0:g} s).")
-            both = {name: values[name] for name in _BOTH if name in values}
-            found = self._made[mark] = JobOptions(
-                tune=both | {key: values[name] for name, (key, _) in _TUNE.items() if name in values},
-                render=both | {key: values[name] for name, (key, _) in _RENDER.items() if name in values},
-                base=values.get("base"),
-                tuned=values.get("tune", True),
-            )
+            found = self._made[mark] = _checked(values)
+        if not given:
+            self._plain = found
         return found
+
+
+def _checked(values: Mapping[str, Any]) -> JobOptions:
+    """Values that go together as options. Raises UsageError."""
+    if values.get("end") is not None and values["end"] <= (values.get("start") or 0.0):
+        raise UsageError(f"end ({values['end']:g} s) must be after start ({values.get('start') or 0:g} s).")
+    tuned = values.get("tune", True)
+    if "edit-where" in values and "edit" not in values:
+        raise UsageError("edit-where needs edit: what is to change there.")
+    if "edit" in values and tuned:
+        raise UsageError("edit needs an untuned job (tune: false): a subject was tuned on its photos as they are.")
+    both = {name: values[name] for name in _BOTH if name in values}
+    found = JobOptions(
+        tune=both | {key: values[name] for name, (key, _) in _TUNE.items() if name in values},
+        render=both | {key: values[name] for name, (key, _) in _RENDER.items() if name in values},
+        base=values.get("base"),
+        tuned=tuned,
+    )
+    for name, path in found.files().items():
+        if not os.path.exists(path):
+            names = {"estimator": ESTIMATORS, "edit_where": EDIT_REGIONS}.get(name)
+            way = f"known are {', '.join(names)}, or a path" if names else "check the path"
+            raise UsageError(f"{name.replace('_', '-')} {path} does not exist; {way}.")
+    return found

@@ -6,6 +6,7 @@ Everything here is about names and places; nothing is opened but the jobs file.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -232,10 +233,7 @@ def _csv_rows(lines: Iterator[tuple[int, str | UsageError]]) -> Iterator[tuple[i
 def _job(row: dict, number: int, home: str, sets: OptionSets, there: dict[str, bool]) -> Job:
     values = {}
     for key, value in row.items():
-        name = key.strip().lower().replace("_", "-")
-        name = "photo" if name == "photos" else name
-        if name not in FIELDS and name not in NAMES:
-            raise UsageError(f"has the unknown field {key}; known are {', '.join((*FIELDS, *NAMES))}.")
+        name = _field(key)
         if value not in (None, ""):
             values[name] = value
     photos = _photos(values.pop("photo", None))
@@ -268,6 +266,16 @@ def _job(row: dict, number: int, home: str, sets: OptionSets, there: dict[str, b
     return Job(photos, subject, poses, _output(fields["output"], home, who, poses, options), options, number)
 
 
+@functools.cache
+def _field(key: str) -> str:
+    """The name of a field as it is written in a file. Raises UsageError."""
+    name = key.strip().lower().replace("_", "-")
+    name = "photo" if name == "photos" else name
+    if name not in FIELDS and name not in NAMES:
+        raise UsageError(f"has the unknown field {key}; known are {', '.join((*FIELDS, *NAMES))}.")
+    return name
+
+
 def _photos(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
@@ -288,7 +296,7 @@ def _output(asked: str | None, home: str, who: str, poses: str, options: JobOpti
         raise UsageError(f"the output {asked} lies outside the folder {home}; outputs are taken from there.")
     if os.path.basename(path).startswith((".", "manifest")) and asked.endswith(("jsonl", "lock")):
         raise UsageError(f"the output {asked} is a name that the batch uses itself; choose another.")
-    kind = output_kind(asked)
+    kind = "mp4" if path.endswith(".mp4") else output_kind(f"{path}{os.sep}" if asked.endswith(("/", os.sep)) else path)
     if options.render.get("audio") and kind != "mp4":
         raise UsageError(f"the output {asked} carries no sound; write an .mp4, or leave `audio` out.")
     return f"{path}{os.sep}" if kind == "folder" else path

@@ -99,12 +99,16 @@ class Manifest:
         return OutputError(f"{self.path} cannot be written: {error.strerror or error}; choose another -o.")
 
 
-def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of all manifests in `folder`, the oldest first within each; what is no line of ours is left out."""
+def read_lines(folder: Path, event: str = "") -> Iterator[dict[str, Any]]:
+    """The lines of all manifests in `folder`, or those of one event, the oldest first within each; what is no line of ours
+    is left out."""
+    mark = f'"event": "{event}"' if event else ""
     for path in sorted(Path(folder).glob(f"{NAME}*.jsonl")):
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 for text in file:
+                    if mark not in text:
+                        continue
                     with contextlib.suppress(ValueError, RecursionError, msgspec.ValidationError):
                         line = json.loads(text)
                         msgspec.convert(line, _Line)

@@ -6,28 +6,30 @@ batch found done. The plan is the same whoever makes it, so that shards agree wi
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ... import cache, media
+from ... import cache
+from ...bases.config import read_config
 from ...bases.fingerprint import fingerprint
 from ...bases.registry import resolve_base
-from ...errors import MediaError, OutputExistsError
-from ...media.metadata import KEY
-from ...media.mp4_comment import read_comment
+from ...errors import OutputExistsError
+from ...poses.extraction import is_doodle_reader
 from ...poses.files import is_pose_source
 from ...reporting import Note, Progress
 from ...subjects.loading import find_subject
 from ...version import __version__
 from .digests import Digests
+from .existing import difference, is_there, made_by, require_apart
+from .job_options import JobOptions
 from .jobs import SHOWN, Job
 
 POSES, SUBJECT, VIDEO = "poses", "subject", "video"
-REQUEST = "request"  # where a video's metadata says what made it
+TOLD_EVERY = 200  # jobs between two reports
+_SUBJECT, _VIDEO = SUBJECT.encode(), VIDEO.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +70,20 @@ class _Who:
     base: Path
     fingerprint: str
     subject: str | None = None
-    digests: tuple[str, ...] = ()
-    pose_digests: tuple[str, ...] = ()
 
 
 class Planner:
     """Makes plans. `done`: what earlier runs found out, by step id (`results_of`)."""
 
-    def __init__(self, digests: Digests, done: dict[str, dict] | None = None, note: Note | None = None):
+    def __init__(self, digests: Digests, done: dict[str, str] | None = None, note: Note | None = None):
         self.digests, self.done, self.note = digests, done or {}, note
         self._bases: dict[str | None, tuple[Path, str]] = {}
         self._people: dict[tuple, _Who] = {}
         self._poses: dict[tuple, str | None] = {}
-        self._known_poses: dict[str, bool] = {}
-        self._rendered: dict[int, dict[str, Any]] = {}
+        self._contents: dict[str, str] = {}
+        self._kinds: dict[Path, bool] = {}
+        self._tuning: dict[int, bytes] = {}  # by the id of a job's options, which jobs share
+        self._rendering: dict[tuple[int, str], bytes] = {}
 
     def plan(
         self,
@@ -98,22 +100,23 @@ class Planner:
         if shard != (1, 1):
             jobs = [job for job in jobs if self._shard_of(job, shard[1]) == shard[0] - 1]
         plan = Plan(Path(folder), videos=len(jobs))
-        for job in jobs:
-            media.require_apart(job.output, [*job.photos, job.poses], replaced=job.output.endswith("/"))
-        self.digests.of_all(path for job in jobs for path in (*job.photos, job.poses))
+        self._contents = self.digests.of_all(path for job in jobs for path in (*job.photos, job.poses))
+        require_apart(jobs, self.digests)
         foreign: list[str] = []
         for number, job in enumerate(jobs):
-            request = self._request(job)
-            found, there = made_by(job.output)
-            if there and found.get("id") == request["id"]:
+            id = self._video_id(job)
+            found, there = made_by(job.output) if is_there(job, self.digests) else ({}, False)
+            if there and found.get("id") == id:
                 plan.present += 1
             elif there and not overwrite:
-                foreign.append(f"{job.output} {_difference(found, request)}")
+                foreign.append(f"{job.output} {difference(found, self._request(job))}")
             else:
                 plan.replaced += there
-                self._add(plan, job, request, number)
-            if progress:
-                progress(number + 1, len(jobs), "jobs")
+                self._add(plan, job, number)
+            if progress and number % TOLD_EVERY == 0:
+                progress(number, len(jobs), "jobs")
+        if progress and jobs:
+            progress(len(jobs), len(jobs), "jobs")
         if foreign:
             more = f"\nand {len(foreign) - SHOWN} more." if len(foreign) > SHOWN else ""
             raise OutputExistsError(
@@ -146,10 +149,25 @@ class Planner:
         """Photos to be tuned, or one that is rendered as it is."""
         options = job.options
         base, fingerprint = self._base(options.base)
-        digests = tuple(self.digests.of(photo) for photo in job.photos)
-        poses = tuple(self.digests.of(path) for path in options.tune.get("poses") or ())
-        parts = [digests, poses, fingerprint, options.tune_content() if options.tuned else None, __version__]
-        return _Who(cache.key(SUBJECT, parts), base, fingerprint, digests=digests, pose_digests=poses)
+        digests = "".join(map(self._digest, job.photos))
+        poses = "".join(map(self._digest, options.tune.get("poses") or ()))
+        how = self._tuning.get(id(options))
+        if how is None:
+            content = self._by_content(options, options.tune_content()) if options.tuned else None
+            how = self._tuning[id(options)] = cache.key(content, fingerprint, __version__).encode()
+        key = cache.key(_SUBJECT, how, digests.encode(), poses.encode())
+        return _Who(key, base, fingerprint)
+
+    def _digest(self, path: str) -> str:
+        """The content of an input, as it was when the plan was begun."""
+        found = self._contents.get(path)
+        if found is None:
+            found = self._contents[path] = self.digests.of(path)
+        return found
+
+    def _by_content(self, options: JobOptions, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings with the contents of files in the place of their paths."""
+        return settings | {name: self._digest(path)[:16] for name, path in options.files().items() if name in settings}
 
     def _base(self, name: str | None) -> tuple[Path, str]:
         if name not in self._bases:
@@ -157,71 +175,83 @@ class Planner:
             self._bases[name] = folder, fingerprint(folder)
         return self._bases[name]
 
-    def _request(self, job: Job) -> dict[str, Any]:
-        """What a video depends on, as its metadata will say it, with a hash of it all."""
+    def _video_id(self, job: Job) -> str:
+        """A hash of all that a video depends on."""
         who = self._who(job)
-        settings = self._rendered.get(id(job.options))
-        if settings is None:
-            settings = self._rendered[id(job.options)] = job.options.render_content()
-        request = {
+        mark = (id(job.options), who.fingerprint)
+        how = self._rendering.get(mark)
+        if how is None:
+            how = cache.key(self._by_content(job.options, job.options.render_content()), who.fingerprint, __version__).encode()
+            self._rendering[mark] = how
+        return cache.key(_VIDEO, how, who.key.encode(), self._digest(job.poses).encode())
+
+    def _request(self, job: Job) -> dict[str, Any]:
+        """What a video depends on, as its metadata will say it."""
+        who = self._who(job)
+        return {
+            "id": self._video_id(job),
             "subject": who.key,
             "base": who.fingerprint,
-            "poses": self.digests.of(job.poses)[:16],
-            "settings": settings,
+            "poses": self._digest(job.poses)[:16],
+            "settings": self._by_content(job.options, job.options.render_content()),
             "version": __version__,
         }
-        return {"id": cache.key(VIDEO, request), **request}
 
     # ---- the steps of a job
 
-    def _add(self, plan: Plan, job: Job, request: dict[str, Any], number: int) -> None:
-        who = self._who(job)
+    def _add(self, plan: Plan, job: Job, number: int) -> None:
+        who, request, options = self._who(job), self._request(job), job.options
         needs = [self._add_poses(plan, job, who, number)]
-        task: dict[str, Any] = {
-            "kind": VIDEO,
-            "poses": job.poses,
-            "poses_digest": self.digests.of(job.poses),
+        task = self._task(VIDEO, who, [job.poses], options)
+        task |= {
+            "poses": os.path.abspath(job.poses),
+            "poses_digest": self._digest(job.poses),
             "output": job.output,
-            "base": str(who.base),
-            "base_fingerprint": who.fingerprint,
-            "options": dict(job.options.render),
+            "options": _absolute(options, options.render),
             "request": request,
             "person": who.key,
         }
         if who.subject is not None:
             task["subject"] = who.subject
-        elif job.options.tuned:
-            known = self.done.get(who.key, {}).get("subject")
+        elif options.tuned:
+            known = self.done.get(who.key)
             if known is not None and cache.get("subject", known) is not None:
                 task["subject"] = known
             else:
                 needs.append(self._add_subject(plan, job, who, number))
         else:
-            task |= {"photo": job.photos[0], "photo_digests": list(who.digests)}
-            task["photo_poses"] = list(job.options.tune.get("poses") or ())
+            of_photo = [job.photos[0], *(options.tune.get("poses") or ())]
+            task["files"] |= self._files(of_photo)
+            task["photo"], *task["photo_poses"] = map(os.path.abspath, of_photo)
         wanted = tuple(step for step in needs if step is not None)
         # Two places may ask for the same video: the step is that of the place.
         id = cache.key(request["id"], job.output)
         plan.steps[id] = Step(id, VIDEO, job.label, number, task, wanted)
 
     def _add_poses(self, plan: Plan, job: Job, who: _Who, number: int) -> str | None:
-        """The step that estimates a dance's poses; None where they are given as such, or are there."""
-        span = tuple(job.options.render.get(name) for name in ("fps", "start", "end"))
-        mark = (job.poses, who.fingerprint, span)
+        """The step that estimates a dance's poses; None where they are given as such, or are there, and for what only the
+        render can read: drawings, and what bases that denoise frames together take their windows from."""
+        options = {name: job.options.render.get(name) for name in ("estimator", "fps", "start", "end")}
+        mark = (job.poses, who.fingerprint, *options.values())
         if mark not in self._poses:
-            id = cache.key(POSES, [self.digests.of(job.poses), who.fingerprint, span, __version__])
-            known = self.done.get(id, {}).get("poses")
-            if is_pose_source(job.poses) or (known is not None and cache.path_of("poses", known).exists()):
+            content = self._by_content(job.options, options)
+            id = cache.key(POSES, [self._digest(job.poses), who.fingerprint, content, __version__])
+            known = self.done.get(id)
+            estimator = options["estimator"]
+            if (
+                is_pose_source(job.poses)
+                or (known is not None and cache.path_of("poses", known).exists())
+                or (estimator is not None and is_doodle_reader(estimator))
+                or self._joint(who.base)
+            ):
                 self._poses[mark] = None
             else:
                 self._poses[mark] = id
-                task = {
-                    "kind": POSES,
-                    "poses": job.poses,
-                    "poses_digest": self.digests.of(job.poses),
-                    "base": str(who.base),
-                    "base_fingerprint": who.fingerprint,
-                    "options": dict(zip(("fps", "start", "end"), span, strict=True)),
+                task = self._task(POSES, who, [job.poses], job.options)
+                task |= {
+                    "poses": os.path.abspath(job.poses),
+                    "poses_digest": self._digest(job.poses),
+                    "options": _absolute(job.options, options),
                 }
                 label = f"poses of {os.path.basename(job.poses.rstrip('/'))}"
                 plan.steps[id] = Step(id, POSES, label, number, task)
@@ -229,62 +259,42 @@ class Planner:
 
     def _add_subject(self, plan: Plan, job: Job, who: _Who, number: int) -> str:
         if who.key not in plan.steps:
-            task = {
-                "kind": SUBJECT,
-                "photos": list(job.photos),
-                "photo_digests": list(who.digests),
-                "photo_poses": list(job.options.tune.get("poses") or ()),
-                "base": str(who.base),
-                "base_fingerprint": who.fingerprint,
-                "options": {key: value for key, value in job.options.tune.items() if key != "poses"},
+            options = job.options
+            poses = options.tune.get("poses") or ()
+            task = self._task(SUBJECT, who, [*job.photos, *poses], options)
+            task |= {
+                "photos": [os.path.abspath(photo) for photo in job.photos],
+                "photo_poses": [os.path.abspath(path) for path in poses],
+                "options": {k: v for k, v in _absolute(options, options.tune).items() if k != "poses"},
             }
             label = f"subject of {os.path.basename(job.photos[0])}"
             plan.steps[who.key] = Step(who.key, SUBJECT, label, number, task)
         return who.key
 
+    def _task(self, kind: str, who: _Who, paths: Iterable[str], options: JobOptions) -> dict[str, Any]:
+        """What is common to the tasks of all steps. files: digests of all that the step reads, by absolute path."""
+        files = self._files([*paths, *options.files().values()])
+        return {"kind": kind, "base": str(who.base), "base_fingerprint": who.fingerprint, "files": files}
 
-def made_by(output: str) -> tuple[dict[str, Any], bool]:
-    """What made the video or folder of frames at `output` by its own account (empty where it does not say), and whether
-    anything is there."""
-    path = output.rstrip(os.sep)
-    try:
-        if output.endswith(".mp4"):
-            text = read_comment(path)
-            metadata = json.loads(text).get(KEY) if text else None
-        else:
-            if not os.path.exists(path) or (os.path.isdir(path) and not os.listdir(path)):
-                return {}, False
-            metadata = media.read_metadata(path)
-    except FileNotFoundError:
-        return {}, False
-    except (OSError, ValueError, AttributeError, MediaError):
-        metadata = None
-    request = metadata.get(REQUEST) if isinstance(metadata, dict) else None
-    return (request if isinstance(request, dict) else {}), True
+    def _files(self, paths: Iterable[str]) -> dict[str, str]:
+        return {os.path.abspath(path): self._digest(path) for path in paths}
+
+    def _joint(self, base: Path) -> bool:
+        if base not in self._kinds:
+            self._kinds[base] = read_config(base).network.joint
+        return self._kinds[base]
 
 
-def results_of(lines: Iterable[dict[str, Any]]) -> dict[str, dict]:
-    """The results of steps that manifests' lines report as done, by step id: which subject, which poses."""
-    found: dict[str, dict] = {}
+def _absolute(options: JobOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a worker understands them wherever it runs."""
+    return {**settings, **{k: os.path.abspath(path) for k, path in options.files().items() if k in settings}}
+
+
+def results_of(lines: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """The subjects and poses that manifests' lines report as done: ids in the cache, by step id."""
+    found: dict[str, str] = {}
     for line in lines:
-        if (
-            line.get("event") == "done"
-            and line.get("kind") in (SUBJECT, POSES)
-            and isinstance(line.get("result"), dict)
-        ):
-            found[str(line.get("step"))] = line["result"]
+        kind, result = line.get("kind"), line.get("result")
+        if line.get("event") == "done" and kind in (SUBJECT, POSES) and isinstance(result, dict) and result.get(kind):
+            found[str(line.get("step"))] = str(result[kind])
     return found
-
-
-def _difference(found: dict[str, Any], request: dict[str, Any]) -> str:
-    if not found:
-        return "is there, and no batch made it."
-    words = {"subject": "the photos or how they are tuned", "base": "the base", "poses": "the dance"}
-    parts = [text for key, text in words.items() if found.get(key) != request[key]]
-    if found.get("version") != request["version"]:
-        parts.append(f"the version ({found.get('version')}, now {request['version']})")
-    before, now = found.get("settings"), json.loads(json.dumps(request["settings"]))
-    before = before if isinstance(before, dict) else {}
-    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    parts += [f"{name.replace('_', ' ')} ({before.get(name)}, now {now.get(name)})" for name in names]
-    return f"was made by another request: {', '.join(parts) or 'it'} differs."

@@ -165,9 +165,7 @@ class RayEngine:
 
     def _inputs(self, task: dict[str, Any]) -> dict[str, Any]:
         """The task's files as bytes, by their path."""
-        paths = [*task.get("photos", ()), *task.get("photo_poses", ())]
-        paths += [task[key] for key in ("photo", "poses") if key in task]
-        return {path: pack(path) for path in dict.fromkeys(paths)}
+        return {path: pack(path) for path in task["files"]}
 
     def _entries(self, worker: str, task: dict[str, Any]) -> list[bytes]:
         """The entries of this cache that the step needs and the worker was not given yet."""

@@ -128,7 +128,9 @@ def _placed(task: dict[str, Any], inputs: dict[str, bytes], folder: Path) -> dic
 
     def moved(value: Any) -> Any:
         if isinstance(value, list):
-            return [places.get(item, item) for item in value]
+            return [moved(item) for item in value]
+        if isinstance(value, dict):
+            return {places.get(key, key): moved(item) for key, item in value.items()}
         return places.get(value, value) if isinstance(value, str) else value
 
     local = {key: moved(value) for key, value in task.items()}

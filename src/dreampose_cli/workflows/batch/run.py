@@ -66,9 +66,8 @@ def plan_batch(options: BatchOptions, progress: Progress | None = None, note: No
     folder = _folder(options)
     jobs = _jobs(options)
     measured, done = Measured(), {}
-    if folder.is_dir():
-        lines = list(read_lines(folder))
-        measured, done = Measured.of(lines), results_of(lines)
+    if folder.is_dir():  # line by line: of a large catalogue the manifest is larger than all else
+        done = results_of(measured.through(read_lines(folder, "done")))
     digests = Digests(folder / DIGESTS)
     planner = Planner(digests, done, note)
     plan = planner.plan(jobs, folder, shard=options.shard, overwrite=options.overwrite, progress=progress)

@@ -24,9 +24,11 @@ from ..render import render
 from ..tune import tune
 from .digests import Digests
 from .engine import DONE, FAILED
+from .existing import REQUEST, made_by
 from .failures import failure_of
-from .plan import POSES, REQUEST, SUBJECT, made_by
+from .plan import POSES, SUBJECT
 
+PATHS = ("start_noise", "c2pa_key")
 GIVEN_UP = 60.0  # seconds to wait for poses that were begun ahead, before they are estimated again
 
 
@@ -60,7 +62,7 @@ class StepRunner:
     def _do(self, task: dict[str, Any], progress, note) -> dict[str, Any]:
         base = self._base(task)
         if task["kind"] == POSES:
-            self._check(task["poses"], task["poses_digest"])
+            self._check(task)
             return self._estimate(task, base, progress, note)
         if task["kind"] == SUBJECT:
             return self._tune(task, base, progress, note)
@@ -77,23 +79,25 @@ class StepRunner:
             )
         return folder
 
-    def _check(self, path: str, digest: str) -> None:
-        """Whether an input is still what the plan was made for."""
-        if not os.path.exists(path):
-            raise MediaError(
-                f"{path} has vanished since the batch was planned; put it back and run the same command again."
-            )
-        if self.digests.of(path) != digest:
-            raise MediaError(f"{path} has changed since the batch was planned; run the same command again.")
+    def _check(self, task: dict[str, Any]) -> None:
+        """Whether the inputs are still what the plan was made for."""
+        for path, digest in task["files"].items():
+            if not os.path.exists(path):
+                raise MediaError(
+                    f"{path} has vanished since the batch was planned; put it back and run the same command again."
+                )
+            if self.digests.of(path) != digest:
+                raise MediaError(f"{path} has changed since the batch was planned; run the same command again.")
 
     # ---- the three kinds
 
     def _estimate(self, task: dict[str, Any], base: Path, progress=None, note=None) -> dict[str, Any]:
-        config, options, began = read_config(base), task["options"], time.time()
+        config, options, began = read_config(base), dict(task["options"]), time.time()
         windows = config.poses
         sequence, _, _ = load_poses(
             Path(task["poses"]),
-            estimator=config.estimator,
+            estimator=options.pop("estimator") or config.estimator,
+            kind=None,
             around=(windows.count // 2) / windows.training_fps if windows.training_fps else 0.0,
             at_least=windows.training_fps,
             device=self.device,
@@ -113,10 +117,10 @@ class StepRunner:
             return
 
     def _tune(self, task: dict[str, Any], base: Path, progress, note) -> dict[str, Any]:
-        for photo, digest in zip(task["photos"], task["photo_digests"], strict=True):
-            self._check(photo, digest)
-        if self._on_accelerator():  # whose memory tuning needs for itself
-            self.models = ModelCache(keep=True)
+        self._check(task)
+        low = task["options"].get("memory") == "low"
+        if low or self._on_accelerator():  # whose memory tuning needs for itself
+            self.models.clear()
             release(pick_device(self.device))
         options = TuneOptions(
             [Path(photo) for photo in task["photos"]],
@@ -125,7 +129,7 @@ class StepRunner:
             device=self.device,
             **task["options"],
         )
-        subject = tune(options, progress=progress, note=note)
+        subject = tune(options, model_cache=None if low else self.models, progress=progress, note=note)
         size = sum(path.stat().st_size for path in subject.path.iterdir() if path.is_file())
         return {"subject": subject.id, "bytes": size, "cached": subject.cached}
 
@@ -133,15 +137,15 @@ class StepRunner:
         found, there = made_by(task["output"])
         if there and found.get("id") == task[REQUEST]["id"]:  # by a worker that was lost before it could say so
             return {"cached": True, "poses": task["poses_digest"], "bytes": _size(task["output"])}
-        self._check(task["poses"], task["poses_digest"])
+        self._check(task)
         who: dict[str, Any] = {"subject": task.get("subject")}
         if "photo" in task:
-            self._check(task["photo"], task["photo_digests"][0])
             pose = task["photo_poses"][0] if task["photo_poses"] else None
             who = {"photo": Path(task["photo"]), "photo_pose": pose and Path(pose), "base": str(base)}
         os.makedirs(os.path.dirname(task["output"].rstrip(os.sep)), exist_ok=True)
+        given = {name: Path(value) if name in PATHS else value for name, value in task["options"].items()}
         options = RenderOptions(
-            [Path(task["poses"])], task["output"], device=self.device, overwrite=there, **who, **task["options"]
+            [Path(task["poses"])], task["output"], device=self.device, overwrite=there, **who, **given
         )
         about = {REQUEST: task[REQUEST]}
         made = render(options, model_cache=self.models, extra_metadata=about, progress=progress, note=note)
