@@ -65,6 +65,11 @@ class FamilySettings(ABC):
         return False
 
     @property
+    def tuned_in_low_rank(self) -> bool:
+        """Whether tuning learns low-rank updates and nothing else: all weights of a large network make no small subject."""
+        return False
+
+    @property
     def joint(self) -> bool:
         """Whether the frames of a clip are denoised together, in windows."""
         return False

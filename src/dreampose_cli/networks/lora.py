@@ -8,6 +8,8 @@ dilation of a convolution out, which the texture encoder has.
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,24 +57,26 @@ class Updates(nn.Module):
         return {name + end: matrix.detach() for name, a, b in rows for end, matrix in ((A, a), (B, share * b))}
 
 
-def inject(module: nn.Module, rank: int, seed: int) -> Updates:
+def inject(module: nn.Module, rank: int, seed: int, layers: str = "") -> Updates:
     """Give every linear layer and convolution of `module` an update of `rank`, in place, and freeze all else.
 
-    Nothing changes yet. Where a layer is thinner than `rank`, its own width is the rank. Left alone is what is frozen
-    already, and torch's own attention, which uses its weights without calling its layers.
+    layers: a regular expression that is searched for in their names. Nothing changes yet. Where a layer is thinner than
+    `rank`, its own width is the rank. Left alone is what is frozen already, and torch's own attention, which uses its
+    weights without calling its layers.
     """
     generator = torch.Generator().manual_seed(seed)
     attention = tuple(f"{name}." for name, each in module.named_modules() if isinstance(each, nn.MultiheadAttention))
-    layers = {
+    updated = {
         name: UpdatedLayer(layer, rank, generator)
         for name, layer in list(module.named_modules())
         if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad and not name.startswith(attention)
+        if re.search(layers, name)
     }
     module.requires_grad_(False)
-    for name, layer in layers.items():
+    for name, layer in updated.items():
         layer.requires_grad_(True).layer.requires_grad_(False)
         _replace(module, name, layer)
-    return Updates(layers)
+    return Updates(updated)
 
 
 def remove(module: nn.Module) -> None:

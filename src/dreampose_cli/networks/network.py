@@ -67,11 +67,13 @@ class Stage:
 
     modules: names in `Network.modules`, or of parts of them with dots ("vae.decoder"). loss: "denoising" (predict what was
     added to the latents of a frame), "reconstruction" (decode the latents of a photo), "autoencoder" (encode and decode).
+    layers: a regular expression; low-rank updates are learned by the layers alone in whose name it is found.
     """
 
     name: str
     modules: tuple[str, ...]
     loss: str
+    layers: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..errors import NoPersonError, PoseError
 from ..media.fitting import Crop, fit_picture, fit_pose
 from ..poses.extraction import load_poses
 from ..poses.photo import estimate_photo
+from ..poses.skeleton_picture import draw_skeleton
 from ..reporting import Note
 
 WIDENINGS = 4  # of a photo's region, before the whole is taken
@@ -39,7 +40,12 @@ def read_views(
     device: str,
     note: Note | None = None,
 ) -> Views:
-    """Photos and their poses at the base's resolution; the poses from the given files, else from the estimator."""
+    """Photos and their poses at the base's resolution; the poses from the given files, else from the estimator.
+
+    For a base that follows keypoints poses are their drawings, (N, 3, H, W) in [0, 1], and photos are used whole.
+    """
+    if config.poses.kind == "keypoints":
+        return _drawn_views(config, photos, pictures, poses, estimator, device, note)
     fitted, frames, crops = [], [], []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
         if poses:
@@ -68,6 +74,28 @@ def read_views(
         frames.append(fit_pose(frame, config.resolution, config.fit, config.poses.resize))
         crops.append(crop)
     return Views(np.stack(fitted), np.stack(frames), crops)
+
+
+def _drawn_views(
+    config: BaseConfig,
+    photos: Sequence[Path],
+    pictures: Sequence[np.ndarray],
+    poses: Sequence[Path] | None,
+    estimator: str,
+    device: str,
+    note: Note | None,
+) -> Views:
+    fitted, drawn = [], []
+    for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
+        source = poses[i] if poses else path
+        found, _, _ = load_poses(source, estimator=estimator, kind="keypoints", device=device, note=note)
+        skeleton = draw_skeleton(found.frame(0), found.size)
+        if not skeleton.any():
+            raise NoPersonError(f"there is nobody to be seen in {source}.")
+        fitted.append(fit_picture(picture, config.resolution, config.fit))
+        skeleton = fit_picture(skeleton, config.resolution, config.fit)
+        drawn.append(np.ascontiguousarray(skeleton.transpose(2, 0, 1), np.float32) / 255)
+    return Views(np.stack(fitted), np.stack(drawn), [None] * len(fitted))
 
 
 def look_nearer(

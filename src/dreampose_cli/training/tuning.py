@@ -63,7 +63,7 @@ def fit_subject(
         updates: dict[str, lora.Updates] = {}
         if preset.lora_rank:
             for index, (part, module) in enumerate(task.modules.items()):
-                updates[part] = lora.inject(module, preset.lora_rank, derived_seed(seed, index))
+                updates[part] = lora.inject(module, preset.lora_rank, derived_seed(seed, index), stage.layers)
                 lay_out(module, torch.channels_last)
         settings = LoopSettings(
             steps=steps, learning_rate=rate, batch_size=batch, seed=seed, autocast=autocast,

@@ -35,6 +35,7 @@ from ..poses.sequence import PoseSequence, subsequence
 from ..poses.skeleton_picture import draw_skeleton
 from ..reporting import Note, Progress, no_note
 from ..sampling import context_windows, joint_noise, make_sampler
+from ..subjects.loading import load_subject
 from ..version import __version__
 from .options import RenderOptions
 
@@ -164,9 +165,7 @@ def _label_frames(
     return sequence, sequence.fps
 
 
-def _poses(
-    source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
-) -> PoseSequence:
+def _poses(source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note) -> PoseSequence:
     """The poses of a source in the kind that the base follows."""
     return load_poses(
         source,
@@ -213,14 +212,16 @@ def render_clip(
     network: Network,
     plan: Plan,
     options: RenderOptions,
+    photo: np.ndarray,
     controls: ControlFrames,
     progress: Progress | None = None,
     note: Note = no_note,
 ) -> Iterator[np.ndarray]:
-    """The frames uint8 (h, w, 3) of one clip, without the padding of the photo. Raises OutOfMemoryError, UsageError."""
+    """The frames uint8 (h, w, 3) of one clip of the person in `photo`, without the padding of the photo.
+
+    Raises OutOfMemoryError, UsageError.
+    """
     settings, size = plan.settings, plan.config.resolution
-    assert options.photo is not None  # a base of this family renders photos alone
-    photo = media.read_photo(options.photo)
     factor = network.vae_scale_factor
     shape = (network.latent_channels, size[0] // factor, size[1] // factor)
     if options.start_noise is not None:
@@ -321,7 +322,13 @@ def render_clips(
         raise UsageError(
             f"{options.output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder."
         )
-    network = (model_cache or ModelCache()).base(home, device, dtype)
+    if request.record is None:
+        assert options.photo is not None  # `read_request` has opened it
+        network, photo = (model_cache or ModelCache()).base(home, device, dtype), media.read_photo(options.photo)
+        who = f"photo {Path(options.photo).name}"
+    else:
+        subject = load_subject(request.record, home, options.photo_index, device, dtype, model_cache)
+        network, photo, who = subject.model, subject.picture[subject.fit.box], subject.label
     used = {
         "sampler": settled.sampler,
         "steps": settled.steps,
@@ -336,7 +343,7 @@ def render_clips(
     about = {
         "software": f"dreampose-cli {__version__}",
         "notice": NOTICE,
-        "who": f"photo {Path(options.photo or '').name}",
+        "who": who,
         "base": config.name,
         **used,
         **(extra_metadata or {}),
@@ -346,7 +353,7 @@ def render_clips(
     for source, controls, target in zip(options.poses, clips, targets, strict=True):
         media.write_frames(
             target,
-            render_clip(network, settled, options, controls, progress, note),
+            render_clip(network, settled, options, photo, controls, progress, note),
             fps=controls.fps,
             metadata={**about, "poses": Path(source).name},
             audio_from=Path(source) if source in request.heard else None,

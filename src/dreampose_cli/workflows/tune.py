@@ -60,6 +60,8 @@ def tune(
     config = read_config(folder)
     estimator = options.estimator or config.estimator
     settings = resolve_settings(config.tuning, options)
+    if config.network.tuned_in_low_rank and not settings.lora_rank:
+        raise UsageError(f"--lora-rank 0: the base {config.name} is tuned in low rank only; give a rank of 1 or more.")
     identity = {
         "version": SUBJECT_VERSION,
         "base": fingerprint(folder),
@@ -75,6 +77,11 @@ def tune(
         cached = is_whole(entry)
         if not cached:
             _open_photos(options)
+            if config.network.tuned_in_low_rank:
+                note(
+                    f"the base {config.name} renders a photo without tuning; this takes {settings.steps} + "
+                    f"{settings.decoder_steps} steps, for a GPU to do."
+                )
             partial = cache.partial_folder(id)
             if not (partial / SUBJECT_FILE).exists():  # else it was stopped after its last step, and is whole
                 about = {

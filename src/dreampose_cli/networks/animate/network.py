@@ -134,14 +134,16 @@ class AnimateNetwork(Network):
     def condition(self, reference: Reference, poses: Tensor) -> AnimateCondition:
         """Each photo with R / P frames, which are one clip.
 
-        poses (R, n, 3, H, W) as I, U, V, of which the middle one's labels are drawn; or control pictures (R, 3, H, W) in
-        [0, 1], which are taken as they are.
+        poses (R, n, 3, H, W) as I, U, V, of which the middle one's labels are drawn, or of a base that follows keypoints
+        their drawings in [0, 1]; or control pictures (R, 3, H, W) in [0, 1], which are taken as they are.
         """
         photos, rows = len(reference.latents), len(poses)
         frames = rows // photos
         tokens = reference.tokens.repeat_interleave(frames, dim=0)
-        pictures = control_pictures(poses) if poses.dim() == 5 else poses
-        pictures = pictures.to(self.device, self.dtype)
+        if poses.dim() == 5:
+            labels = self.config.poses.kind == "densepose"
+            poses = control_pictures(poses) if labels else poses[:, poses.shape[1] // 2]
+        pictures = poses.to(self.device, self.dtype)
         everything = torch.ones(rows, dtype=torch.bool, device=self.device)
         return AnimateCondition(
             photo=torch.arange(photos, device=self.device).repeat_interleave(frames),
@@ -202,6 +204,15 @@ class AnimateNetwork(Network):
     def stages(self) -> tuple[Stage, ...]:
         """Appearance and pose first, with the UNet as it is (section 4 of MagicAnimate)."""
         return (Stage("appearance", ("appearance", "control"), "denoising"),)
+
+    @property
+    def tuning_stages(self) -> tuple[Stage, ...]:
+        """The attention that carries the subject, in low rank: of the UNet, but for time, and of the appearance network; then
+        the decoder, as in DreamPose (section 4.4)."""
+        return (
+            Stage("network", ("unet", "appearance"), "denoising", r"(^|\.)attentions\..*\.to_(q|k|v|out\.0)$"),
+            Stage("decoder", ("vae.decoder",), "reconstruction"),
+        )
 
     @property
     def encoders(self) -> tuple[str, ...]:

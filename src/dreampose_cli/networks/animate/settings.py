@@ -75,6 +75,10 @@ class AnimateSettings(FamilySettings):
         return {"unet": unet, "appearance": "", "control": control, "vae": "diffusers:AutoencoderKL", **tokens}
 
     @property
+    def tuned_in_low_rank(self) -> bool:
+        return True
+
+    @property
     def joint(self) -> bool:
         return True
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ..network import AnyModule
 
@@ -34,6 +35,8 @@ def forward(
     timestep (clips,); tokens (clips * frames, T, D); `reference` is handed to the attention layers; pose `features`
     (clips * frames, C0, h, w) are added after the first convolution, a ControlNet's `residuals` to the skips and, the last
     one, to the middle. `clip_norms`: the residual blocks take their statistics over all frames of a clip.
+    A clip of one frame has no motion, and passes the motion modules by. Where gradients are computed and the blocks'
+    checkpointing is on, activations are computed twice.
     """
     embedding = unet.time_embedding(unet.time_proj(timestep).to(latents.dtype))  # (clips, E)
     resnet = clip_resnet if clip_norms else frame_resnet
@@ -46,7 +49,13 @@ def forward(
     def layer(residual: AnyModule, attention: AnyModule | None, motion: AnyModule | None, x: Tensor) -> Tensor:
         x = resnet(residual, x, embedding)
         x = x if attention is None else attend(attention, x)
-        return x if motion is None else motion(x, num_frames=frames)
+        return x if motion is None or frames == 1 else motion(x, num_frames=frames)
+
+    # An appearance network's layers leave their bank behind: those are computed once.
+    twice = unet.conv_out is not None and torch.is_grad_enabled() and unet.mid_block.gradient_checkpointing
+
+    def compute(parts: tuple[nn.Module, nn.Module | None, nn.Module | None], x: Tensor) -> Tensor:
+        return checkpoint(layer, *parts, x, use_reentrant=False) if twice else layer(*parts, x)
 
     x = unet.conv_in(latents)
     if features is not None:
@@ -54,7 +63,7 @@ def forward(
     skips = [x]
     for block in unet.down_blocks:
         for parts in _layers(block):
-            x = layer(*parts, x)
+            x = compute(parts, x)
             skips.append(x)
         for downsample in block.downsamplers or ():
             x = downsample(x)
@@ -64,7 +73,7 @@ def forward(
     x = resnet(middle.resnets[0], x, embedding)
     for residual, attention, motion in _layers(middle, first=1):
         x = attend(attention, x)
-        x = x if motion is None else motion(x, num_frames=frames)
+        x = x if motion is None or frames == 1 else motion(x, num_frames=frames)
         x = resnet(residual, x, embedding)
 
     if residuals is not None:
@@ -73,7 +82,7 @@ def forward(
         x = x + residuals[-1]
     for block in unet.up_blocks:
         for parts in _layers(block):
-            x = layer(*parts, torch.cat([x, skips.pop()], dim=1))
+            x = compute(parts, torch.cat([x, skips.pop()], dim=1))
         for upsample in block.upsamplers or ():
             x = upsample(x, output_size=skips[-1].shape[-2:])  # of odd sizes twice the size is not the skip's
 
