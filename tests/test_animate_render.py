@@ -249,3 +249,108 @@ def test_import_takes_the_rest_from_the_hub(tiny_hub, repositories, tmp_path, mo
     assert main([*magic, "-q"]) == 0
     anyone = ["base", "import", str(repositories["patrolli/AnimateAnyone"]), "--kind", "animate-anyone", "--name", "a"]
     assert main([*anyone, "-q"]) == 0
+
+
+# ---- stopped and resumed, and memory that ends
+
+
+def stop_after(monkeypatch, calls):
+    """Let the network's `predict` end the process, as it were, at its call number `calls` + 1."""
+    from dreampose_cli.networks.animate.network import AnimateNetwork
+
+    real, count = AnimateNetwork.predict, [0]
+
+    def predict(self, *args, **named):
+        count[0] += 1
+        if calls is not None and count[0] > calls:
+            raise KeyboardInterrupt
+        return real(self, *args, **named)
+
+    monkeypatch.setattr(AnimateNetwork, "predict", predict)
+    return count
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [("ddim", 9), ("dpm++", 13), ("unipc", 15)])
+def test_a_stopped_clip_resumes_within_a_step_to_the_same_frames(here, bases, monkeypatch, capsys, sampler, calls):
+    """16 frames in windows of 4 that share 1 are 6 windows, a call each: stopped in the second or the third step."""
+    words = ["--steps", "3", "--sampler", sampler, "--window", "4:1", "--size", "64x64"]
+    command = ["render", "--base", "magic", "--photo", str(here / "photo.png"), "--poses", str(here / "iuv"), "--seed", "1",
+               "--device", "cpu", *words]  # fmt: skip
+    whole = stop_after(monkeypatch, None)
+    assert main([*command, "-o", f"{here / 'whole'}/", "-q"]) == 0
+    monkeypatch.undo()
+    monkeypatch.setenv("DREAMPOSE_CACHE", str(here.parent / f"cut-{sampler}"))
+    copy_base(bases)
+    stop_after(monkeypatch, calls)
+    assert main([*command, "-o", f"{here / 'cut'}/", "-q"]) == 130
+    assert not (here / "cut").exists()
+    monkeypatch.undo()
+    monkeypatch.setenv("DREAMPOSE_CACHE", str(here.parent / f"cut-{sampler}"))
+    rest = stop_after(monkeypatch, None)
+    capsys.readouterr()
+    assert main([*command, "-o", f"{here / 'cut'}/"]) == 0
+    assert f"the render resumes in step {calls // 6 + 1} of 3" in capsys.readouterr().err
+    assert rest[0] == whole[0] - calls  # not a window is computed twice
+    assert np.array_equal(frames(here / "whole"), frames(here / "cut"))
+    assert not list((here.parent / f"cut-{sampler}" / "partial").iterdir())
+
+
+def copy_base(bases):
+    """The imported base in the cache of this test alone."""
+    import shutil
+
+    from dreampose_cli import cache
+
+    with cache.publish_folder("base", "magic") as target:
+        shutil.copytree(bases / "bases" / "magic", target, dirs_exist_ok=True)
+
+
+def test_memory_that_ends_takes_less_at_once_and_goes_on_where_it_was(here, monkeypatch, capsys):
+    """Both branches at once do not fit from the second step on; then windows of 8 do not, with a warning."""
+    from dreampose_cli.networks.animate.network import AnimateNetwork
+
+    real, sizes = AnimateNetwork.predict, []
+
+    def predict(self, latents, *args, **named):
+        if len(latents) > (4 if len(sizes) > 6 else 8 if len(sizes) > 3 else 16):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(latents))
+        return real(self, latents, *args, **named)
+
+    monkeypatch.setattr(AnimateNetwork, "predict", predict)
+    assert render(here, "magic", "--window", "8:2", steps=2) == 0
+    assert sizes[:4] == [16] * 4  # three windows of 8 frames and the first of the next step, in two branches
+    assert set(sizes[4:7]) == {8} and set(sizes[7:]) == {4}
+    said = capsys.readouterr().err
+    assert "warning: cpu has too little memory for windows of 8 frames of 64x80" in said
+    assert "windows of 4 frames that share 1" in said and "which changes the result" in said
+
+
+def test_memory_that_is_never_enough_is_one_sentence(here, monkeypatch, capsys):
+    from dreampose_cli.networks.animate.network import AnimateNetwork
+
+    def predict(self, *args, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AnimateNetwork, "predict", predict)
+    assert render(here, "magic", steps=1) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].endswith("give a smaller --size, or --device cpu.") and "Traceback" not in "".join(said)
+
+
+def test_modules_that_are_away_come_for_their_part_of_a_step(bases):
+    """On the meta device in place of a GPU: who lies where, before, in and after a step."""
+    from dreampose_cli.networks.storage import load_base
+
+    network = load_base(bases / "bases" / "magic")
+    moved = []
+    for name in network.occasional:
+        module = network.modules[name]
+        module.to = lambda device, name=name: moved.append((name, str(device)))
+    network.put_away(*network.occasional)
+    assert moved == [("appearance", "cpu"), ("control", "cpu")]
+    with network.borrowed("control"), network.borrowed("vae"):
+        assert moved[2:] == [("control", "cpu")]  # to the network's device, which is a CPU here
+    assert moved[3:] == [("control", "cpu")]
+    network.put_away()
+    assert len(moved) == 6 and network.away == frozenset()

@@ -16,7 +16,7 @@ from dreampose_cli.mannequins.doodles import mannequin_joints
 from dreampose_cli.mannequins.posing import NEUTRAL, draw_labels, stature_of
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
-from dreampose_cli.poses import label_pictures
+from dreampose_cli.poses import part_labels
 from dreampose_cli.poses.control_picture import VIRIDIS
 from dreampose_cli.poses.dwpose import DWPose, load_dwpose
 from dreampose_cli.poses.extraction import extract, load_poses
@@ -234,7 +234,7 @@ def test_a_control_picture_is_read_as_poses(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("palette", ["parula", "jet", "turbo", "inferno"])
 def test_another_palette_is_refused_by_its_name(tmp_path, palette):
-    file, _ = label_video(tmp_path, label_pictures._tables()[palette].astype(np.uint8), ground=0)
+    file, _ = label_video(tmp_path, part_labels._tables()[palette].astype(np.uint8), ground=0)
     with pytest.raises(PoseError, match=f"palette {palette} on black"):
         load_poses(file)
 
@@ -242,7 +242,7 @@ def test_another_palette_is_refused_by_its_name(tmp_path, palette):
 def test_palettes_are_opencvs():
     cv2 = pytest.importorskip("cv2")
     values = np.array([[int(i * 255 / 24) for i in range(25)]], np.uint8)
-    for name, table in label_pictures._tables().items():
+    for name, table in part_labels._tables().items():
         theirs = cv2.applyColorMap(values, getattr(cv2, f"COLORMAP_{name.upper()}"))[0, :, ::-1]
         assert np.abs(theirs.astype(int) - table).max() <= 1
 
@@ -250,7 +250,7 @@ def test_palettes_are_opencvs():
 def test_photos_of_mannequins_are_no_labels():
     for seed in range(12):
         picture = next(perform(draw_subject(seed), draw_dance(seed, 1), (160, 128))).picture
-        assert label_pictures.palette_of(picture) is None and not label_pictures.recognise(picture, "x")
+        assert part_labels.palette_of(picture) is None and not part_labels.recognise(picture, "x")
 
 
 def test_options_for_doodles_are_refused_elsewhere(tmp_path):

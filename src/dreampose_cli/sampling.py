@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -67,6 +68,37 @@ def guide(branches: Tensor, weights: Sequence[float]) -> Tensor:
     return cast(Tensor, sum(weight * branch for weight, branch in zip(weights, branches, strict=True)))
 
 
+@dataclass(frozen=True)
+class SamplingState:
+    """Where sampling is after `step` calls of the network: latents (B, C, h, w), and what the sampler remembers."""
+
+    step: int
+    latents: Tensor
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+def _remembered(sampler) -> dict[str, Any]:
+    """What a sampler of diffusers carries from step to step: numbers, tensors and lists of them."""
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, list):
+            return all(item is None or isinstance(item, int | float | Tensor) for item in value)
+        return value is None or isinstance(value, int | float | Tensor)
+
+    return {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in vars(sampler).items()
+        if not name.startswith("_internal") and plain(value)
+    }
+
+
+def _beside(latents: Tensor, value: Any) -> Any:
+    """What a sampler remembers, where it holds predictions or latents, on the device of `latents`."""
+    if isinstance(value, list):
+        return [_beside(latents, item) for item in value]
+    return value.to(latents.device) if isinstance(value, Tensor) and value.shape == latents.shape else value
+
+
 def sample(
     predict: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
@@ -74,20 +106,32 @@ def sample(
     steps: int,
     on_step: Callable[[int], None] | None = None,
     fresh_noise: Callable[[int], Tensor] | None = None,
+    resume: SamplingState | None = None,
+    on_state: Callable[[SamplingState], None] | None = None,
 ) -> Tensor:
     """Denoise `start` (B, C, h, w) in `steps` steps; `predict(latents, t)` is the guided prediction of the network.
 
     `fresh_noise(i)`: the noise (B, C, h, w) or (1, C, h, w) that step i of a sampler that `adds_noise` takes; without
-    it one draw for all B by seed 0.
+    it one draw for all B by seed 0. `on_state` is told the state before the first step and after each one; from such a state
+    `resume` goes on, to the same result.
     """
     sampler.set_timesteps(steps)
     latents = start * sampler.init_noise_sigma
+    if resume is not None:
+        latents = resume.latents.to(start)
+        for name, value in resume.sampler.items():
+            setattr(sampler, name, _beside(latents, value))
+    first = 0 if resume is None else resume.step
+    if on_state is not None:
+        on_state(SamplingState(first, latents, _remembered(sampler)))
     fresh_noise = fresh_noise or (lambda index: clip_noise(tuple(start.shape[1:]), derived_seed(0, index)))
-    for index, timestep in enumerate(sampler.timesteps):
+    for index, timestep in enumerate(sampler.timesteps[first:], start=first):
         prediction = predict(sampler.scale_model_input(latents, timestep), timestep)
         # Drawn here and not by the sampler, whose draw would depend on the batch and on the device.
         drawn = {"variance_noise": fresh_noise(index).to(latents)} if adds_noise(sampler) else {}
         latents = sampler.step(prediction, timestep, latents, **drawn).prev_sample
+        if on_state is not None:
+            on_state(SamplingState(index + 1, latents, _remembered(sampler)))
         if on_step is not None:
             on_step(index + 1)
     return latents

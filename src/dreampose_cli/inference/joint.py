@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..networks.network import Branch, Network
-from ..sampling import sample, window_counts
+from ..sampling import SamplingState, sample, window_counts
+from .kept_latents import KeptLatents, Progressed
 
 
 @torch.inference_mode()
@@ -31,35 +32,48 @@ def denoise_clip(
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     in_turn: bool = False,
     on_window: Callable[[int, int], None] | None = None,
+    kept: KeptLatents | None = None,
 ) -> Tensor:
     """Noise (N, C, h, w) -> latents (N, C, h, w), in `steps` steps.
 
     `poses(frames)`: what the network's `condition` takes for these frames. guidance_interval: the noise levels at which
     guidance is on, as shares of the schedule; at the others the full condition alone is computed (Kynkaanniemi et al.,
     2024). `in_turn`: the branches of guidance are computed one after the other, in half the memory. `on_window(done,
-    total)` is called after each window of each step.
+    total)` is called after each window of each step. `kept`: where the clip was left, and what is told how far it is.
     """
+    kept = kept or KeptLatents(None)
     guided = [branch for branch in branches if branch.weight != 0.0]
     low, high = (share * (sampler.config.num_train_timesteps - 1) for share in guidance_interval)
     counts = window_counts(windows, len(start)).to(start).view(-1, 1, 1, 1)
-    done = 0
+    resumed = kept.latest
+    state = None if resumed is None else resumed.state
+
+    def note_state(now: SamplingState) -> None:
+        nonlocal state
+        if state is None or now.step > state.step:
+            kept(Progressed(now), last=now.step == len(sampler.timesteps))
+        state = now
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-        nonlocal done
+        nonlocal resumed
         now = network.at(reference, timestep)
-        total = torch.zeros_like(latents)
+        first, total = 0, torch.zeros_like(latents)
+        if resumed is not None and resumed.total is not None:
+            first, total = resumed.windows, resumed.total.to(latents)
+        resumed = None
         used = guided if low <= float(timestep) <= high else [Branch(1.0)]
-        for window in windows:
+        for number, window in enumerate(windows[first:], start=first + 1):
             condition = network.condition(now, poses(window))
             rows = torch.tensor(window, device=latents.device)
             prediction = guided_prediction(network, latents[rows], timestep, condition, now, used, in_turn)
             total.index_add_(0, rows, prediction.to(total))
-            done += 1
+            if number < len(windows):
+                kept(Progressed(state, number, total.clone()))
             if on_window is not None:
-                on_window(done, steps * len(windows))
+                on_window(state.step * len(windows) + number, len(sampler.timesteps) * len(windows))  # PNDM has more
         return total.div_(counts)
 
-    return sample(predict, start, sampler, steps)
+    return sample(predict, start, sampler, steps, resume=state, on_state=note_state)
 
 
 def guided_prediction(

@@ -34,7 +34,13 @@ class ModelCache:
             self._lay_out(model, device)  # as it was: a subject must not depend on who came before
             return model
         self.clear()
-        model = load_base(folder, dtype=dtype).to(device)
+        model = load_base(folder, dtype=dtype)
+        if self.lean and model.occasional and device.type != "cpu":  # the device need not hold all modules at once
+            model.away = frozenset(model.occasional)
+            for name in model.modules.keys() - model.away:
+                model.modules[name].to(device)
+        else:
+            model.to(device)
         self._lay_out(model, device)
         if self.keep:
             self._mark, self._model = mark, model

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from ..bases.config import BaseConfig
 from ..errors import BaseError
+from .placement import Placement
 
 # An `nn.Module`, mostly of diffusers or transformers: torch's types know none of its attributes, so they are not checked.
 AnyModule: TypeAlias = Any
@@ -140,7 +141,7 @@ class Condition(ABC):
         ]
 
 
-class Network(ABC):
+class Network(Placement, ABC):
     """A base as one object. Modules are in eval mode unless they train; after training they are again."""
 
     context = ContextWindow()

@@ -35,7 +35,7 @@ from .files import (
 )
 from .fingerprint import source_digest
 from .keypoint_files import KeypointWriter, write_openpose_folder
-from .label_pictures import ControlPictureReader, recognise
+from .part_labels import ControlPictureReader, recognise
 from .posed_mannequin import in_kind
 from .sequence import PoseSequence, subsequence
 from .tracking import Ranges, count_of, describe_ranges, ranges_of

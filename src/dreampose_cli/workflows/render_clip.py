@@ -6,38 +6,38 @@ clip; then latents are denoised and frames decoded one by one.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .. import media
-from ..bases.config import BaseConfig
-from ..bases.schedule import check_steps, read_schedule
-from ..device import is_out_of_memory, pick_device, pick_dtype, release
-from ..errors import OutOfMemoryError, PoseError, UsageError
+from .. import cache, media
+from ..bases.schedule import read_schedule
+from ..device import is_out_of_memory, offload, pick_device, pick_dtype, release
+from ..errors import OutOfMemoryError, UsageError
+from ..inference.clip import counted
 from ..inference.joint import decode_frames, denoise_clip
-from ..media.fitting import Fit, fit_pose
+from ..inference.joint_plan import plan_clip
+from ..inference.kept_frames import KeptFrames, kept_frames
+from ..inference.kept_latents import NAME as LATENTS
+from ..inference.kept_latents import KeptLatents
+from ..media.fitting import Fit
 from ..media.metadata import NOTICE
 from ..networks.animate.pictures import clip_pixels, fit
-from ..networks.animate.settings import AnimateSettings, settings_of
 from ..networks.model_cache import ModelCache
-from ..networks.network import Network
-from ..poses.control_picture import draw_control_picture
-from ..poses.extraction import load_poses
-from ..poses.files import DEFAULT_FPS, is_pose_source
-from ..poses.part_labels import open_label_pictures, read_control_frames
-from ..poses.sequence import PoseSequence, subsequence
-from ..poses.skeleton_picture import draw_skeleton
-from ..reporting import Note, Progress, no_note
+from ..networks.network import Network, Views
+from ..reporting import Caution, Note, Progress, no_note
 from ..sampling import context_windows, joint_noise, make_sampler
 from ..subjects.loading import load_subject
 from ..version import __version__
+from .clip_plan import Plan, plan
+from .control_frames import ControlFrames, control_frames
 from .options import RenderOptions
+from .render_request import content
 
 if TYPE_CHECKING:
     from .render_request import Request
@@ -46,140 +46,6 @@ ALL_LEVELS = (0.0, 1.0)
 LARGE = 256 * 256  # pixels of a frame from which on a CPU needs hours and not minutes
 WINDOW_TFLOP = 18.4  # of one row of guidance, 16 frames of 512x512
 CONTROL_TFLOP = 0.28 * 16
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is settled before a frame is computed: the base's settings with what was asked for in their place."""
-
-    config: BaseConfig
-    settings: AnimateSettings
-    fit: str
-    fps: float | None
-    sampler: str
-    steps: int
-    guidance: dict[str, float]
-
-
-def plan(options: RenderOptions, config: BaseConfig, schedule: dict[str, Any], factor: int = 8) -> Plan:
-    """The options in place of the base's own values. Raises UsageError for what cannot go together.
-
-    size (height, width): photo and poses are resized to it whatever their aspect. window: (frames, overlap).
-    """
-    settings = settings_of(config)
-    if options.size is not None:
-        height, width = options.size
-        if height % factor or width % factor:
-            raise UsageError(f"--size {width}x{height}: both sides must be multiples of {factor} on this base.")
-        config = replace(config, resolution=options.size)
-    if options.window is not None:
-        size, overlap = options.window
-        if settings.motion_modules and size > settings.motion_positions:
-            raise UsageError(
-                f"--window {size}: the base {config.name} knows windows of at most {settings.motion_positions} frames."
-            )
-        settings = replace(settings, window=size, overlap=overlap)
-    if options.noise == "per-frame":
-        settings = replace(settings, noise="independent")
-    sampling = config.sampling
-    guidance = dict(sampling.guidance)
-    if options.image_guidance is not None:
-        guidance["image"] = options.image_guidance
-    steps = options.steps or sampling.steps
-    check_steps(steps, schedule)
-    return Plan(
-        config,
-        settings,
-        "stretch" if options.size is not None else config.fit,
-        options.fps or settings.fps,
-        options.sampler or sampling.sampler,
-        steps,
-        guidance,
-    )
-
-
-class ControlFrames:
-    """The drawn control of a clip, uint8 (N, H, W, 3), in a file that is gone with this object."""
-
-    def __init__(self, frames: Iterator[np.ndarray], size: tuple[int, int], fps: float) -> None:
-        self.size, self.fps = size, fps
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the object
-        self._length = 0
-        for frame in frames:
-            self._file.write(np.ascontiguousarray(frame).tobytes())
-            self._length += 1
-        self._file.flush()
-        self._frames = np.memmap(self._file, np.uint8, "r", shape=(self._length, *size, 3))
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        """Frame `i`, or the last one beyond the end: clips are padded by it."""
-        return np.array(self._frames[min(i, self._length - 1)])
-
-    def pictures(self, frames: list[int]) -> torch.Tensor:
-        """(len(frames), 3, H, W) in [0, 1]."""
-        chosen = torch.from_numpy(np.stack([self[i] for i in frames]))
-        return chosen.permute(0, 3, 1, 2).float() / 255.0
-
-
-def control_frames(
-    source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
-) -> ControlFrames:
-    """The control pictures of one pose source. Raises MediaError, PoseError, UsageError."""
-    config, size = plan.config, plan.config.resolution
-    if options.pose_pictures:
-        with media.open_frames(source, fps=plan.fps, start=options.start, end=options.end) as pictures:
-            drawn = (fit(picture, size, plan.fit, plan.settings.photo_resize) for picture in pictures)
-            return ControlFrames(drawn, size, pictures.fps)
-    if config.poses.kind == "keypoints":
-        found = _poses(source, plan, options, progress, note)
-        skeletons = (draw_skeleton(frame, found.size) for frame in found)
-        drawn = (fit(picture, size, plan.fit, plan.settings.photo_resize) for picture in skeletons)
-        return ControlFrames(drawn, size, found.fps)
-    frames, fps = _label_frames(source, plan, options, progress, note)
-    labels = (fit_pose(frame, size, plan.fit) for frame in frames)
-    return ControlFrames((draw_control_picture(frame) for frame in labels), size, fps)
-
-
-def _label_frames(
-    source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
-) -> tuple[Iterable[np.ndarray], float]:
-    """The pose frames (3, H, W) of a source of which I counts, and their rate: of poses, of label pictures, of control
-    pictures that are drawn already, or else by the base's estimator."""
-    if not is_pose_source(source):
-        labels = open_label_pictures(source, plan.fps or DEFAULT_FPS)
-        if labels is not None:
-            part = subsequence(labels, plan.fps, options.start, options.end)
-            return part, part.fps
-        drawn = read_control_frames(source, fps=plan.fps, start=options.start, end=options.end)
-        if drawn is not None:
-            note(f"{source} is a drawing of DensePose already; its part labels are read from the colours.")
-            return drawn
-    sequence = _poses(source, plan, options, progress, note)
-    if not sequence.has_parts:
-        raise PoseError(
-            f"{source} knows no body parts, which the base {plan.config.name} follows; take the poses from the video."
-        )
-    return sequence, sequence.fps
-
-
-def _poses(source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note) -> PoseSequence:
-    """The poses of a source in the kind that the base follows."""
-    return load_poses(
-        source,
-        estimator=options.estimator or plan.config.estimator,
-        kind=plan.config.poses.kind,
-        facing=options.facing,
-        interpolate=options.interpolate,
-        fps=plan.fps,
-        start=options.start,
-        end=options.end,
-        device=options.device,
-        progress=progress,
-        note=note,
-    )[0]
 
 
 def padded(frames: int, multiple: int) -> int:
@@ -214,10 +80,12 @@ def render_clip(
     options: RenderOptions,
     photo: np.ndarray,
     controls: ControlFrames,
+    kept: KeptFrames | None = None,
     progress: Progress | None = None,
     note: Note = no_note,
 ) -> Iterator[np.ndarray]:
-    """The frames uint8 (h, w, 3) of one clip of the person in `photo`, without the padding of the photo.
+    """The frames uint8 (h, w, 3) of one clip of the person in `photo` that are not `kept` yet, without the padding of the
+    photo.
 
     Raises OutOfMemoryError, UsageError.
     """
@@ -230,72 +98,98 @@ def render_clip(
     else:
         count = padded(len(controls), settings.pad_to)
         start = joint_noise(settings.noise, count, shape, options.seed, settings.pad_to)
-    windows = context_windows(len(start), settings.window, settings.overlap, settings.closed)
-    _say_how_long(network, plan, windows, note)
+    _say_how_long(network, plan, len(start), note)
     picture = fit(photo, size, plan.fit, settings.photo_resize)
     views = network.views(picture[None])
     if views.clip is not None:  # as CLIP's authors' preprocessing sees it, of the photo as it came
         views = replace(views, clip=clip_pixels(photo, views.clip.shape[-1]))
-    with torch.inference_mode():
-        reference = network.reference(views)
-
-    def denoise(in_turn: bool) -> torch.Tensor:
-        return denoise_clip(
-            network,
-            reference,
-            controls.pictures,
-            start.to(network.device),
-            make_sampler(plan.sampler, network.schedule),
-            plan.steps,
-            network.branches(plan.guidance),
-            windows,
-            guidance_interval=options.guidance_interval or ALL_LEVELS,
-            in_turn=in_turn,
-            on_window=(lambda done, total: progress(done, total, "denoising windows")) if progress else None,
-        )
-
-    in_turn = options.memory == "low"
-    latents = None
-    try:
-        latents = denoise(in_turn)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    if latents is None:  # not within the handler: while the error lives, so do the tensors that filled the memory
-        release(network.device)
-        if in_turn:
-            raise _too_little_memory(network, plan)
-        note(f"{network.device} ran out of memory; starting again with one branch of guidance at a time.")
-        try:
-            latents = denoise(True)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise _too_little_memory(network, plan) from error
+    latents = _denoise(network, plan, options, controls, views, start, kept, progress, note)
     rows, columns = Fit.of(photo.shape[:2], size, plan.fit).box
-    for i, frame in enumerate(decode_frames(network, latents[: len(controls)])):
+    done = kept.count if kept else 0
+    for i, frame in enumerate(decode_frames(network, latents[done : len(controls)]), start=done):
         frame = frame[rows, columns]
         if options.side_by_side:
             frame = np.concatenate([picture[rows, columns], controls[i][rows, columns], frame], axis=1)
-        if progress:
-            progress(i + 1, len(controls), "frames")
         yield frame
 
 
-def _too_little_memory(network: Network, plan: Plan) -> OutOfMemoryError:
+def _denoise(
+    network: Network,
+    plan: Plan,
+    options: RenderOptions,
+    controls: ControlFrames,
+    views: Views,
+    start: torch.Tensor,
+    kept: KeptFrames | None,
+    progress: Progress | None,
+    note: Note,
+) -> torch.Tensor:
+    """Noise (N, C, h, w) -> latents, from where an earlier render was stopped. Where memory runs out, less is computed at
+    once, from the last window on."""
+    settings, size = plan.settings, plan.config.resolution
+    branches = network.branches(plan.guidance)
+    used = sum(branch.weight != 0.0 for branch in branches)
+    with torch.inference_mode():
+        reference = network.reference(views)
+    if options.memory == "low":
+        offload(*(network.module(name) for name in network.encoders if name.partition(".")[0] not in network.away))
+    portions = plan_clip(network, size, settings.window, settings.overlap, used, options.memory)
+    file = None if kept is None or kept.file is None else kept.file.with_name(LATENTS)
+    latents = KeptLatents(file, (portions.window, portions.overlap))
+    if latents.latest is not None:
+        note(f"the render resumes in step {min(latents.latest.state.step + 1, plan.steps)} of {plan.steps}.")
+    while True:
+        if portions.window != settings.window:
+            note(
+                Caution(
+                    f"{_too_little(network, plan)}, so that it is rendered in {portions}, which changes the result."
+                )
+            )
+        network.put_away(*network.occasional if portions.put_away else ())
+        windows = context_windows(len(start), portions.window, portions.overlap, settings.closed)
+        try:
+            return denoise_clip(
+                network,
+                reference,
+                controls.pictures,
+                start.to(network.device),
+                make_sampler(plan.sampler, network.schedule),
+                plan.steps,
+                branches,
+                windows,
+                guidance_interval=options.guidance_interval or ALL_LEVELS,
+                in_turn=portions.in_turn,
+                on_window=(lambda done, total: progress(done, total, "denoising windows")) if progress else None,
+                kept=latents,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not within the handler: while the error lives, so do the tensors that filled the memory.
+        release(network.device)
+        less = portions.smaller(network.device.type)
+        if less is None:
+            raise OutOfMemoryError(f"{_too_little(network, plan)}; give a smaller --size, or --device cpu.")
+        if less.window == portions.window:
+            note(f"{network.device} ran out of memory; going on with {less}.")
+        else:
+            latents.replan((less.window, less.overlap))
+        portions = less
+
+
+def _too_little(network: Network, plan: Plan) -> str:
     height, width = plan.config.resolution
-    return OutOfMemoryError(
-        f"{network.device} has too little memory for windows of {plan.settings.window} frames of {width}x{height}; give "
-        f"--window {max(2, plan.settings.window // 2)}:{plan.settings.overlap // 2}, a smaller --size, or --device cpu."
-    )
+    return f"{network.device} has too little memory for windows of {plan.settings.window} frames of {width}x{height}"
 
 
-def _say_how_long(network: Network, plan: Plan, windows: list[list[int]], note: Note) -> None:
+def _say_how_long(network: Network, plan: Plan, count: int, note: Note) -> None:
     """A line on what is to be computed, where the device is a CPU and frames are large."""
     height, width = plan.config.resolution
     if network.device.type != "cpu" or height * width < LARGE:
         return
     rows = sum(branch.weight != 0.0 for branch in network.branches(plan.guidance))
+    settings = plan.settings
+    windows = context_windows(count, settings.window, settings.overlap, settings.closed)
     frames = sum(len(window) for window in windows) * plan.steps
     tflop = frames / 16 * (rows * WINDOW_TFLOP + CONTROL_TFLOP) * height * width / 512**2
     note(f"about {tflop:,.0f} TFLOP are to be computed: hours on a CPU; fewer --steps or a smaller --size take less.")
@@ -322,9 +216,10 @@ def render_clips(
         raise UsageError(
             f"{options.output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder."
         )
+    model_cache = model_cache or ModelCache(lean=options.memory == "low")
     if request.record is None:
         assert options.photo is not None  # `read_request` has opened it
-        network, photo = (model_cache or ModelCache()).base(home, device, dtype), media.read_photo(options.photo)
+        network, photo = model_cache.base(home, device, dtype), media.read_photo(options.photo)
         who = f"photo {Path(options.photo).name}"
     else:
         subject = load_subject(request.record, home, options.photo_index, device, dtype, model_cache)
@@ -351,14 +246,26 @@ def render_clips(
     if len(targets) > 1:
         Path(options.output).mkdir(parents=True, exist_ok=True)
     for source, controls, target in zip(options.poses, clips, targets, strict=True):
-        media.write_frames(
-            target,
-            render_clip(network, settled, options, photo, controls, progress, note),
-            fps=controls.fps,
-            metadata={**about, "poses": Path(source).name},
-            audio_from=Path(source) if source in request.heard else None,
-            audio_start=options.start or 0.0,
-            overwrite=options.overwrite,
-            signing_key=request.signing_key,
-        )
+        metadata = {**about, "poses": Path(source).name}
+        label = f"frames of {Path(source).name}" if len(clips) > 1 else "frames"
+        with kept_frames(_key(options, request, source, metadata, target), 1, note) as kept:
+            fresh = render_clip(network, settled, options, photo, controls, kept, progress, note)
+            media.write_frames(
+                target,
+                counted(kept.then(fresh), len(controls), label, progress),
+                fps=controls.fps,
+                metadata=metadata,
+                audio_from=Path(source) if source in request.heard else None,
+                audio_start=options.start or 0.0,
+                overwrite=options.overwrite,
+                signing_key=request.signing_key,
+            )
     return sum(len(controls) for controls in clips), used
+
+
+def _key(options: RenderOptions, request: Request, source: Path, metadata: dict[str, Any], target: Path | str) -> str:
+    """All that the latents and the frames of a clip depend on, but how they are fitted into memory."""
+    noise = None if options.start_noise is None else cache.file_digest(options.start_noise)
+    drawn = [options.pose_pictures, options.estimator, options.facing, options.interpolate, noise]
+    where = [options.dtype, str(pick_device(options.device))]
+    return cache.key("clip", metadata, drawn, content(options, request, source), where, os.path.realpath(target))

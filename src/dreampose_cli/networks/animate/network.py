@@ -73,6 +73,8 @@ class AnimateCondition(Condition):
 class AnimateNetwork(Network):
     """The modules of `AnimateSettings.modules` as one network."""
 
+    occasional = ("appearance", "control")
+
     def __init__(
         self,
         config: BaseConfig,
@@ -129,7 +131,8 @@ class AnimateNetwork(Network):
     def _with_bank(self, reference: Reference, t: Tensor) -> Reference:
         latents = reference.latents
         timesteps = torch.as_tensor(t, device=latents.device).expand(len(latents))
-        return replace(reference, bank=read_photos(self.modules["appearance"], latents, timesteps, reference.tokens))
+        with self.borrowed("appearance") as appearance:
+            return replace(reference, bank=read_photos(appearance, latents, timesteps, reference.tokens))
 
     def condition(self, reference: Reference, poses: Tensor) -> AnimateCondition:
         """Each photo with R / P frames, which are one clip.
@@ -144,12 +147,15 @@ class AnimateNetwork(Network):
             labels = self.config.poses.kind == "densepose"
             poses = control_pictures(poses) if labels else poses[:, poses.shape[1] // 2]
         pictures = poses.to(self.device, self.dtype)
+        if self.settings.pose_input == "guider":
+            with self.borrowed("control") as guider:
+                pictures = guider(pictures)
         everything = torch.ones(rows, dtype=torch.bool, device=self.device)
         return AnimateCondition(
             photo=torch.arange(photos, device=self.device).repeat_interleave(frames),
             tokens=tokens,
             null_tokens=torch.zeros_like(tokens) if self.settings.context_tokens == "image" else tokens,
-            pose=self.modules["control"](pictures) if self.settings.pose_input == "guider" else pictures,
+            pose=pictures,
             sees_photo=everything,
             sees_pose=everything,
             frames=frames,
@@ -190,13 +196,14 @@ class AnimateNetwork(Network):
         # The branches of guidance differ in what they see of the photo: what the ControlNet takes is often the same.
         inputs = (latents, timesteps, condition.tokens, condition.pose)
         n = condition.frames if _repeats(condition.frames, *inputs) else len(latents)
-        down, middle = self.modules["control"](
-            latents[:n],
-            timesteps[:n],
-            encoder_hidden_states=condition.tokens[:n],
-            controlnet_cond=condition.pose[:n],
-            return_dict=False,
-        )
+        with self.borrowed("control") as controlnet:
+            down, middle = controlnet(
+                latents[:n],
+                timesteps[:n],
+                encoder_hidden_states=condition.tokens[:n],
+                controlnet_cond=condition.pose[:n],
+                return_dict=False,
+            )
         again = len(latents) // n
         return None, [_where(seen, part.repeat(again, 1, 1, 1) if again > 1 else part) for part in (*down, middle)]
 

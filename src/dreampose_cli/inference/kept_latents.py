@@ -1,0 +1,81 @@
+"""How far a clip that is denoised as a whole has come, kept in a file, so that a render that was killed resumes there.
+
+After a step that is the latents and what the sampler remembers; within a step, where windows take minutes, also the sum of
+the predictions of the windows that are done. What is computed from it is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import cache
+from ..sampling import SamplingState
+
+NAME = "latents.pt"
+SHARE = 0.1  # of the time that goes into writing, at most
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A state of sampling, and of the step that follows it the sum of predictions (B, C, h, w) of the first `windows`."""
+
+    state: SamplingState
+    windows: int = 0
+    total: Tensor | None = None
+
+
+class KeptLatents:
+    """What `latest` was last told, in memory and, where there is a `file`, there; `plan` says what windows a step has."""
+
+    def __init__(self, file: Path | None, plan: tuple[int, int] = (0, 0)) -> None:
+        self.file, self.plan = file, plan
+        self.latest = self._read()
+        self._free_at = 0.0
+
+    def __call__(self, progressed: Progressed, *, last: bool = False) -> None:
+        """Keep this. It is written when that takes little of the time since it was written before, or it is the `last`."""
+        self.latest = progressed
+        started = time.monotonic()
+        if self.file is None or (started < self._free_at and not last):
+            return
+        state, partial = progressed.state, self.file.with_name(f"{NAME}.new")
+        total = progressed.total
+        with cache.storing():
+            torch.save(
+                {
+                    "step": state.step,
+                    "latents": state.latents.cpu(),
+                    "sampler": state.sampler,
+                    "windows": progressed.windows,
+                    "total": None if total is None else total.cpu(),
+                    "plan": list(self.plan),
+                },
+                partial,
+            )
+            os.replace(partial, self.file)
+        ended = time.monotonic()
+        self._free_at = ended + (ended - started) / SHARE
+
+    def replan(self, plan: tuple[int, int]) -> None:
+        """Windows are others from now on: those of the step at hand do not count."""
+        self.plan = plan
+        if self.latest is not None:
+            self.latest = Progressed(self.latest.state)
+
+    def _read(self) -> Progressed | None:
+        if self.file is None or not self.file.is_file():
+            return None
+        try:
+            found = torch.load(self.file, map_location="cpu", weights_only=True)
+            state = SamplingState(found["step"], found["latents"], found["sampler"])
+            same = tuple(found["plan"]) == self.plan
+            return Progressed(state, found["windows"], found["total"]) if same else Progressed(state)
+        except Exception:  # nearly every type, of a file that a power cut damaged: then it is computed again
+            self.file.unlink(missing_ok=True)
+            return None
