@@ -3,16 +3,16 @@
     python benchmarks/ablations.py                      # everything; what is there already is kept
     python benchmarks/ablations.py --write docs/results.md
 
-Bases that are compared are trained here, by `dreampose train`, from nothing but the autoencoder of `--base`: with equal
+Bases that are compared are trained here, by `dreampose train`, from scratch but the autoencoder of `--base`: with equal
 steps, seed and clips, in the paper's architecture (the photo reaches the UNet by its tokens alone), each with one option
 changed (`VARIANTS`); the first is trained twice, with two seeds, to see how far apart two trainings are anyway. Two suites
 follow (`dreampose eval --suite`), on mannequins of another seed than any training's: "mini", the ablations that need no
-training, on `--base`; "bases", the bases above beside each other, untuned and tuned.
+training, on `--base`; "bases", the bases above next to each other, untuned and tuned.
 
 OUTPUT holds clips/ and suite-clips/, bases/NAME/ with a log each, and suite-mini/ and suite-bases/ with results.json and
-report.html. The same command goes on where it was stopped, and with more `--subjects` it adds to what is there. `--write`
+report.html. The same command resumes where it was stopped, and with more `--subjects` it adds to what is there. `--write`
 puts tables made from the two results.json between the marks in a Markdown file, and frames of one subject of each suite
-into images/ beside it; it computes nothing.
+into images/ next to it; it computes nothing.
 """
 
 from __future__ import annotations
@@ -388,7 +388,7 @@ def one_suite(name: str, document: dict[str, Any]) -> Iterator[str]:
 
 
 def backs(document: dict[str, Any]) -> Iterator[str]:
-    """Frames that show a back beside those that show a front."""
+    """Frames that show a back next to those that show a front."""
     views, variants = document["summary"]["views"], document["summary"]["variants"]
     if not views:
         return

@@ -1,4 +1,4 @@
-"""How fast `dreampose eval` scores: L1, PSNR, SSIM and flicker of two videos, decode included, beside scikit-image.
+"""How fast `dreampose eval` scores: L1, PSNR, SSIM and flicker of two videos, decode included, next to scikit-image.
 
     python benchmarks/eval_speed.py --frames 100 --width 512 --height 640
 

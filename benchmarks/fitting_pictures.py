@@ -207,7 +207,7 @@ def confetti() -> np.ndarray:
 
 
 def place_in(pictures: list[np.ndarray], size: tuple[int, int], corner: tuple[int, int]) -> list[np.ndarray]:
-    """Pictures inside a larger frame whose wall goes on from their edges."""
+    """Pictures inside a larger frame whose wall continues from their edges."""
     top, left = corner
     height, width = pictures[0].shape[:2]
     around = ((top, size[0] - top - height), (left, size[1] - left - width), (0, 0))

@@ -2,7 +2,7 @@
 
     python benchmarks/fitting_poses.py [--mannequins 8]
 
-Mannequins of no dataset that was trained on, three frames each, in larger frames whose wall goes on from theirs. Prints
+Mannequins of no dataset that was trained on, three frames each, in larger frames whose wall continues from theirs. Prints
 for each size the share of the body's pixels, the truth's and the found one's together, that get the right part.
 """
 

@@ -15,7 +15,7 @@ network rows; of several the one with the higher SSIM.
 
 Sections: samplers (steps x samplers), guidance (image and pose weights, intervals), rows (null and image rows reused from
 step to step: an approximation from the second step on), ranks (low-rank subjects). OUTPUT gets a file for each subject (a
-run that was stopped goes on with the next), results.json, table.md, frontier-N.jpg (samplers by steps, of each subject)
+run that was stopped continues with the next), results.json, table.md, frontier-N.jpg (samplers by steps, of each subject)
 and strip.jpg (the truth, PNDM 100, the default that is, and that by the rule).
 """
 
@@ -369,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
         running = [subprocess.Popen([*words, "--share", str(i)]) for i in range(chosen.processes)]
         codes = [process.wait() for process in running]
         if any(codes):
-            sys.exit("a process failed; the same command goes on with what is left.")
+            sys.exit("a process failed; the same command continues with what is left.")
     subjects = [json.loads(file.read_text(encoding="utf-8"))["found"] for file in files]
     means = summarise(subjects)
     best = choose(means)

@@ -11,7 +11,7 @@ it, its pose by the base's estimator. Rendered are the frames at least `--gap` a
 the clip, in windows taken from the whole clip. Scored is RGB in [0, 1] at the base's own resolution: the mean over a
 subject's frames, then mean and standard deviation over subjects.
 
-OUTPUT gets results.json (grows by one subject at a time; a run that was stopped goes on), table.md, worst.png and
+OUTPUT gets results.json (grows by one subject at a time; a run that was stopped continues), table.md, worst.png and
 median.png (the five worst and five median subjects by tuned SSIM: photo | truth over prediction), and subjects/.
 """
 
@@ -390,7 +390,7 @@ def write_sheet(path: Path, strips: list[Path], enlarge: int = 2) -> None:
 
 
 def write_json(path: Path, document: dict) -> None:
-    """Whole or not at all, so that a run that is killed can go on."""
+    """Whole or not at all, so that a run that is killed can continue."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)

@@ -4,7 +4,7 @@
     python benchmarks/performance.py --size sd14 --device cuda --output gpu.json   # random weights at full size
     python benchmarks/performance.py --size sd14 --only memory --frames 2 --output ram.json   # resident memory on a CPU
 
-Measured beside one another, each in a process of its own: what `dreampose` does, and the published procedure written
+Measured next to one another, each in a process of its own: what `dreampose` does, and the published procedure written
 down plainly from the same components (`Published` below): the photo encoded again for every frame, one frame at a time,
 three network rows, PNDM with 100 steps, one picture after another to disk, and then the video; tuning in steps of one
 sample, 500 of the network and 1500 of the decoder; poses estimated one picture at a time. Ratios are within one run of
@@ -798,7 +798,7 @@ def tables(results: dict) -> str:
         ]
         if "render" in results:
             real = results["render"]["default"][f"{kind}_a_frame"]
-            rows.append(["a frame, all told", f"{real:.4f} {unit}s, {real / floor:.1f} times the floor"])
+            rows.append(["a frame, all told", f"{real:.4f} {unit}s, {real / floor:.1f} times the lower bound"])
         say("floor|", rows)
     if found := results.get("memory"):
         rows = [["weights on disk", megabytes(found["weights"])]]

@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [--runs 11] [--command poses]
 
-`--help`: wall-clock time beside that of `python -c pass`, the median of several runs of each, by turns; the limit is 0.3 s
+`--help`: wall-clock time next to that of `python -c pass`, the median of several runs of each, by turns; the limit is 0.3 s
 where `python -c pass` takes 0.02 s, a ratio of 15. The other two: CPU seconds (user and system), median and least; the
 limit is 0.6.
 """
@@ -38,7 +38,7 @@ def run(command: list[str], environment: dict[str, str] | None = None, code: int
 
 
 def help_page(program: list[str], command: str | None, runs: int) -> dict:
-    """`--help` beside `python -c pass`."""
+    """`--help` next to `python -c pass`."""
     helped, plain = [*program, *([command] if command else []), "--help"], [sys.executable, "-c", "pass"]
     for each in (plain, helped):  # the first run writes byte code and fills the disk cache
         run(each)

@@ -173,7 +173,7 @@ def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def kill(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Each trial begins with an empty cache, is killed at random moments, and then goes on until it is finished."""
+    """Each trial begins with an empty cache, is killed at random moments, and then continues until it is finished."""
     import dreampose_cli.workflows.train  # noqa: F401  the commands are forks of this process, which need not import it
 
     in_a_fork(draw_clips, work, 4, TINY).join()

@@ -1,7 +1,7 @@
 """What tuning and rendering need in memory, counted on the real networks without computing anything.
 
 Tensors without content (torch's FakeTensorMode) run through the same operations as real ones; who is alive when is
-noted. What libraries take beside that (workspaces, the CUDA context, fragmentation) is not in it.
+noted. What libraries take besides that (workspaces, the CUDA context, fragmentation) is not in it.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def test_landmarks_follow_one_another_and_stray_pixels_do_not_count(poses):
     ys, xs = landmarks(poses[0])
     assert np.isfinite(ys).all() and (np.diff(ys) > 0).all()
     strayed = poses[0].copy()
-    strayed[:, 2, 2:4] = [[5, 5], [0.5, 0.5], [0.5, 0.5]]  # two pixels of a foot beside the head
+    strayed[:, 2, 2:4] = [[5, 5], [0.5, 0.5], [0.5, 0.5]]  # two pixels of a foot next to the head
     again, _ = landmarks(strayed)
     assert np.array_equal(ys, again)
     assert np.isnan(landmarks(np.zeros((3, 20, 20), np.float32))[0]).all()

@@ -62,7 +62,7 @@ def test_hostile_pickles_are_refused_by_name(tmp_path, call, name):
     arguments = [[a.format(marker=marker) for a in arg] if isinstance(arg, list) else arg.format(marker=marker)
                  for arg in arguments]  # fmt: skip
     torch.save({**TENSORS, "x": Attack(function, *arguments)}, tmp_path / "bad.pth")
-    with pytest.raises(BaseError, match=rf"bad.pth is refused: beside weights it holds [\w.]*{name}"):
+    with pytest.raises(BaseError, match=rf"bad.pth is refused: besides weights it holds [\w.]*{name}"):
         read_weights(tmp_path / "bad.pth")
     assert not marker.exists()
 
@@ -75,7 +75,7 @@ def test_what_is_no_tensor_is_named(tmp_path):
     with pytest.raises(BaseError, match="holds a list, not weights by name"):
         read_weights(tmp_path / "x.pth")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth")
-    with pytest.raises(BaseError, match=r"beside weights it holds torch.nn.modules.linear.Linear"):
+    with pytest.raises(BaseError, match=r"besides weights it holds torch.nn.modules.linear.Linear"):
         read_weights(tmp_path / "x.pth")
 
 

@@ -45,7 +45,7 @@ def test_regions_are_their_parts_and_a_little_of_the_background(pose):
         assert (masks[name] & (labels == 0)).any()
     assert not masks["background"][labels > 0].any()
     assert masks["background"][0, 0] and not masks["background"][41, 29]  # hands off the outline
-    assert masks["hair"][11:15, 50:70].all() and masks["hair"][20, 45]  # the crown, and beside the head
+    assert masks["hair"][11:15, 50:70].all() and masks["hair"][20, 45]  # the crown, and next to the head
     assert not (masks["hair"] & np.isin(labels, (*TORSO, *ARMS))).any()
 
 

@@ -21,7 +21,7 @@ from dreampose_cli.workflows.tune import resolve_settings, tune
 
 
 class Small(nn.Module):
-    """Every kind of layer that is updated, with what is left alone beside it."""
+    """Every kind of layer that is updated, with what is left alone next to it."""
 
     def __init__(self):
         super().__init__()
@@ -180,7 +180,7 @@ def test_an_interrupted_low_rank_tune_resumes_to_the_same_subject(tiny_base, cli
         tune(TuneOptions([photo], **options), progress=kill)
     notes = []
     again = tune(TuneOptions([photo], **options), note=notes.append)
-    assert any("went on from step" in note for note in notes)
+    assert any("resumed from step" in note for note in notes)
     assert {p.name: p.read_bytes() for p in again.path.glob("*.safetensors")} == whole
 
 

@@ -611,7 +611,7 @@ def test_a_folder_with_files_of_somebody_else_is_never_replaced(tmp_path):
     (path / "thesis.txt").unlink()
 
     def frames():
-        (path / "late.txt").write_text("mine")  # while the work goes on
+        (path / "late.txt").write_text("mine")  # while the work continues
         yield grey(0)
 
     with pytest.raises(OutputError, match=r"late\.txt"):

@@ -137,7 +137,7 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_frames(base, poses,
     found = frames_of(base, poses, photo, settings, BatchPlan(4), note=notes.append)
     assert np.abs(found - expected).max() <= 1
     assert sizes[0] == 12 and max(sizes[3:]) == 3  # 4 and 2 frames of three rows failed, one did not
-    assert "ran out of memory; going on with 1 frame at once" in notes[-1]
+    assert "ran out of memory; continuing with 1 frame at once" in notes[-1]
 
 
 def test_rows_go_one_at_a_time_where_three_do_not_fit(base, poses, photo):
@@ -372,7 +372,7 @@ def test_running_out_of_memory_spares_more(tiny_base, clip, photo):
     sizes = hungry(base.unet, 2)
     _, notes = subject_of(base, clip, photo, MemoryPlan())
     assert sizes == [4, 4, 2, 2, 2, 2]  # with checkpointing, then in two parts, in two steps
-    assert "going on with activations computed twice" in notes[0] and "2 parts a step" in notes[1]
+    assert "continuing with activations computed twice" in notes[0] and "2 parts a step" in notes[1]
 
 
 def test_tuning_that_cannot_fit_is_a_sentence(tiny_base, clip, photo):

@@ -36,7 +36,7 @@ def lines() -> list[str]:
 
 @pytest.fixture
 def street(tiny_hub, tmp_path):
-    """A folder with a photo and a dance, and the Hub with a scripted DensePose beside the weights."""
+    """A folder with a photo and a dance, and the Hub with a scripted DensePose next to the weights."""
     ensure_torchvision_operators()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -81,7 +81,7 @@ def test_an_interrupted_tune_resumes_to_the_same_subject(tiny_base, clip, photo,
     notes = []
     again = tune(TuneOptions([photo], **options), note=notes.append)
     assert again.id == subject.id and not again.cached
-    assert any("went on from step" in note for note in notes)
+    assert any("resumed from step" in note for note in notes)
     assert {p.name: p.read_bytes() for p in again.path.glob("*.safetensors")} == whole
 
 
@@ -391,6 +391,6 @@ def test_no_path_and_no_user_stands_in_a_subject(tiny_base, clip, photo, subject
         for private in (str(Path.home()), str(photo.parent), str(tiny_base), str(tiny_base.parent), getpass.getuser()):
             assert private not in text
     assert photo.name in texts[0]
-    assert store.place_of(subject.id) == str(tiny_base)  # of this machine, beside the subject
+    assert store.place_of(subject.id) == str(tiny_base)  # of this machine, next to the subject
     if os.name == "posix":
         assert {path.stat().st_mode & 0o77 for path in subject.path.rglob("*")} == {0}

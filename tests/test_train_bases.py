@@ -32,7 +32,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 @pytest.fixture
 def tiny_mini(monkeypatch):
-    """Bases from nothing are made at the size of the tiny clips."""
+    """Bases from scratch are made at the size of the tiny clips."""
     config = dataclasses.replace(MINI, resolution=(48, 32))
     monkeypatch.setattr(starting, "MINI", config)
     monkeypatch.setattr(starting, "build_mini", lambda seed, config=config, vae=None: build_mini(seed, config, vae))
@@ -74,7 +74,7 @@ def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path)
     assert longer.steps == 6 and read_config(out).provenance["samples"] == 12
     assert (out / "README.md").read_text() == "# mine\n"
     assert any("was not written by dreampose" in note for note in notes)
-    assert any("going on from step 4 of 6" in note and "was to have 4" in note for note in notes)
+    assert any("resuming from step 4 of 6" in note and "was to have 4" in note for note in notes)
 
 
 def test_a_card_that_was_changed_is_kept(clips, tiny_base, tmp_path):
@@ -152,7 +152,7 @@ def test_without_a_test_list_nothing_is_scored(clips, tiny_base, tmp_path):
     )
     assert result.scores is None and not (out / "validation" / "scores.csv").exists()
     assert (out / "validation" / "00000002.png").exists()  # of clips that were trained on, to look at
-    assert "None: there were no clips beside those" in (out / "README.md").read_text()
+    assert "None: there were no clips besides those" in (out / "README.md").read_text()
     assert "3 clips (24 frames) to train on, none to test with." in notes
 
 
@@ -223,7 +223,7 @@ def test_changed_settings_are_refused_before_the_data_is_touched(clips, tiny_bas
 
 @pytest.fixture
 def from_nothing(clips, tiny_mini, tmp_path, monkeypatch):
-    """Trains a base from nothing in two stages at tiny size; returns how, and the folder of a finished one."""
+    """Trains a base from scratch in two stages at tiny size; returns how, and the folder of a finished one."""
     monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
     out, notes = tmp_path / "out", []
 
@@ -333,7 +333,7 @@ def test_a_step_must_divide_among_processes_and_parts():
 def test_contradictions_are_usage_errors(tmp_path, capsys):
     for words, sentence in (
         ("--preset paper", "starts from a base"),
-        ("--preset estimator --base mini", "starts from nothing"),
+        ("--preset estimator --base mini", "starts from scratch"),
         ("--preset mini --base mini --vae mini", "has no autoencoder yet"),
         ("--epochs 1 --max-steps 3", "both say how far"),
         ("--preset mini --image-encoder x", "--image-encoder goes with"),

@@ -66,7 +66,7 @@ def test_what_lies_beside_train_and_test_is_left_out_and_said(tmp_path):
     touch(tmp_path / "val/g.mp4")
     notes = []
     assert found(tmp_path, notes) == {("train", "a"), ("test", "b")}
-    assert notes == ["5 clips left out (c, d, e and others): beside train/ and test/, and in neither."]
+    assert notes == ["5 clips left out (c, d, e and others): next to train/ and test/, and in neither."]
     shutil.rmtree(tmp_path / "train")  # then nothing says what is for training: all but the test clips
     assert found(tmp_path, notes) == {*(("train", name) for name in ["c", "d", "e", "f", "val"]), ("test", "b")}
     assert len(notes) == 1
@@ -375,7 +375,7 @@ def test_estimated_poses_take_room_too(clips, tmp_path, cache):
     prepare_frames(data, SIZE, estimator="mini", device="cpu")
     taken = sum(p.stat().st_size for p in cache.glob("poses/*.poses"))
     assert 0.5 * taken < preparation._estimates(sources) < 1.5 * taken
-    assert preparation._estimates(find_clips(clips)) == 0  # poses lie beside them
+    assert preparation._estimates(find_clips(clips)) == 0  # poses lie next to them
 
 
 def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_path, monkeypatch):
@@ -512,7 +512,7 @@ def test_poses_are_estimated_where_no_file_has_them(clips, tmp_path):
     notes = []
     with pytest.raises(TrainingError):
         prepare_frames(data, (160, 128), note=notes.append)
-    assert any("clip a left out: it has no pose file beside it." in note for note in notes)
+    assert any("clip a left out: it has no pose file next to it." in note for note in notes)
     frames = prepare_frames(data, (160, 128), estimator="mini", device="cpu")
     exact = prepare_frames(clips, (160, 128))
     estimated, truth = frames.pose(range(8))[:, 0] > 0, exact.pose(range(8))[:, 0] > 0

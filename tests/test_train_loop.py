@@ -1,4 +1,4 @@
-"""The training loop: refusing what does not fit, stopping and going on, loading ahead, and parts that make a whole."""
+"""The training loop: refusing what does not fit, stopping and continuing, loading ahead, and parts that make a whole."""
 
 import dataclasses
 import json

@@ -178,7 +178,7 @@ def test_training_leaves_other_peoples_folders_alone(tmp_path):
         with pytest.raises(OutputExistsError, match="another -o"):
             start(diffusion, **how)
     assert (project / "thesis.tex").exists() and (diffusion / "unet").exists()
-    logged = tmp_path / "logged"  # a log beside what is trained is no obstacle
+    logged = tmp_path / "logged"  # a log next to what is trained is no obstacle
     logged.mkdir()
     (logged / "train.log").write_text("x")
     start(logged, notes, resume=True)

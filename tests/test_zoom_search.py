@@ -18,7 +18,7 @@ def dance():
 
 
 def placed(frame, size, corner):
-    """A frame's picture and pose in a larger one, whose wall goes on from its edges."""
+    """A frame's picture and pose in a larger one, whose wall continues from its edges."""
     top, left = corner
     around = ((top, size[0] - top - 160), (left, size[1] - left - 128))
     return np.pad(frame.picture, (*around, (0, 0)), mode="edge"), np.pad(frame.pose, ((0, 0), *around))

@@ -1,6 +1,6 @@
 """The repositories that people's bases come from, in their layout on the Hub but at tiny size and with random weights.
 
-Names of files and keys, what configs say and leave out, and what lies beside the needed files (old checkpoints, safety
+Names of files and keys, what configs say and leave out, and what lies next to the needed files (old checkpoints, safety
 checkers: nothing may fetch them) are as in the real repositories; widths are 32 to 96, pictures 64 x 64. No weight is
 zero: where training starts from zero, as in a ControlNet's last convolutions, random values stand, or a test of the
 arithmetic behind them would see nothing. `build(name, folder)` writes one repository, `REPOSITORIES` lists them,

@@ -10,12 +10,12 @@
     ├── BaseError                  a base that is unknown, incomplete or of another version
     ├── SubjectError               a subject that is unknown, incomplete or of another version
     ├── StoreError                 the user cache cannot be read or written
-    ├── TrainingError              training cannot start or go on
+    ├── TrainingError              training cannot start or continue
     │   └── TrainingStopped        exit code 143: SIGTERM came, and the state was saved
     ├── EvaluationError            clips cannot be compared, or a metric is beyond the limit that was set
     ├── OutOfMemoryError           the device has too little memory, even for the smallest portion
     ├── BatchError                 some videos of a batch are missing; the others are done
-    ├── EngineError                the workers of a batch cannot be had
+    ├── EngineError                the workers of a batch are unavailable
     └── OutputError                a result cannot be written where it was asked for
         └── OutputExistsError      it exists already and --overwrite was not given
 
@@ -81,7 +81,7 @@ class StoreError(DreamposeError):
 
 
 class TrainingError(DreamposeError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class EvaluationError(DreamposeError):
@@ -89,7 +89,7 @@ class EvaluationError(DreamposeError):
 
 
 class TrainingStopped(TrainingError):
-    """SIGTERM came: the state was saved at the end of the step, and `--resume` goes on."""
+    """SIGTERM came: the state was saved at the end of the step, and `--resume` continues."""
 
     exit_code = 143  # what a shell reports for a process that SIGTERM ended
 
@@ -103,7 +103,7 @@ class BatchError(DreamposeError):
 
 
 class EngineError(DreamposeError):
-    """The workers of a batch cannot be had: no process can be started, or no cluster reached."""
+    """The workers of a batch are unavailable: no process can be started, or no cluster reached."""
 
 
 class OutputError(DreamposeError):

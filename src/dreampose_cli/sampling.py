@@ -113,7 +113,7 @@ def sample(
 
     `fresh_noise(i)`: the noise (B, C, h, w) or (1, C, h, w) that step i of a sampler that `adds_noise` takes; without
     it one draw for all B by seed 0. `on_state` is told the state before the first step and after each one; from such a state
-    `resume` goes on, to the same result.
+    `resume` continues, to the same result.
     """
     sampler.set_timesteps(steps)
     latents = start * sampler.init_noise_sigma

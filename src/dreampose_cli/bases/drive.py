@@ -25,7 +25,7 @@ def is_here(folder: Path) -> bool:
 
 
 def fetch(file: str, name: str, folder: Path, *, progress: Progress | None = None, note: Note | None = None) -> Path:
-    """The folder with the checkpoints in the zip that is Drive's `file`, below `folder`, where a broken download goes on.
+    """The folder with the checkpoints in the zip that is Drive's `file`, below `folder`, where a broken download continues.
 
     Raises BaseError with the link and the import command where the Drive refuses or sends something else.
     """
@@ -70,7 +70,7 @@ def _download(file: str, packed: Path, by_hand: str, progress: Progress | None, 
     except Exception as error:  # of the transport, by whatever name
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BaseError(
-            f"the download from Google Drive broke off ({text}); run the same command again, which goes on, or {by_hand}."
+            f"the download from Google Drive broke off ({text}); run the same command again, which continues, or {by_hand}."
         ) from error
     if not zipfile.is_zipfile(packed):
         packed.unlink()

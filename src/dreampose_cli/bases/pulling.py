@@ -1,7 +1,7 @@
 """Published bases come here: downloaded file by file, made a base in the store once, and the downloads given back. No torch.
 
-A journal beside unfinished work says which commit of a repository was met first and which files are this download's own:
-what was in the Hub's cache before stays there. A pull that was interrupted goes on with the files that are missing.
+A journal next to unfinished work says which commit of a repository was met first and which files are this download's own:
+what was in the Hub's cache before stays there. A pull that was interrupted resumes with the files that are missing.
 """
 
 from __future__ import annotations

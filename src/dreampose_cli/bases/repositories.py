@@ -1,7 +1,7 @@
 """Repositories on the Hugging Face Hub: bases by `owner/name[@revision]`, and the components of others. No torch.
 
 What was downloaded once is used as it is, without asking the network; `pull` asks for what is new. Everything lies in
-the Hub's own cache (HF_HOME), and a download that broke off goes on with the files that are missing.
+the Hub's own cache (HF_HOME), and a download that broke off resumes with the files that are missing.
 """
 
 from __future__ import annotations

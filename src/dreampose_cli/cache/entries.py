@@ -191,7 +191,7 @@ def _entry(kind: str, path: Path) -> Entry | None:
         return Entry(kind, path.name, None, path, 0, 0.0, 0.0, {}, f"cannot be read: {problem.strerror}")
     try:
         info = _info(kind, path)
-    except Exception as problem:  # whatever a damaged file does to a reader, listing goes on
+    except Exception as problem:  # whatever a damaged file does to a reader, listing continues
         broken = str(problem) if isinstance(problem, DreamposeError) else f"damaged ({type(problem).__name__})"
     id = path.name.removesuffix(".poses") if kind == "poses" else path.name
     if kind == "partial":

@@ -175,7 +175,7 @@ def pull(
     """Download a base, or what is new of it; print its folder.
 
     A short name means published weights, which become a base here once; what was downloaded for that is removed again. An
-    interrupted pull goes on. `--base` does all this by itself where a base is not here yet.
+    interrupted pull resumes. `--base` does all this by itself where a base is not here yet.
 
     Examples:
       dreampose base pull magicanimate

@@ -1,4 +1,4 @@
-"""`dreampose demo`: the whole road on generated material, in a few minutes on any machine."""
+"""`dreampose demo`: the full pipeline on generated material, in a few minutes on any machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def demo(
     """See it work on a mannequin that the base has never seen.
 
     Tunes and renders as you would, on generated material and without the network. Writes out.mp4 (photo, driving
-    video, pose, result), strip.png (with the truth beside) and metrics.json.
+    video, pose, result), strip.png (with the truth) and metrics.json.
 
     Examples:
       dreampose demo

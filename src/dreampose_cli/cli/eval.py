@@ -1,4 +1,4 @@
-"""`dreampose eval`: how close a clip is to its reference, in every figure of the paper, with the protocol beside it."""
+"""`dreampose eval`: how close a clip is to its reference, in every figure of the paper, with the protocol next to it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def eval(
     tune: Annotated[bool, typer.Option("--tune", help="Also tune each clip's subject on its photo.")] = False,
     ablations: Annotated[bool, typer.Option("--ablations", help="Also the paper's ablations on the base.")] = False,
     compare: Annotated[
-        list[str] | None, typer.Option("--compare", metavar="NAME=BASE", help="Another base beside it.")
+        list[str] | None, typer.Option("--compare", metavar="NAME=BASE", help="Another base next to it.")
     ] = None,
     clips: Annotated[int | None, options.whole("--clips", "N", "Only so many clips.", 1, default="all")] = None,
     min_gap: Annotated[
@@ -113,7 +113,7 @@ def eval(
 ) -> None:
     """Score a clip against its reference; print every metric and the protocol.
 
-    A metric that cannot be had is missing with its reason, never a number. With --suite the clips are rendered first, by
+    A metric that is unavailable is missing with its reason, never a number. With --suite the clips are rendered first, by
     the paper's protocol; the options from --output to --batch-size, and --dtype, are the suite's.
 
     Examples:
@@ -245,7 +245,7 @@ def suite_lines(document: dict[str, Any]) -> list[str]:
 
 
 def _view_lines(summary: dict[str, Any]) -> list[str]:
-    """L1 and SSIM of the frames that show a back beside those that show a front."""
+    """L1 and SSIM of the frames that show a back next to those that show a front."""
     views, chosen = summary["views"], ("l1", "ssim")
     if not views:
         return []

@@ -1,4 +1,4 @@
-"""The manual page, dreampose(1), from the same declarations as `--help`: what building a wheel puts beside the package."""
+"""The manual page, dreampose(1), from the same declarations as `--help`: what building a wheel puts next to the package."""
 
 from __future__ import annotations
 

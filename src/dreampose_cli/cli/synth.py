@@ -26,7 +26,7 @@ def synth(
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="Width and height in pixels.")] = "128x160",
     seed: options.Seed = 0,
     png: Annotated[
-        bool, typer.Option("--png", help="Lossless frames beside the videos, which `train` prefers.")
+        bool, typer.Option("--png", help="Lossless frames next to the videos, which `train` prefers.")
     ] = False,
     workers: Annotated[int, options.whole("--workers", "N", "Processes that draw.", 1, 512)] = 1,
     overwrite: options.Overwrite = False,

@@ -175,7 +175,7 @@ def train(
     """Train a base on fashion videos (phase 1); print its path.
 
     Clips are decoded once into the cache. Checkpoints are kept in BASE/checkpoints: after Ctrl-C, a kill or a power cut
-    the same command with --resume goes on, and where it is finished it does nothing. SIGTERM saves first (exit code
+    the same command with --resume continues, and where it is finished it does nothing. SIGTERM saves first (exit code
     143). Several GPUs or machines: `accelerate launch -m dreampose_cli train ...`.
 
     Examples:
@@ -233,7 +233,7 @@ def train(
         with out.progress(None, "training") as progress:
             trained = train_base(asked, progress=progress, note=out.note)
     except TrainingStopped as stopped:
-        out.note(f"{stopped} The same command with --resume goes on.")
+        out.note(f"{stopped} The same command with --resume continues.")
         raise typer.Exit(stopped.exit_code) from None
     if trained.seconds:
         out.note(f"{options.counted(trained.steps, 'step')} in {duration(trained.seconds)}")

@@ -63,7 +63,7 @@ def tune(
 ) -> None:
     """Learn a subject from one or more photos; print its id.
 
-    What was tuned once, from the same photos with the same settings, is not tuned again; an interrupted run goes on
+    What was tuned once, from the same photos with the same settings, is not tuned again; an interrupted run resumes
     where it stopped. The photos' poses are estimated where --poses does not give them.
 
     Examples:

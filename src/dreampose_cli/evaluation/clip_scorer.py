@@ -113,7 +113,7 @@ class FeatureSums:
                 total.add(features)
 
     def _run(self, key: str, network: Callable, *frames: np.ndarray) -> Any:
-        """What a network says; one that fails is missing from here on, with the reason, and the others go on."""
+        """What a network says; one that fails is missing from here on, with the reason, and the others continue."""
         try:
             return network(*frames)
         except (Missing, RuntimeError, ValueError) as error:
@@ -146,7 +146,7 @@ class ClipScorer:
         self, pair: ClipPair, wanted: set[str], features: FeatureSums, keep: bool, pictures: bool, named: bool = True
     ) -> None:
         self.pair, self.wanted, self.features, self.pictures = pair, wanted, features, pictures
-        self.named = named  # the poses were asked for, rather than found beside the reference
+        self.named = named  # the poses were asked for, rather than found next to the reference
         self.totals = {key: _Mean() for key in PER_FRAME}
         self.kept = {key: array("d") for key in PER_FRAME} if keep else {}
         self.warnings: list[str] = []

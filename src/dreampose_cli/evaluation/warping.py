@@ -3,7 +3,7 @@
 Poses say which surface point (I, U, V) a pixel shows. Frame t is taken for a partial texture of the body, carried to the
 pose of frame t + 1 (`surface`), and compared with frame t + 1 where the very same points were seen. A texture that
 swims or flickers over a moving body scores high, a body that moves with its texture does not. Light that changes as the
-body turns, and sampling, give a true clip an error of its own: the reference's, to be read beside it.
+body turns, and sampling, give a true clip an error of its own: the reference's, to be read next to it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _unreachable: set[str] = set()  # hosts that did not answer in this process: ask
 
 
 class Missing(Exception):
-    """A metric cannot be had; the text is the reason, for the table and the JSON document."""
+    """A metric is unavailable; the text is the reason, for the table and the JSON document."""
 
 
 @dataclass(frozen=True)

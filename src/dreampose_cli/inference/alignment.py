@@ -25,7 +25,7 @@ HEAD, TORSO, THIGHS, SHINS, FEET = (23, 24), (1, 2), (7, 8, 9, 10), (11, 12, 13,
 LOOKED_AT = 48  # frames of a clip that are measured, spread evenly
 STRAY = 0.01  # share of a part's pixels at each of its ends that may be mistakes of an estimator
 SEEN = 0.005  # a part that covers less of the body is a mistake
-EDGE = 0.01  # of the frame's height: a body that ends nearer to the edge goes on behind it
+EDGE = 0.01  # of the frame's height: a body that ends nearer to the edge continues behind it
 SHORTEST = 2.0  # pixels: what is shorter measures nothing
 BEYOND = 0.02  # of the photo's side: a body that reaches further past the edge is said to be cut
 SAME_ASPECT = 0.03  # as tune allows between a photo and its pose
@@ -79,7 +79,7 @@ def place(
     """The poses as the subject is to take them, and how they were aligned with the photo, None where they were not.
 
     mode: "on", "off", or "auto", which is off where photo and poses have the same frame size or the base is an imported
-    official one, and goes on without where photo and poses cannot be compared; "on" raises PoseError then. Reads up to
+    official one, and continues without where photo and poses cannot be compared; "on" raises PoseError then. Reads up to
     `LOOKED_AT` frames, one at a time.
     """
     source = sequence.source or "the poses"

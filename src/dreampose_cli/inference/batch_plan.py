@@ -73,12 +73,12 @@ def default_frames(device: torch.device) -> int:
 
 
 def row_bytes(network: Network) -> int:
-    """About how much memory one UNet row needs beside the weights."""
+    """About how much memory one UNet row needs besides the weights."""
     height, width = network.latent_size
     return ROW_MAPS * height * width * network.unet.config.block_out_channels[0] * network.dtype.itemsize
 
 
 def decode_bytes(network: Network) -> int:
-    """About how much memory the decode of one frame needs beside the weights."""
+    """About how much memory the decode of one frame needs besides the weights."""
     height, width = network.config.resolution
     return DECODE_MAPS * height * width * network.vae.config.block_out_channels[0] * network.dtype.itemsize

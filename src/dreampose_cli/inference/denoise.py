@@ -220,5 +220,5 @@ def _smaller(batch_plan: BatchPlan, network: Network, note: Callable[[str], None
             f"{network.config.resolution[0]}; close what else uses it, give --dtype bfloat16, or --device cpu."
         )
     if note:
-        note(f"{network.device} ran out of memory; going on with {smaller}.")
+        note(f"{network.device} ran out of memory; continuing with {smaller}.")
     return smaller

@@ -66,7 +66,7 @@ def plan_clip(
 
 
 def window_bytes(network: Network, size: tuple[int, int], portions: JointPortions, branches: int) -> int:
-    """About how much memory a window needs beside the weights that lie on the device while it is computed."""
+    """About how much memory a window needs besides the weights that lie on the device while it is computed."""
     factor = network.vae_scale_factor
     grid = (size[0] // factor) * (size[1] // factor)
     rows = portions.window * (1 if portions.in_turn else branches)

@@ -1,4 +1,4 @@
-"""Work that goes on in a thread while its results are taken: the next frames are computed while these are encoded."""
+"""Work that continues in a thread while its results are taken: the next frames are computed while these are encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results appear whole or not at all: written beside their place under a temporary name, then renamed.
+"""Results appear whole or not at all: written next to their place under a temporary name, then renamed.
 
 What is renamed is on the disk: after a power cut, too, a result is whole or not there.
 A process that is killed leaves at most a hidden `.name.WHERE-PID-RANDOM.tmp` sibling behind, never half a result. The

@@ -1,6 +1,6 @@
 """Low-rank updates: what tuning adds to a weight, as the product of two thin matrices (LoRA; Hu et al., 2021).
 
-W' = W + B A, with A (r, inputs) and B (outputs, r). While tuning the two are computed beside the frozen W. To render,
+W' = W + B A, with A (r, inputs) and B (outputs, r). While tuning the two are computed next to the frozen W. To render,
 they are added into W, so that a low-rank subject costs what a full one costs. They are kept under the names that peft
 and diffusers give them, `NAME.lora_A.weight` and `NAME.lora_B.weight`, the scale worked in. peft itself leaves the
 dilation of a convolution out, which the texture encoder has.
@@ -18,7 +18,7 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 
 
 class UpdatedLayer(nn.Module):
-    """A frozen linear layer or convolution with the update that is learned beside it. B starts at zero."""
+    """A frozen linear layer or convolution with the update that is learned next to it. B starts at zero."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, generator: torch.Generator):
         super().__init__()

@@ -11,7 +11,7 @@ it is loaded from, no screen and no device policy. One step of denoising, as sam
 Rows: a row is one frame of one guidance branch, its latents are (C, h, w), and tensors of rows have them first. A network
 whose `context.size` is n > 1 attends across frames: it gets whole windows, n rows of one window after the other.
 
-A new family is a folder beside `dreampose/`: settings (data, no torch), a `Network` and its `Condition`; one line in
+A new family is a folder next to `dreampose/`: settings (data, no torch), a `Network` and its `Condition`; one line in
 `bases.families` makes it known. Everything that lists modules (saving, loading, the files on the Hub, fingerprints, moving,
 casting, what a subject keeps) follows from `modules`.
 
@@ -212,7 +212,7 @@ class Network(Placement, ABC):
         """
 
     def regression(self, condition: Any, target: Tensor) -> Tensor | float:
-        """A loss beside that of denoising: the squared error of a first guess of the target's latents (R, C, h, w)."""
+        """A loss besides that of denoising: the squared error of a first guess of the target's latents (R, C, h, w)."""
         return 0.0
 
     def start(self, views: Views) -> Tensor | None:

@@ -259,7 +259,7 @@ def require(file: Path, found: list[str]) -> None:
 
 
 def image_processor(folder: Path, size: int) -> CLIPImageProcessorPil:
-    """The preprocessing beside an image encoder; OpenAI's, for pictures of `size` pixels, where there is none."""
+    """The preprocessing next to an image encoder; OpenAI's, for pictures of `size` pixels, where there is none."""
     if (folder / "preprocessor_config.json").is_file():
         read_json(folder / "preprocessor_config.json")
         return CLIPImageProcessorPil.from_pretrained(folder)

@@ -49,14 +49,14 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         named = _GLOBAL.search(str(error))
         if named:
             raise BaseError(
-                f"{path} is refused: beside weights it holds {named[1]}, and loading that could run code; take a "
+                f"{path} is refused: besides weights it holds {named[1]}, and loading that could run code; take a "
                 "checkpoint that holds a state_dict and nothing else."
             ) from error
         raise BaseError(f"{path} is cut short, damaged or no PyTorch checkpoint; download it again.") from error
     if not isinstance(content, Mapping):
         raise BaseError(f"{path} holds a {type(content).__name__}, not weights by name (a state_dict).")
     if isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]  # beside it stands where training was
+        content = content["state_dict"]  # next to it stands where training was
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise BaseError(

@@ -144,7 +144,7 @@ def load_densepose(
 
     size: short side that the network sees, None for the pictures' own. person: 1 for the largest, 2 for the next.
     dtype: another than "float32" is computed in by autocast, since traced weights stay as they are. An mps device is
-    replaced by the CPU: traced files cannot be moved there. Raises PoseError if it cannot be had.
+    replaced by the CPU: traced files cannot be moved there. Raises PoseError if it is unavailable.
     """
     where = torch.device(device)
     if where.type == "mps":

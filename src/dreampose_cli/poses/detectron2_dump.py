@@ -39,7 +39,7 @@ class DumpPoses(PoseSequence):
     """The poses of one person in a dump, in the order of the pictures' names.
 
     person: whom to follow, see `PersonTracker`. size: (height, width) of the pictures; without it, that of the first picture
-    which lies beside the dump, else the extent of all boxes, with a remark. Frames that show nobody take the pose of
+    which lies next to the dump, else the extent of all boxes, with a remark. Frames that show nobody take the pose of
     the nearest frame. Raises PoseError for what is no dump, NoPersonError if it shows nobody (or no such person).
 
     Only the frame that is asked for is in memory where torch.save wrote the dump; of a plain pickle all of it is.
@@ -73,7 +73,7 @@ class DumpPoses(PoseSequence):
         remarks = []
         if found is None:
             remarks.append(
-                f"{path} does not say how large its pictures are, and none lies beside it: {extent[1]}x{extent[0]} is taken, "
+                f"{path} does not say how large its pictures are, and none lies next to it: {extent[1]}x{extent[0]} is taken, "
                 "which its boxes reach to; --size WIDTHxHEIGHT says better."
             )
         if self.gaps:
@@ -150,7 +150,7 @@ def _extent(boxes: list[np.ndarray]) -> tuple[int, int]:
 
 
 def _picture_size(path: Path, entries: list[dict]) -> tuple[int, int] | None:
-    """(height, width) of the first picture that lies beside the dump under the name, or relative path, it has there."""
+    """(height, width) of the first picture that lies next to the dump under the name, or relative path, it has there."""
     for entry in entries:
         name = entry.get("file_name")
         if not isinstance(name, str):

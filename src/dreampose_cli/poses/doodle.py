@@ -137,7 +137,7 @@ class DoodleReader:
             )
         if stray_ink(crop, points, drawn) > STRAY:
             raise PoseError(
-                f"{source} shows more than one figure in one drawing, or other things beside it; draw one figure a sheet, "
+                f"{source} shows more than one figure in one drawing, or other things next to it; draw one figure a sheet, "
                 "or several apart from each other in a row."
             )
 

@@ -187,7 +187,7 @@ def _joined(parts: dict[int, np.ndarray]) -> dict[int, int]:
 
 
 def _kinship(a: np.ndarray, b: np.ndarray) -> float:
-    """Parts one above the other, as a head above a body, may lie further apart than parts beside each other."""
+    """Parts one above the other, as a head above a body, may lie further apart than parts next to each other."""
     left, right = max(a[:, 1].min(), b[:, 1].min()), min(a[:, 1].max(), b[:, 1].max())
     narrower = min(np.ptp(a[:, 1]), np.ptp(b[:, 1])) + 1
     smaller = min(_size(a), _size(b)) / max(_size(a), _size(b))

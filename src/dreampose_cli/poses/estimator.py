@@ -142,7 +142,7 @@ def load_estimator(
     .torchscript file of the same interface; or a folder made by `train --preset estimator`.
 
     dtype: what it computes in, "float32", "float16" or "bfloat16". size (the short side it sees) and person (which of
-    several) are DensePose's, see `load_densepose`; UsageError with the others. Raises PoseError if it cannot be had.
+    several) are DensePose's, see `load_densepose`; UsageError with the others. Raises PoseError if it is unavailable.
     """
     if name == "dwpose":
         from .dwpose import load_dwpose

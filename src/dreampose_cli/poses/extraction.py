@@ -370,7 +370,7 @@ def _estimate(model, frames: media.FrameSource, source: Path, path: Path, progre
         if last is None:
             raise NoPersonError(nobody(source, model.name, model.person))
         fill(last, waiting)
-    with zipfile.ZipFile(path, "a") as archive:  # beside the poses, where a reader of the format does not look
+    with zipfile.ZipFile(path, "a") as archive:  # next to the poses, where a reader of the format does not look
         moment = zipfile.ZipInfo("gaps.json")  # of 1980, so that the same poses are the same bytes
         archive.writestr(moment, json.dumps(ranges_of(gaps)))
 

@@ -346,7 +346,7 @@ class _IuvPoses(_FilePoses):
         orders = _channel_orders(files)
         if not orders:
             raise PoseError(
-                f"{source} holds no IUV pictures: no channel is a body part from 0 to {PARTS} with U and V beside it; "
+                f"{source} holds no IUV pictures: no channel is a body part from 0 to {PARTS} with U and V next to it; "
                 "take the poses of ordinary pictures with `dreampose poses`."
             )
         if len(orders) > 1:

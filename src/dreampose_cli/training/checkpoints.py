@@ -133,7 +133,7 @@ def load_checkpoint(
 
 def _unfit(checkpoint: Path, error: Exception) -> TrainingError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return TrainingError(f"{checkpoint} does not fit this run ({reason}); remove it to go on from an older one.")
+    return TrainingError(f"{checkpoint} does not fit this run ({reason}); remove it to resume from an older one.")
 
 
 def _said(value: Any) -> str:

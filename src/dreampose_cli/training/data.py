@@ -3,7 +3,7 @@
 A clip is a video, a folder with one, or pictures: frames in their order, or photos of one person without an order. Known
 layouts, which may be mixed and lie in one another:
 
-    clips/a.mp4, b.mp4, ...                     videos, their poses beside them (a.poses) or estimated
+    clips/a.mp4, b.mp4, ...                     videos, their poses next to them (a.poses) or estimated
     clips/{train,test}/...                      two folders of clips, as UBC Fashion and `synth` have them
     clips/*.mp4 with train.txt, test.txt        videos in one folder and lists of names, file names or addresses
     clips/a/{video.mp4, video.poses, frames/}   as `synth` writes them; lossless frames are preferred
@@ -126,10 +126,10 @@ class _Look:
 
 DRAWING = "video: a name that ends in poses is that of a drawing of poses"
 LOOSE = "picture: photos of one person, or the frames of a clip, belong in a folder of their own"
-BESIDE_FRAMES = "video: one of several beside frames/, which is the clip"
+BESIDE_FRAMES = "video: one of several next to frames/, which is the clip"
 WITHIN = "folder: it lies within the folder of a clip"
 TOO_DEEP = f"folder: it lies more than {DEEPEST} folders deep"
-BESIDE_SPLITS = "clip: beside train/ and test/, and in neither"
+BESIDE_SPLITS = "clip: next to train/ and test/, and in neither"
 UNLISTED = "clip: in no list"
 
 
@@ -239,7 +239,7 @@ def _with_poses(pictures: list[Path]) -> tuple[tuple[Path, Path | None], ...]:
 
 
 def _poses_beside(path: Path) -> Path | None:
-    """The poses of a video or a picture where they lie beside it under its name."""
+    """The poses of a video or a picture where they lie next to it under its name."""
     names = [f"{path.stem}.poses", f"{path.stem}_densepose.npy", f"{path.stem}_IUV.png", f"{path.stem}_poses"]
     names += [f"{path.stem}.pkl", f"{path.stem}.pt"] if path.suffix.lower() in VIDEO_SUFFIXES else []
     return next((path.with_name(name) for name in names if path.with_name(name).exists()), None)
@@ -302,7 +302,7 @@ def _as_said(folder: Path, prefix: str, sources: list[Source], said: set[str], l
             elif all(source.split not in ("", split) for source in found):
                 elsewhere.append(name)
         if missing:
-            look.note(f"{path} names {counted(missing)} not there ({some(missing)}); training goes on without.")
+            look.note(f"{path} names {counted(missing)} not there ({some(missing)}); training continues without.")
         if elsewhere:
             other = "train" if split == "test" else "test"
             look.note(f"{path} names {counted(elsewhere)} in a folder {other}/ ({some(elsewhere)}); the folder counts.")

@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class NoiseSample:
-    """What is random about B samples beside their pictures: noise (B, C, h, w), timesteps (B,), and dropout (B,) in [0, 1),
+    """What is random about B samples next to their pictures: noise (B, C, h, w), timesteps (B,), and dropout (B,) in [0, 1),
     which decides what is dropped."""
 
     noise: Tensor
@@ -169,7 +169,7 @@ def even_timestep(seed: int, index: int, timesteps: int) -> int:
 
 
 class PairSource:
-    """Random pairs of frames of one subject; latents of all frames are encoded once and kept beside them.
+    """Random pairs of frames of one subject; latents of all frames are encoded once and kept next to them.
 
     Every frame is the target once in an epoch, in an order of its own in each; its photo is any other frame of its clip.
     `each` targets of a clip follow one another and share a photo, which is none of them; the last ones of a clip that cannot
@@ -241,7 +241,7 @@ def encode_frames(
 ) -> Callable[[list[int]], Tensor]:
     """Latents of every frame, encoded once; `value_range` is the VAE input range, the target's or the condition's.
 
-    Returns a function from rows to float32 (B, C, h, w). Kept as float16 in a file for each clip beside its shard, under a
+    Returns a function from rows to float32 (B, C, h, w). Kept as float16 in a file for each clip next to its shard, under a
     name that follows the VAE's weights, so that a run that resumes reads what it had: 10 KB a frame for mini. Of several
     processes, `share` = (this one, how many), each begins with its own clips and takes others only where they are missing.
     """

@@ -118,7 +118,7 @@ def _about_data(frames: FrameDataset, fit: str, estimator: str) -> dict[str, Any
         "key": frames.key,
         "splits": splits,
         "fit": fit,
-        "poses": f"the files beside the clips, else the estimator {Path(estimator).name}",
+        "poses": f"the files next to the clips, else the estimator {Path(estimator).name}",
     }
 
 

@@ -164,16 +164,16 @@ def _with_poses(sources: list[Source], note: Note) -> Iterator[Source]:
             continue
         pairs = tuple(pair for pair in source.pictures if pair[1] is not None)
         if not pairs:
-            note(f"clip {source.name} left out: it has no pose file beside it.")
+            note(f"clip {source.name} left out: it has no pose file next to it.")
             continue
         for picture, poses in source.pictures:
             if poses is None:
-                note(f"{picture.name} of {source.name} left out: it has no pose file beside it.")
+                note(f"{picture.name} of {source.name} left out: it has no pose file next to it.")
         yield replace(source, pictures=pairs)
 
 
 def _revision(estimator: str | None, device: str, note) -> str:
-    """Which estimator it is exactly. Loaded here once, so that one that cannot be had is not the fault of every clip."""
+    """Which estimator it is exactly. Loaded here once, so that one that is unavailable is not the fault of every clip."""
     if estimator is None:
         return ""
     from ..device import pick_device

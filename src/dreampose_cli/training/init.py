@@ -108,7 +108,7 @@ def starting_point(
         if shape not in (None, ArchOverrides()):
             raise UsageError(
                 f"{base} is a base, whose conditioning is settled; --pose-window, --pose-channels, --unet-image-input and "
-                "--clip-only are for one that begins from nothing or from a Stable Diffusion."
+                "--clip-only are for one that begins from scratch or from a Stable Diffusion."
             )
         start = resolve_base(base, note, progress)
         model = load_base(start)

@@ -123,7 +123,7 @@ def run(
 ) -> LoopResult:
     """Train `task.modules` in place for `settings.steps` steps; afterwards they hold the averaged weights if any.
 
-    With `checkpoints` the state is saved there every `save_every` steps, whole or not at all, and `resume` goes on from
+    With `checkpoints` the state is saved there every `save_every` steps, whole or not at all, and `resume` resumes from
     the newest, if the settings and `identity` (what else the result depends on) are those it was made with. `processes` are the
     processes that train together, `loaders` the threads that load samples ahead. `validate(step)` is called every
     `validate_every` steps but the last, with the averaged weights in place; `track(step, figures)` now and then. When

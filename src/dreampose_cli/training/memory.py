@@ -112,11 +112,11 @@ def run_within_memory(
         plan = more
         if note:
             spared = f"{plan.parts} parts a step" if plan.parts > 1 else "activations computed twice"
-            note(f"{device} ran out of memory; going on with {spared}.")
+            note(f"{device} ran out of memory; continuing with {spared}.")
 
 
 def needed(network: Network, learning: list[nn.Parameter], settings: LoopSettings, plan: MemoryPlan) -> int:
-    """About how many bytes a step takes beside the weights: gradients, the optimizer's state, and activations."""
+    """About how many bytes a step takes besides the weights: gradients, the optimizer's state, and activations."""
     state = 2 if plan.eight_bit_adam else 8
     trained = sum(p.numel() for p in learning) * (4 + state)
     itemsize = 2 if settings.autocast else 4

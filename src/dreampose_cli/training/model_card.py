@@ -39,7 +39,7 @@ def renew_card(folder: Path, text: str, target: Path, note: Callable[[str], None
         names = (f"{KEPT}{i or ''}" for i in range(10**6))
         kept = next(folder / name for name in names if not (folder / name).exists())
         os.replace(path, kept)
-        note(f"{path} was changed by hand; it is kept as {kept.name} beside the new one.")
+        note(f"{path} was changed by hand; it is kept as {kept.name} next to the new one.")
     target.write_text(text, encoding="utf-8")
 
 
@@ -62,7 +62,7 @@ def _marked(text: str) -> str:
 
 def write_card(config: BaseConfig, scores: dict[str, float] | None, sample_grid: bool) -> str:
     """The card's text. `scores`: the last ones on the test clips, None without a test list; `sample_grid`: whether there is a
-    picture beside it."""
+    picture next to it."""
     about = config.provenance
     height, width = config.resolution
     parts = [
@@ -133,7 +133,7 @@ def _sources(about: dict) -> list[str]:
 
 def _origin(about: dict) -> str:
     rows = [f"{i}. {sentence}" for i, sentence in enumerate(_sources(about), start=1)]
-    return "\n".join(["## Starting weights\n", *(rows or ["None: everything was trained from nothing."]), ""])
+    return "\n".join(["## Starting weights\n", *(rows or ["None: everything was trained from scratch."]), ""])
 
 
 def _front_matter(about: dict) -> str:
@@ -186,7 +186,7 @@ def _settings(config: BaseConfig) -> str:
 
 def _figures(scores: dict[str, float] | None) -> str:
     if scores is None:
-        return "## Figures\n\nNone: there were no clips beside those it was trained on.\n"
+        return "## Figures\n\nNone: there were no clips besides those it was trained on.\n"
     return (
         "## Figures\n\n"
         f"On {scores['frames']:g} frames of clips that were not trained on, RGB in [0, 1], untuned, few sampling steps: SSIM "

@@ -153,7 +153,7 @@ def _results(jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, str | None,
             yield running[future], *future.result()
     except BrokenProcessPool as error:
         raise TrainingError(
-            "a process that prepared clips was killed, perhaps for want of memory; run the command again, which goes on "
+            "a process that prepared clips was killed, perhaps for want of memory; run the command again, which continues "
             "with the clips that are missing, with fewer --prepare-workers."
         ) from error
     finally:
@@ -299,7 +299,7 @@ def amount(size: float) -> str:
 
 
 def _estimates(sources: list[Source]) -> float:
-    """About how many bytes the estimated poses of clips take, which are kept beside their shards."""
+    """About how many bytes the estimated poses of clips take, which are kept next to their shards."""
     clips = [source.frames for source in sources if source.frames is not None and source.poses is None]
     pixels = []
     for clip in clips[:: max(1, len(clips) // SAMPLED)][:SAMPLED]:

@@ -39,7 +39,7 @@ STAGES = {
 }
 EPOCHS = {"paper": 5.0}
 PAIRS = {"mini": Pairing(targets_per_photo=2, figure_weight=2.0, even_timesteps=True)}  # elsewhere as in the paper
-# What learns in a stage beside what the network's own stage says: CLIP, where it starts from scratch.
+# What learns in a stage besides what the network's own stage says: CLIP, where it starts from scratch.
 ALSO_LEARNS = {"mini": {"network": ("image_encoder",)}}
 STORED_AS = {"mini": "float16"}  # the format of a finished base's weights; others keep what they are trained in
 
@@ -57,14 +57,14 @@ def preset_of(
         raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(STAGES)}.")
     preset = preset or ("paper" if base else "mini")
     if preset == "estimator" and base:
-        raise UsageError("the preset estimator starts from nothing; leave --base or --preset out.")
+        raise UsageError("the preset estimator starts from scratch; leave --base or --preset out.")
     if preset == "paper" and not base:
         raise UsageError("the preset paper starts from a base; name it with --base.")
     if image_encoder and preset != "paper":
         raise UsageError("--image-encoder goes with --base and a Stable Diffusion; leave it out.")
     if vae and (base or preset != "mini"):
         raise UsageError(
-            "--vae is for a base from nothing (--preset mini without --base), which has no autoencoder yet."
+            "--vae is for a base from scratch (--preset mini without --base), which has no autoencoder yet."
         )
     if epochs and max_steps:
         raise UsageError("--epochs and --max-steps both say how far to go; give one of them.")

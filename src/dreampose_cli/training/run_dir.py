@@ -1,4 +1,4 @@
-"""The folder of a training: what an earlier run has left in it, what may go on there, and what has to give way."""
+"""The folder of a training: what an earlier run has left in it, what may continue there, and what has to give way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RunDir:
         return self.output / "checkpoints"
 
     def newest(self, stage: str) -> Path | None:
-        """The checkpoint that this run goes on from in `stage`, if any."""
+        """The checkpoint that this run resumes from in `stage`, if any."""
         return latest_checkpoint(self.checkpoints / stage) if self.resume else None
 
     def is_finished(self, stage: str, steps: int | None) -> bool:
@@ -60,7 +60,7 @@ class RunDir:
         if self.resume:
             if not started and inside & STARTED:
                 raise OutputExistsError(
-                    f"{output} holds {min(inside & STARTED)}, but no training to go on with; choose another -o."
+                    f"{output} holds {min(inside & STARTED)}, but no training to continue with; choose another -o."
                 )
             if not any(latest_checkpoint(folder) for folder in self.checkpoints.glob("*")):
                 note(f"{output} has no checkpoint; starting afresh.")
@@ -68,7 +68,7 @@ class RunDir:
             require_replaceable(output, True, lambda name: name in OWN or name.startswith(KEPT))
         elif inside:
             ways = (
-                "add --resume to go on with it, --overwrite to train it anew, or"
+                "add --resume to continue with it, --overwrite to train it anew, or"
                 if started
                 else "it holds other files;"
             )

@@ -2,7 +2,7 @@
 
 A shard holds, for each frame, its picture and its pose as they are at the base's resolution, packed without loss; it is
 addressed by the clip's files (path, size, time) and by what was done to them. Shards appear whole or not at all, so that
-a run that was killed goes on with the clips that are missing. Frames are read from them one by one and nothing is kept
+a run that was killed resumes with the clips that are missing. Frames are read from them one by one and nothing is kept
 in memory, whose use therefore does not grow with the data or with time.
 
     picture 0 | pose 0 | picture 1 | pose 1 | ... | description (JSON) | its length (8 bytes) | MAGIC

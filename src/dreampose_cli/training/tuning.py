@@ -76,7 +76,7 @@ def fit_subject(
             stored = checkpoints / stage.name if checkpoints else None
             result, plan = run_within_memory(learning, network, settings, plan, stored, report, note)
             if result.resumed_from and note:
-                note(f"{stage.name}: went on from step {result.resumed_from}.")
+                note(f"{stage.name}: resumed from step {result.resumed_from}.")
         for part, module in task.modules.items():
             if updates:
                 found[part] = updates[part].tensors(share)

@@ -171,7 +171,7 @@ def _denoise(
         if less is None:
             raise OutOfMemoryError(f"{_too_little(network, plan)}; give a smaller --size, or --device cpu.")
         if less.window == portions.window:
-            note(f"{network.device} ran out of memory; going on with {less}.")
+            note(f"{network.device} ran out of memory; continuing with {less}.")
         else:
             latents.replan((less.window, less.overlap))
         portions = less

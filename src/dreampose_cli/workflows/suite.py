@@ -2,7 +2,7 @@
 
 OUTPUT holds settings.json, reference/CLIP/ (the frames to hit), poses/CLIP.poses, photos/CLIP/, frames/VARIANT/CLIP/,
 and in the end results.json and results.csv. A folder of frames appears whole or not at all, so a run that was stopped
-goes on with what is missing; the figures are what `evaluate` says of frames/VARIANT against reference. Clips are done one
+continues with what is missing; the figures are what `evaluate` says of frames/VARIANT against reference. Clips are done one
 after the other, all variants of each, so that a run that was stopped has whole clips to score (`--clips`).
 
 Subjects are tuned and rendered by the workflows `tune` and `render`, as the commands do, in a cache of the
@@ -96,7 +96,7 @@ def suite(
             try:
                 job = ClipJob(name, clip, options, bases, model_cache, note)
                 job.render(rows, _counted(progress, number * len(rows), len(found) * len(rows)))
-            except (MediaError, PoseError, NoPersonError, EvaluationError) as error:  # the others go on
+            except (MediaError, PoseError, NoPersonError, EvaluationError) as error:  # the others continue
                 unusable[name] = error
     found = [(name, clip) for name, clip in found if name not in unusable]
     if not found:
@@ -153,7 +153,7 @@ def _open(output: Path, options: SuiteOptions, bases: dict[str, Path]) -> None:
         raise EvaluationError(f"{output} is a file, and a suite writes a folder; choose another -o.")
     inside = set(os.listdir(output)) if output.exists() else set()
     if inside and not file.exists():
-        raise EvaluationError(f"{output} holds {min(inside)}, but no suite to go on with; choose another -o.")
+        raise EvaluationError(f"{output} holds {min(inside)}, but no suite to continue with; choose another -o.")
     if file.exists():
         before = cache.read_json(file)
         differing = [key for key in ("version", "settings") if before.get(key) != wanted[key]]

@@ -1,6 +1,6 @@
 """Phase 1: from a folder of clips to a base (paper section 4.4), or to a pose estimator.
 
-A preset is a list of stages. `mini` trains every component from nothing: first the VAE, then UNet, adapter and CLIP. A
+A preset is a list of stages. `mini` trains every component from scratch: first the VAE, then UNet, adapter and CLIP. A
 base that starts from Stable Diffusion or from another base trains UNet and adapter. State lives under
 OUTPUT/checkpoints/<stage>/; the finished components and `base.json`, which is written last, in OUTPUT.
 
@@ -273,7 +273,7 @@ def _labelled(progress: Progress | None, label: str) -> Progress | None:
 
 def _going_on(name: str, newest: Path, settings: LoopSettings) -> str:
     state = read_state(newest)
-    words = f"{name}: going on from step {state['step']} of {settings.steps} ({newest.name})."
+    words = f"{name}: resuming from step {state['step']} of {settings.steps} ({newest.name})."
     planned = state["settings"].get("steps", settings.steps)
     if planned != settings.steps and settings.decay:
         words += (

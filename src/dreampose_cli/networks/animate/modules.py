@@ -1,4 +1,4 @@
-"""The modules of the family that no library describes by a config of its own, sized from the UNet beside them."""
+"""The modules of the family that no library describes by a config of its own, sized from the UNet next to them."""
 
 from __future__ import annotations
 

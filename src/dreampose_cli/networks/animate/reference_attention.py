@@ -36,7 +36,7 @@ class Reading:
 
 
 class PlainAttention(AttnProcessor2_0):
-    """Attention as it is, beside layers that read or write."""
+    """Attention as it is, next to layers that read or write."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, reference=None):
         return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)

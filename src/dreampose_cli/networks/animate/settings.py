@@ -113,7 +113,7 @@ MAGICPOSE = AnimateSettings(
     pad_to=1,
 )
 
-# The noise schedules, as a diffusers scheduler config. None of the authors reads the one beside Stable Diffusion.
+# The noise schedules, as a diffusers scheduler config. None of the authors reads the one next to Stable Diffusion.
 _DDIM = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,

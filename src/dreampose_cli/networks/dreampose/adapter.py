@@ -1,7 +1,7 @@
 """The adapter A of the paper (section 4.2, figure 4): CLIP tokens and VAE latents become the cross-attention context.
 
 "pooled" and "spatial" start out as the identity on the CLIP tokens: whatever carries VAE information is initialised to
-zero, so that a pretrained UNet first sees what CLIP alone would give it. "grid" is for bases that are trained from nothing.
+zero, so that a pretrained UNet first sees what CLIP alone would give it. "grid" is for bases that are trained from scratch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class TextureEncoder(nn.Module):
     """Part of the adapter of bases with `unet_channels="surface"`: what the carried texture looks like in latents.
 
     A small convolutional network from the carried texture and the pose window to a first guess of the target's latents,
-    which the UNet gets as input beside them. Trained with the UNet, by regression on the target's latents. Its eye for
+    which the UNet gets as input next to them. Trained with the UNet, by regression on the target's latents. Its eye for
     detail is a frozen copy of the VAE's encoder, which sees the carried picture: where that is right, so is the guess.
     """
 
@@ -149,7 +149,7 @@ class SpatialAdapter(nn.Module):
 
 
 class GridAdapter(nn.Module):
-    """A VAE token in each cell of the latent grid, beside CLIP's: what the photo shows there, and of which point of the body.
+    """A VAE token in each cell of the latent grid, next to CLIP's: what the photo shows there, and of which point of the body.
 
     A convolution and residual blocks over the photo's latents, its pose and its pose's `surface_code`. With `coded`, for
     bases with a surface code, the tokens end with the code itself, which the attention layers take off again; CLIP's

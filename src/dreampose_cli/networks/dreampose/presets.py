@@ -1,4 +1,4 @@
-"""Architectures that `train` can build from nothing, and the widening of a given Stable Diffusion folder."""
+"""Architectures that `train` can build from scratch, and the widening of a given Stable Diffusion folder."""
 
 from __future__ import annotations
 

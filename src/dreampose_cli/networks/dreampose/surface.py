@@ -2,7 +2,7 @@
 
 A pose frame says for each pixel which surface point of the body it shows (part I, chart coordinates U, V). A photo
 with its own pose is therefore a partial texture of that body, and a target pose says where each texel goes. DensePose
-Transfer (Neverova et al., ECCV 2018) builds a network on this; here it is an input of the UNet, an option beside the
+Transfer (Neverova et al., ECCV 2018) builds a network on this; here it is an input of the UNet, an option next to the
 paper's conditioning (`PhotoSettings.unet_channels`), which carries pattern and print at sizes where cross-attention
 alone does not. The network still decides everything: what is hidden in the photo, skirts, hair, folds, the face.
 

@@ -121,7 +121,7 @@ def _resized(grid: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor
 
 
 class SelfAttention(AttnProcessor2_0):
-    """diffusers' own attention for the layers beside those that take a `SurfaceQuery`; on the finest level each position looks
+    """diffusers' own attention for the layers next to those that take a `SurfaceQuery`; on the finest level each position looks
     at the frame in half the size, which costs a quarter."""
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args, surface: SurfaceQuery | None = None, **kwargs):

@@ -1,6 +1,6 @@
 """The content of inputs: each file is hashed once, and again only when its size or its time of change says so.
 
-What is remembered lies beside the manifest, a line a file. It saves reading, and nothing depends on it.
+What is remembered lies next to the manifest, a line a file. It saves reading, and nothing depends on it.
 """
 
 from __future__ import annotations
