@@ -554,6 +554,40 @@ def test_what_else_an_import_refuses(sources, tmp_path):
         import_magicanimate(**vars(magic) | {"weights": source.weights}, name="magic")
 
 
+def test_a_checkpoint_without_motion_modules_is_said(sources, tmp_path):
+    source = copied(sources["magicanimate"], tmp_path)
+    tiny_hub.write_weights(source.weights / "temporal_attention/temporal_attention.ckpt", {"conv_in.bias": torch.ones(32)})
+    with pytest.raises(BaseError, match="holds no motion modules .*without them a video flickers"):
+        import_magicanimate(**vars(source), name="still")
+
+
+def test_a_text_encoder_of_another_width_is_said(sources, tmp_path):
+    import shutil
+
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    source = sources["magicanimate"]
+    shutil.copytree(source.stable_diffusion, tmp_path / "sd")
+    config = json.loads((tmp_path / "sd/text_encoder/config.json").read_text())
+    wide = CLIPTextConfig(**{**config, "hidden_size": 48, "num_attention_heads": 4})
+    shutil.rmtree(tmp_path / "sd/text_encoder")
+    CLIPTextModel(wide).save_pretrained(tmp_path / "sd/text_encoder")
+    with pytest.raises(BaseError, match="width 32, but those of .*text_encoder are 48 wide"):
+        import_magicanimate(**vars(source) | {"stable_diffusion": tmp_path / "sd"}, name="wide")
+
+
+def test_too_little_disk_for_an_import_is_said_before_anything_is_written(sources, monkeypatch, cache):
+    from collections import namedtuple
+
+    from dreampose_cli.networks import importing
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(importing.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
+    with pytest.raises(BaseError, match="GB free; make room, or set DREAMPOSE_CACHE"):
+        import_magicanimate(**vars(sources["magicanimate"]), name="full")
+    assert not (cache / "bases" / "full").exists()
+
+
 def test_an_import_is_not_overwritten_unasked(sources):
     import_magicanimate(**vars(sources["magicanimate"]), name="people")
     with pytest.raises(OutputExistsError, match="--overwrite"):

@@ -354,3 +354,61 @@ def test_modules_that_are_away_come_for_their_part_of_a_step(bases):
     assert moved[3:] == [("control", "cpu")]
     network.put_away()
     assert len(moved) == 6 and network.away == frozenset()
+
+
+# ---- who is rendered, and who dances
+
+
+def test_without_a_photo_a_base_that_needs_no_tuning_asks_for_one(here, capsys):
+    assert main(["render", "--base", "magic", "--poses", str(here / "iuv"), "-o", f"{here / 'out'}/"]) == 2
+    said = capsys.readouterr().err
+    assert "The base magic needs no tuning: name a photo with --photo" in said
+    assert main(["render", "--base", "mini", "--poses", str(here / "iuv"), "-o", f"{here / 'out'}/"]) == 1
+    assert "make one with: dreampose tune PHOTO" in capsys.readouterr().err
+
+
+def test_a_photo_without_a_person_is_a_warning(here, clips, capsys):
+    """By the estimator that finds the dancer in the video."""
+    video = sorted(clips.rglob("video.mp4"))[0]
+    Image.fromarray(np.full((48, 32, 3), 128, np.uint8)).save(here / "wall.png")
+    command = ["render", "--base", "magic", "--photo", str(here / "wall.png"), "--poses", str(video), "--estimator", "mini",
+               "--steps", "1", "--end", "0.1", "--guidance", "1", "--device", "cpu", "-o", f"{here / 'out'}/", "-q"]  # fmt: skip
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "warning:" in said and "wall.png" in said and "give a photo of a person" in said
+
+
+def test_a_dance_in_another_palette_is_refused_by_its_name(here, capsys):
+    from dreampose_cli import media
+    from dreampose_cli.poses import part_labels
+
+    table = part_labels._tables()["parula"].astype(np.uint8)
+    table[0] = 0
+    labels = np.zeros((96, 64), np.uint8)
+    for part in range(1, 25):
+        labels[8 + 3 * part : 11 + 3 * part, 12:52] = part
+    media.write_frames(here / "parula.mp4", [table[labels]] * 3, fps=25.0)
+    assert render(here, "magic", poses="parula.mp4") == 1
+    said = capsys.readouterr().err
+    assert "the palette parula on black, not viridis" in said and "Traceback" not in said
+
+
+def test_several_people_are_said_and_the_largest_is_followed(tmp_path, monkeypatch):
+    from dreampose_cli import media
+    from dreampose_cli.poses import densepose
+    from dreampose_cli.poses.extraction import load_poses
+    from test_densepose import People, blue, picture, red
+
+    densepose.ensure_torchvision_operators()
+    monkeypatch.setattr(densepose, "require_trusted", lambda file: None)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(People()), tmp_path / "people.torchscript")
+    media.write_frames(tmp_path / "two.mp4", [picture(red(10), blue(50))] * 2, fps=10.0)
+    notes: list[str] = []
+    found, _, _ = load_poses(tmp_path / "two.mp4", estimator=str(tmp_path / "people.torchscript"), note=notes.append)
+    assert any("shows up to 2 people at once; the largest is followed" in note for note in notes)
+    columns = np.flatnonzero((found.frame(0)[0] > 0).any(0))
+    assert columns.min() >= 8 and columns.max() < 34  # the red one

@@ -179,8 +179,13 @@ def motion_modules(seed: int, *, mid_block: bool, length: int) -> State:
         motion_max_seq_length=length,
         use_motion_mid_block=mid_block,
     )
+    return animatediff_names(randomise(adapter, seed).state_dict())
+
+
+def animatediff_names(state: State) -> State:
+    """The weights of motion modules by AnimateDiff's names in place of those of diffusers."""
     old: State = {}
-    for name, value in randomise(adapter, seed).state_dict().items():
+    for name, value in state.items():
         place, number, rest = name.partition("motion_modules.")[0::1]
         index, _, rest = rest.partition(".")
         for new, former in (

@@ -70,6 +70,11 @@ class FamilySettings(ABC):
         return False
 
     @property
+    def needs_tuning(self) -> bool:
+        """Whether a photo is to be tuned on before its person can be rendered well."""
+        return True
+
+    @property
     def joint(self) -> bool:
         """Whether the frames of a clip are denoised together, in windows."""
         return False

@@ -61,6 +61,7 @@ class DensePose:
     person: int | None = None
     least_person: float = 0.0  # of the picture: a detection is somebody, however small
     dtype: torch.dtype = torch.float32
+    people: int = 0  # the most that one frame of the clip showed that was estimated last
 
     def estimate(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
         """uint8 (H, W, 3) each -> float32 (3, H, W); in each picture on its own the largest person, or number `person`.
@@ -73,7 +74,9 @@ class DensePose:
         """Pose frames of the frames of one clip, one by one; one person is followed through all of them."""
         tracker = PersonTracker(self.person)
         for picture in pictures:
-            yield self._pose(picture, tracker)
+            pose = self._pose(picture, tracker)
+            self.people = tracker.most
+            yield pose
 
     @property
     def pace(self) -> str:

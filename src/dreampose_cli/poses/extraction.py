@@ -258,6 +258,11 @@ def load_poses(
                         note(model.pace)
                     with cache.publish_file("poses", key) as partial:
                         _estimate(model, frames, source, partial, progress)
+                    if note and person is None and (most := getattr(model, "people", 0)) > 1:
+                        note(
+                            f"{source} shows up to {most} people at once; the largest is followed (`dreampose poses "
+                            "--person 2` takes the next one)."
+                        )
     cache.touch("poses", key)
     gaps = _gaps(path)
     if gaps and note:

@@ -24,6 +24,7 @@ class PersonTracker:
 
     def __init__(self, person: int | None = None) -> None:
         self._person, self._last, self._away = person, None, 0
+        self.most = 0  # people in one frame
 
     def choose(self, boxes: np.ndarray, sizes: np.ndarray | None = None) -> int | None:
         """The index of the followed person's box, None where it is not in the frame.
@@ -32,6 +33,7 @@ class PersonTracker:
         areas.
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+        self.most = max(self.most, len(_distinct(boxes)))
         index = self._overlapping(boxes)
         self._away = 0 if index is not None else self._away + 1
         if index is None and (self._last is None or self._person is None or self._away > PATIENCE):

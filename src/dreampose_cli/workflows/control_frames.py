@@ -10,25 +10,30 @@ import numpy as np
 import torch
 
 from .. import media
-from ..errors import PoseError
+from ..errors import NoPersonError, PoseError
 from ..media.fitting import fit_pose
 from ..networks.animate.pictures import fit
 from ..poses.control_picture import draw_control_picture
-from ..poses.extraction import load_poses
+from ..poses.extraction import is_doodle_reader, load_poses
 from ..poses.files import DEFAULT_FPS, is_pose_source
+from ..poses.part_labels import NAME as CONTROL_PICTURE
 from ..poses.part_labels import open_label_pictures
+from ..poses.photo import estimate_photo
 from ..poses.sequence import PoseSequence, subsequence
 from ..poses.skeleton_picture import draw_skeleton
-from ..reporting import Note, Progress
+from ..reporting import Caution, Note, Progress
 from .clip_plan import Plan
 from .options import RenderOptions
 
 
 class ControlFrames:
-    """The drawn control of a clip, uint8 (N, H, W, 3), in a file that is gone with this object."""
+    """The drawn control of a clip, uint8 (N, H, W, 3), in a file that is gone with this object; `estimator`: the DensePose
+    that found it in a video, if one did."""
 
-    def __init__(self, frames: Iterator[np.ndarray], size: tuple[int, int], fps: float) -> None:
-        self.size, self.fps = size, fps
+    def __init__(
+        self, frames: Iterator[np.ndarray], size: tuple[int, int], fps: float, estimator: str | None = None
+    ) -> None:
+        self.size, self.fps, self.estimator = size, fps, estimator
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the object
         self._length = 0
         for frame in frames:
@@ -60,36 +65,39 @@ def control_frames(
             drawn = (fit(picture, size, plan.fit, plan.settings.photo_resize) for picture in pictures)
             return ControlFrames(drawn, size, pictures.fps)
     if config.poses.kind == "keypoints":
-        found = _poses(source, plan, options, progress, note)
+        found, _ = _poses(source, plan, options, progress, note)
         skeletons = (draw_skeleton(frame, found.size) for frame in found)
         drawn = (fit(picture, size, plan.fit, plan.settings.photo_resize) for picture in skeletons)
         return ControlFrames(drawn, size, found.fps)
-    frames, fps = _label_frames(source, plan, options, progress, note)
+    frames, fps, estimator = _label_frames(source, plan, options, progress, note)
     labels = (fit_pose(frame, size, plan.fit) for frame in frames)
-    return ControlFrames((draw_control_picture(frame) for frame in labels), size, fps)
+    return ControlFrames((draw_control_picture(frame) for frame in labels), size, fps, estimator)
 
 
 def _label_frames(
     source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
-) -> tuple[Iterable[np.ndarray], float]:
+) -> tuple[Iterable[np.ndarray], float, str | None]:
     """The pose frames (3, H, W) of a source of which I counts, and their rate: of poses, of label pictures, of pictures that
     show labels in colours, or else by the base's estimator."""
     if not is_pose_source(source):
         labels = open_label_pictures(source, plan.fps or DEFAULT_FPS)
         if labels is not None:
             part = subsequence(labels, plan.fps, options.start, options.end)
-            return part, part.fps
-    sequence = _poses(source, plan, options, progress, note)
+            return part, part.fps, None
+    sequence, estimator = _poses(source, plan, options, progress, note)
     if not sequence.has_parts:
         raise PoseError(
             f"{source} knows no body parts, which the base {plan.config.name} follows; take the poses from the video."
         )
-    return sequence, sequence.fps
+    looked = estimator not in (None, CONTROL_PICTURE) and not is_doodle_reader(options.estimator or "")
+    return sequence, sequence.fps, (options.estimator or plan.config.estimator) if looked else None
 
 
-def _poses(source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note) -> PoseSequence:
-    """The poses of a source in the kind that the base follows."""
-    return load_poses(
+def _poses(
+    source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
+) -> tuple[PoseSequence, str | None]:
+    """The poses of a source in the kind that the base follows, and what made them."""
+    sequence, estimator, _ = load_poses(
         source,
         estimator=options.estimator or plan.config.estimator,
         kind=plan.config.poses.kind,
@@ -101,4 +109,13 @@ def _poses(source: Path, plan: Plan, options: RenderOptions, progress: Progress 
         device=options.device,
         progress=progress,
         note=note,
-    )[0]
+    )
+    return sequence, estimator
+
+
+def look_for_somebody(photo: Path, estimator: str, device: str, note: Note) -> None:
+    """A warning where the estimator that found the dancer finds nobody in the photo: then nobody will dance."""
+    try:
+        estimate_photo(media.read_photo(photo), photo, estimator, device)
+    except NoPersonError as error:
+        note(Caution(f"{error} The video will show nobody either; give a photo of a person, as a whole and large."))

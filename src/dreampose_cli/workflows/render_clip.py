@@ -35,7 +35,7 @@ from ..sampling import context_windows, joint_noise, make_sampler
 from ..subjects.loading import load_subject
 from ..version import __version__
 from .clip_plan import Plan, plan
-from .control_frames import ControlFrames, control_frames
+from .control_frames import ControlFrames, control_frames, look_for_somebody
 from .options import RenderOptions
 from .render_request import content
 
@@ -216,6 +216,9 @@ def render_clips(
         raise UsageError(
             f"{options.output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder."
         )
+    estimator = next((clip.estimator for clip in clips if clip.estimator), None)
+    if estimator is not None and options.photo is not None:
+        look_for_somebody(options.photo, estimator, options.device, note)
     model_cache = model_cache or ModelCache(lean=options.memory == "low")
     if request.record is None:
         assert options.photo is not None  # `read_request` has opened it

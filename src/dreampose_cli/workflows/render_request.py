@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from .. import cache, media
 from ..bases.config import BaseConfig, read_config
 from ..bases.fingerprint import fingerprint
-from ..bases.registry import resolve_base
+from ..bases.published import PUBLISHED
+from ..bases.registry import default_base, is_here, resolve_base
 from ..bases.schedule import check_steps, read_schedule
-from ..errors import MediaError, UsageError
+from ..errors import MediaError, SubjectError, UsageError
 from ..media.credentials import SigningKey, read_signing_key
 from ..poses.extraction import load_poses
 from ..poses.files import is_pose_source
@@ -41,9 +42,7 @@ class Request:
     sequences: dict[Path, PoseSequence] = field(default_factory=dict)
 
 
-def read_request(
-    options: RenderOptions, targets: list[Path | str], progress: Progress | None, note: Note
-) -> Request:
+def read_request(options: RenderOptions, targets: list[Path | str], progress: Progress | None, note: Note) -> Request:
     """Refuse what can be refused without weights; what was opened on the way is kept.
 
     Raises UsageError, SubjectError, BaseError, MediaError, PoseError.
@@ -59,9 +58,9 @@ def read_request(
     if options.photo is not None:
         with media.open_picture(options.photo):
             pass
-        home = resolve_base(options.base, note, progress)
+        home = resolve_base(options.base, note, progress, options.device)
     else:
-        record, home = find_subject(options.subject, options.base, options.photo_index)
+        record, home = _subject(options)
     config = read_config(home)
     _check_family(options, config)
     check_steps(options.steps or config.sampling.steps, read_schedule(home))
@@ -74,6 +73,23 @@ def read_request(
     if request.sequences and len(request.sequences) == len(options.poses):
         check_lengths(options, request, list(request.sequences.values()))
     return request
+
+
+def _subject(options: RenderOptions) -> tuple[SubjectRecord, Path]:
+    """The subject, and its base; where there is none and none was named, a base that needs no tuning asks for a photo."""
+    try:
+        return find_subject(options.subject, options.base, options.photo_index)
+    except SubjectError as error:
+        name = options.base or default_base(options.device).name
+        published = None if is_here(name) else PUBLISHED.get(name)
+        if options.subject is not None or (published is None and not is_here(name)):
+            raise
+        if published.tuning if published else read_config(resolve_base(name)).network.needs_tuning:
+            raise
+        raise UsageError(
+            f"who is to be rendered? The base {name} needs no tuning: name a photo with --photo (a subject that was tuned on "
+            "it is named with --subject)."
+        ) from error
 
 
 def _check_family(options: RenderOptions, config: BaseConfig) -> None:

@@ -79,6 +79,10 @@ class AnimateSettings(FamilySettings):
         return True
 
     @property
+    def needs_tuning(self) -> bool:
+        return False
+
+    @property
     def joint(self) -> bool:
         return True
 
