@@ -62,6 +62,7 @@ def denoise_clip(
             first, total = resumed.windows, resumed.total.to(latents)
         resumed = None
         used = guided if low <= float(timestep) <= high else [Branch(1.0)]
+        assert state is not None  # the sampler notes its state before each prediction
         for number, window in enumerate(windows[first:], start=first + 1):
             condition = network.condition(now, poses(window))
             rows = torch.tensor(window, device=latents.device)

@@ -80,7 +80,7 @@ def inject(module: nn.Module, rank: int, seed: int, layers: str = "") -> Updates
 
 
 def remove(module: nn.Module) -> None:
-    """Take out what `attach` put in, and leave the weights as they were."""
+    """Take out what `inject` put in, and leave the weights as they were."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, UpdatedLayer):
             _replace(module, name, layer.layer)

@@ -63,7 +63,7 @@ def read_views(
         size = picture.shape[:2]
         crop = Crop.around(frame, size, config.resolution, config.fit)
         if crop and not poses:
-            crop, frame = look_nearer(crop, picture, frame, path, config, estimator, device)
+            crop, frame = crop_to_person(crop, picture, frame, path, config, estimator, device)
         elif crop:
             frame = crop.of_pose(frame, size)
         if crop:
@@ -98,7 +98,7 @@ def _drawn_views(
     return Views(np.stack(fitted), np.stack(drawn), [None] * len(fitted))
 
 
-def look_nearer(
+def crop_to_person(
     crop: Crop,
     picture: np.ndarray,
     frame: np.ndarray,

@@ -53,7 +53,7 @@ class Digests:
         with ThreadPoolExecutor(THREADS) as threads:
             for part, digests in zip(some, threads.map(self._read_all, some), strict=True):
                 found.update(zip(part, digests, strict=True))
-        return found
+        return {path: digest for path, digest in found.items() if digest is not None}
 
     def _remembered_of(self, path: str) -> str | None:
         """What is known of a file, if it is as it was; None where it has to be read. Of a folder, its digest."""

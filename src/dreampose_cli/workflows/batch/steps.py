@@ -143,7 +143,7 @@ class StepRunner:
             pose = task["photo_poses"][0] if task["photo_poses"] else None
             who = {"photo": Path(task["photo"]), "photo_pose": pose and Path(pose), "base": str(base)}
         os.makedirs(os.path.dirname(task["output"].rstrip(os.sep)), exist_ok=True)
-        given = {name: Path(value) if name in PATHS else value for name, value in task["options"].items()}
+        given: dict[str, Any] = {name: Path(value) if name in PATHS else value for name, value in task["options"].items()}
         options = RenderOptions(
             [Path(task["poses"])], task["output"], device=self.device, overwrite=there, **who, **given
         )
