@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from dreampose_cli.cache import user_cache
+
 PROGRAM = [sys.executable, "-m", "dreampose_cli"]
 OPTIONS = ["--tune-steps", "8", "--decoder-steps", "4", "--steps", "4"]
 
@@ -74,7 +76,7 @@ def plan(folder: Path, jobs: int) -> dict:
     (folder / "turn.poses").write_bytes(b"poses")
     rows = "".join(f"photos/{i}.jpg,turn.poses,{i // 1000}/{i}.mp4\n" for i in range(jobs))
     (folder / "jobs.csv").write_text("photo,poses,output\n" + rows, encoding="utf-8")
-    planner = Planner(Digests())
+    planner = Planner(user_cache(), Digests())
     asked = read_jobs("jobs.csv", "out", {"base": str(base)})
     # one real video, whose request is written anew for each job: the same length, so that the boxes stay whole
     request = planner._request(asked[0])

@@ -19,6 +19,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dreampose_cli import media
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import DreamposeError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
@@ -141,7 +142,7 @@ def row(
             writer.append(pose)
     yield photo, name
     try:
-        loaded = load_photo(place / "photo.png", given, "mini", "cpu", torch.float32)
+        loaded = load_photo(user_cache(), place / "photo.png", given, "mini", "cpu", torch.float32)
     except DreamposeError as error:
         print(f"  {name}: {error}", flush=True)
         yield np.full((40, 160, 3), 255, np.uint8), "refused: nobody is found"

@@ -13,6 +13,7 @@ import argparse
 import numpy as np
 
 from dreampose_cli import media
+from dreampose_cli.cache import user_cache
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
@@ -40,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mannequins", type=int, default=8)
     asked = parser.parse_args()
-    estimator = load_estimator("mini")
+    estimator = load_estimator(user_cache(), "mini")
     frames = []
     for number in range(asked.mannequins):
         plan = plan_clip(SEED, "test", number)

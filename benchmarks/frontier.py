@@ -31,6 +31,8 @@ import sys
 import time
 from pathlib import Path
 
+from dreampose_cli.cache import user_cache
+
 SECTIONS = ("samplers", "guidance", "rows", "ranks")
 STEPS = "2,3,4,6,10,20"
 REFERENCE = "pndm 100"
@@ -127,20 +129,16 @@ class Reused:
     def __enter__(self):
         import torch
 
-        from dreampose_cli.networks.dreampose.prior import Prior
-
         real, self.step, self.kept = self.base.predict, 0, None
 
-        def predict(noisy, timestep, contexts, poses, photos, prior=None):
-            share = len(noisy) // 3
+        def predict(latents, t, condition, reference=None):
+            share = len(latents) // 3
             full = slice(2 * share, None)
             if self.step % self.every == 0:
-                found = real(noisy, timestep, contexts, poses, photos, prior)
+                found = real(latents, t, condition, reference)
                 self.kept = found[: 2 * share]
             else:
-                part = prior and Prior(prior.mean[full], prior.variance[full])
-                last = real(noisy[full], timestep, contexts[full], poses[full], photos[full], part)
-                found = torch.cat([self.kept, last])
+                found = torch.cat([self.kept, real(latents[full], t, condition[full], reference)])
             self.step += 1
             return found
 
@@ -350,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
     threads = chosen.threads or (1 if chosen.processes > 1 else None)
     if threads:
         torch.set_num_threads(threads)
-    folder = resolve_base(chosen.base)
+    folder = resolve_base(user_cache(), chosen.base)
     sections = chosen.only or list(SECTIONS)
     out = chosen.output
     out.mkdir(parents=True, exist_ok=True)

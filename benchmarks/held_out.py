@@ -30,6 +30,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dreampose_cli.cache import user_cache
+
 VARIANTS = {
     "copied": "the photo, copied",
     "one": "untuned, one step",
@@ -123,10 +125,10 @@ def evaluate(chosen: argparse.Namespace, base: Path, preset, sampling: dict, ind
         given = work / "photo.poses"
         with PoseWriter(given, frames[0].pose.shape[1:], fps) as writer:
             writer.append(frames[0].pose)
-    views = read_views(model.config, [path], [media.read_photo(path)], given and [given], estimator, chosen.device)
+    views = read_views(user_cache(), model.config, [path], [media.read_photo(path)], given and [given], estimator, chosen.device)
     poses = [frame.pose for frame in frames]
     if chosen.estimated_poses:
-        poses = load_estimator(estimator, pick_device(chosen.device)).estimate([frame.picture for frame in frames])
+        poses = load_estimator(user_cache(), estimator, pick_device(chosen.device)).estimate([frame.picture for frame in frames])
     windows = [w for i, w in enumerate(pose_windows(model, PosesInMemory(poses, fps))) if i in rows]
     truth = np.stack([frames[i].picture for i in rows])
     settings = RenderSettings.of(model, **sampling)
@@ -417,7 +419,7 @@ def main(argv: list[str] | None = None) -> int:
         work = Path(home)
         from dreampose_cli.bases.registry import resolve_base
 
-        base = resolve_base(chosen.base)  # in the user's own cache, before a cache of our own is taken
+        base = resolve_base(user_cache(), chosen.base)  # in the user's own cache, before a cache of our own is taken
         os.environ["DREAMPOSE_CACHE"] = str(work / "cache")
         return take(chosen, base, work)
 

@@ -34,6 +34,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from dreampose_cli.cache import user_cache
+
 SECTIONS = ("render", "tune", "subjects", "poses", "startup", "scaling", "variants", "floor", "memory")
 TIMES = "seconds|CPU seconds|seconds with process start|CPU seconds with process start"
 PAPER_STEPS, PAPER_TUNE, PAPER_DECODER = 100, 500, 1500
@@ -213,7 +215,9 @@ def _views(spec: dict):
 
     config = read_config(Path(spec["base"]))
     photo = Path(spec["photo"])
-    return read_views(config, [photo], [media.read_photo(photo)], [Path(spec["photo_pose"])], config.estimator, "cpu")
+    return read_views(
+        user_cache(), config, [photo], [media.read_photo(photo)], [Path(spec["photo_pose"])], config.estimator, "cpu"
+    )
 
 
 def _published_tune(spec: dict) -> dict:
@@ -280,11 +284,21 @@ def _subjects(spec: dict) -> dict:
 
     device = pick_device(spec["device"])
     model_cache, times = ModelCache(keep=True), {}
-    load_subject(*find_subject(spec["subjects"]["full"], None), 1, device, pick_dtype(spec["dtype"], device), model_cache)
+    load_subject(
+        user_cache(),
+        *find_subject(user_cache(), spec["subjects"]["full"], None),
+        1,
+        device,
+        pick_dtype(spec["dtype"], device), model_cache)
     for _ in range(3):
         for name, token in spec["subjects"].items():
             started = time.perf_counter()
-            load_subject(*find_subject(token, None), 1, device, pick_dtype(spec["dtype"], device), model_cache)
+            load_subject(
+                user_cache(),
+                *find_subject(user_cache(), token, None),
+                1,
+                device,
+                pick_dtype(spec["dtype"], device), model_cache)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times.setdefault(name, []).append(time.perf_counter() - started)
@@ -306,7 +320,7 @@ def _published_poses(spec: dict) -> dict:
     from dreampose_cli.poses.estimator import load_estimator
 
     clock = Clock()
-    estimator = load_estimator("mini", spec["device"])
+    estimator = load_estimator(user_cache(), "mini", spec["device"])
     folder = Path(spec["to"])
     folder.mkdir(exist_ok=True)
     for i, picture in enumerate(list(media.open_frames(spec["video"]))):

@@ -27,6 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dreampose_cli.cache import user_cache
+
 TINY = (48, 32)
 LIMITS = {"loader": 5.0, "processes": 1.6, "memory": 1.02}
 
@@ -271,8 +273,8 @@ def mini_task(clips: Path):
     from dreampose_cli.workflows.train import STAGES
 
     base = build_mini(0)
-    frames = prepare_frames(clips, base.config.resolution)
-    latents = encode_frames(base, frames, base.config.target_range)
+    frames = prepare_frames(user_cache(), clips, base.config.resolution)
+    latents = encode_frames(user_cache(), base, frames, base.config.target_range)
     source = PairSource(base, frames, frames.split("train"), latents)
     return PairTask(base, source, train_encoder=True, dropout=Dropout()), STAGES["mini"]["network"]
 

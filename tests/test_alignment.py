@@ -12,6 +12,7 @@ from PIL import Image
 from dreampose_cli import cache as store
 from dreampose_cli import media
 from dreampose_cli.__main__ import main
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import PoseError, UsageError
 from dreampose_cli.inference.alignment import LOOKED_AT, Alignment, PlacedPoses, align, landmarks, place
 from dreampose_cli.inference.clip import pose_windows
@@ -75,7 +76,7 @@ def subject_of(pose, size=None, **config):
 )
 def test_a_known_scale_and_shift_are_recovered(poses, scale, right, down, size):
     driving = [moved(pose, scale, right, down, size) for pose in poses]
-    found, cut, looked = align(PosesInMemory(driving, 12.0), subject_of(poses[0]))
+    found, cut, looked = align(user_cache(), PosesInMemory(driving, 12.0), subject_of(poses[0]))
     assert found.scale == pytest.approx(1 / scale, rel=0.02)
     assert (cut, looked) == (0, 8)
     for here, there in zip(poses, driving, strict=True):  # the same body comes to lie on itself
@@ -92,7 +93,7 @@ def test_a_known_scale_and_shift_are_recovered(poses, scale, right, down, size):
 
 def test_the_dancers_own_motion_remains(poses):
     walking = [moved(poses[0], 1.0, 20 * i, 0, (160, 400)) for i in range(8)]
-    found, _, _ = align(PosesInMemory(walking, 12.0), subject_of(poses[0]))
+    found, _, _ = align(user_cache(), PosesInMemory(walking, 12.0), subject_of(poses[0]))
     placed = PlacedPoses(PosesInMemory(walking, 12.0), subject_of(poses[0]), found)
     centres = [np.nonzero(placed.frame(i)[0].any(0))[0].mean() for i in (3, 4)]
     assert found.scale == pytest.approx(1.0, abs=0.01)
@@ -103,7 +104,7 @@ def test_jumps_and_a_frame_without_anybody_do_not_move_the_ground(poses):
     jumping = [moved(pose, 1.0, 0, 40, (240, 128)) for pose in poses]
     jumping[3] = moved(poses[3], 1.0, 0, 10, (240, 128))
     jumping[5] = np.zeros_like(jumping[5])
-    found, _, looked = align(PosesInMemory(jumping, 12.0), subject_of(poses[0]))
+    found, _, looked = align(user_cache(), PosesInMemory(jumping, 12.0), subject_of(poses[0]))
     assert looked == 7
     assert found.scale == pytest.approx(1.0, rel=0.02) and found.down == pytest.approx(-40, abs=1.5)
 
@@ -114,21 +115,21 @@ def test_half_figures_are_compared_by_what_both_show(poses, rows):
     known = 1.0 / 1.6
     tolerance = 0.12 if rows == slice(0, 60) else 0.04  # of a bust only the head is whole: a handful of pixels
     driving = PosesInMemory([moved(pose, 1.6, 40, 20, (320, 300)) for pose in poses], 12.0)
-    found, cut, looked = align(driving, subject_of(half[0]))
+    found, cut, looked = align(user_cache(), driving, subject_of(half[0]))
     assert found.scale == pytest.approx(known, rel=tolerance)
     assert found.down == pytest.approx(-20 * known - (rows.start or 0), abs=4)
     assert cut == looked  # legs or head lie outside such a photo
-    found, _, _ = align(PosesInMemory(half, 12.0), subject_of(moved(poses[0], 1.6, 0, 0, (256, 205)), (256, 205)))
+    found, _, _ = align(user_cache(), PosesInMemory(half, 12.0), subject_of(moved(poses[0], 1.6, 0, 0, (256, 205)), (256, 205)))
     assert found.scale == pytest.approx(1.6, rel=tolerance)
 
 
 def test_poses_without_parts_are_compared_as_outlines(poses):
     driving = [np.concatenate([0 * pose[:1], pose[1:]]) for pose in poses]
     driving = PosesInMemory([moved(pose, 2.0, 10, 30, (400, 300)) for pose in driving], 12.0, has_parts=False)
-    found, _, _ = align(driving, subject_of(poses[0]))
+    found, _, _ = align(user_cache(), driving, subject_of(poses[0]))
     assert found.scale == pytest.approx(0.5, rel=0.03) and found.down == pytest.approx(-15, abs=2)
     with pytest.raises(PoseError, match="in common"):  # an outline cut by the edge measures nothing
-        align(driving, subject_of(poses[0][:, :100]))
+        align(user_cache(), driving, subject_of(poses[0][:, :100]))
 
 
 def test_landmarks_follow_one_another_and_stray_pixels_do_not_count(poses):
@@ -149,7 +150,7 @@ def test_landmarks_follow_one_another_and_stray_pixels_do_not_count(poses):
 
 def test_labels_stay_labels(poses):
     driving = PosesInMemory([moved(pose, 1.7, 33, 21, (300, 280)) for pose in poses], 12.0)
-    placed, alignment = place(driving, subject_of(poses[0]))
+    placed, alignment = place(user_cache(), driving, subject_of(poses[0]))
     assert alignment and placed.size == (160, 128) and len(placed) == 8 and placed.fps == 12.0
     for frame, source in zip(placed, driving, strict=True):
         assert frame.dtype == np.float32 and frame.shape == (3, 160, 128)
@@ -164,7 +165,7 @@ def test_labels_stay_labels(poses):
 def test_the_padding_of_the_photo_stays_empty(poses):
     subject = subject_of(poses[0][:, 5:, 30:100], (155, 70))  # taller than the base: bars at both sides
     driving = PosesInMemory([moved(pose, 1.0, 0, 0, (160, 300)) for pose in poses], 12.0)
-    placed, _ = place(driving, subject)
+    placed, _ = place(user_cache(), driving, subject)
     rows, columns = subject.fit.box
     outside = np.ones((160, 128), bool)
     outside[rows, columns] = False
@@ -196,7 +197,7 @@ class Tracked(np.ndarray):
 def test_memory_does_not_grow_with_the_clip(poses, length):
     sequence = Counted(moved(poses[0], 1.5, 10, 10, (260, 220)), length)
     subject = subject_of(poses[0])
-    placed, alignment = place(sequence, subject)
+    placed, alignment = place(user_cache(), sequence, subject)
     assert alignment and sequence.reads == min(length, LOOKED_AT) and sequence.most <= 3
     for _ in pose_windows(subject.model, placed):
         pass
@@ -205,7 +206,7 @@ def test_memory_does_not_grow_with_the_clip(poses, length):
 
 def test_windows_beyond_a_cut_are_placed_alike(poses):
     still = PosesInMemory([moved(poses[0], 1.5, 4 * i, 10, (260, 300)) for i in range(40)], 24.0)
-    placed, alignment = place(subsequence(still, None, 0.5, 1.0), subject_of(poses[0]))
+    placed, alignment = place(user_cache(), subsequence(still, None, 0.5, 1.0), subject_of(poses[0]))
     whole, shown = placed.origin()
     assert len(whole) == 40 and list(shown) == list(range(12, 24))
     assert np.array_equal(whole.frame(12), placed.frame(0))
@@ -222,14 +223,14 @@ def test_auto_leaves_alone_what_has_one_size_or_one_convention(poses):
     small = PosesInMemory([moved(pose, 0.7, 10, 10, (160, 128)) for pose in poses], 12.0)
     other = PosesInMemory([moved(pose, 0.7, 10, 10, (150, 128)) for pose in poses], 12.0)
     subject = subject_of(poses[0])
-    assert place(small, subject) == (small, None)
-    assert place(other, subject, "off") == (other, None)
-    assert place(other, subject_of(poses[0], fit="stretch")) == (other, None)
+    assert place(user_cache(), small, subject) == (small, None)
+    assert place(user_cache(), other, subject, "off") == (other, None)
+    assert place(user_cache(), other, subject_of(poses[0], fit="stretch")) == (other, None)
     notes = []
-    placed, alignment = place(other, subject, note=notes.append)
+    placed, alignment = place(user_cache(), other, subject, note=notes.append)
     assert alignment.scale == pytest.approx(1 / 0.7, rel=0.02)
     assert "scale 1.4" in notes[0] and "--align off" in notes[0] and len(notes) == 1
-    forced, alignment = place(small, subject_of(poses[0], fit="stretch"), "on")
+    forced, alignment = place(user_cache(), small, subject_of(poses[0], fit="stretch"), "on")
     assert alignment.scale == pytest.approx(1 / 0.7, rel=0.02) and forced.size == (160, 128)
 
 
@@ -237,12 +238,12 @@ def test_what_cannot_be_compared_is_left_or_refused(poses):
     legs = PosesInMemory([pose[:, 100:140] for pose in poses], 12.0)
     bust = subject_of(poses[0][:, :60])
     notes = []
-    assert place(legs, bust, note=notes.append) == (legs, None)
+    assert place(user_cache(), legs, bust, note=notes.append) == (legs, None)
     assert "not aligned" in notes[0] and "in common" in notes[0]
     with pytest.raises(PoseError, match="--align off"):
-        place(legs, bust, "on")
+        place(user_cache(), legs, bust, "on")
     with pytest.raises(PoseError, match="shows nobody"):
-        place(PosesInMemory([0 * poses[0][:, :100]], 12.0), bust, "on")
+        place(user_cache(), PosesInMemory([0 * poses[0][:, :100]], 12.0), bust, "on")
 
 
 def test_the_photos_pose_is_estimated_only_when_it_is_needed(poses, monkeypatch):
@@ -252,8 +253,8 @@ def test_the_photos_pose_is_estimated_only_when_it_is_needed(poses, monkeypatch)
     monkeypatch.setattr(module, "estimate_photo", lambda picture, *rest: asked.append(picture.shape) or poses[0])
     unknown = subject_of(np.zeros((3, 160, 128), np.float32))
     same = PosesInMemory(poses, 12.0)
-    assert place(same, unknown) == (same, None) and not asked
-    _, found = place(PosesInMemory([moved(p, 2.0, 0, 0, (320, 300)) for p in poses], 12.0), unknown)
+    assert place(user_cache(), same, unknown) == (same, None) and not asked
+    _, found = place(user_cache(), PosesInMemory([moved(p, 2.0, 0, 0, (320, 300)) for p in poses], 12.0), unknown)
     assert asked == [(160, 128, 3)] and found.scale == pytest.approx(0.5, rel=0.02)
 
 
@@ -317,14 +318,14 @@ def test_one_frame_for_photo_and_poses_is_cut_alike(poses):
     wide = [moved(pose, 1.0, 300, 20, (200, 800)) for pose in poses]
     crop = Crop.around(wide[0], (200, 800), (160, 128), "contain")
     subject = dataclasses.replace(subject_of(crop.of_pose(wide[0], (200, 800)), (200, 800)), crop=crop)
-    placed, alignment = place(PosesInMemory(wide, 12.0), subject)
+    placed, alignment = place(user_cache(), PosesInMemory(wide, 12.0), subject)
     assert alignment is None
     assert np.array_equal(placed.frame(0), subject.pose)
     double = PosesInMemory([moved(pose, 2.0, 0, 0, (400, 1600)) for pose in wide], 12.0)
-    again, alignment = place(double, subject, "off")
+    again, alignment = place(user_cache(), double, subject, "off")
     assert alignment is None and np.mean(again.frame(0)[0] != subject.pose[0]) < 0.01
     tall = PosesInMemory([pose[:, :, 300:420] for pose in wide], 12.0)
-    assert place(tall, subject, "off") == (tall, None)
+    assert place(user_cache(), tall, subject, "off") == (tall, None)
 
 
 # ---- from files to files
@@ -373,7 +374,7 @@ def test_photos_of_any_size_render_at_their_own_aspect(tiny_base, dance, driving
     Image.fromarray(dance[0].picture).resize((size[1], size[0])).save(tmp_path / "photo.png")
     with PoseWriter(pose, size, 12.0) as writer:
         writer.append(fit_pose(dance[0].pose, size, "stretch"))
-    shown = load_photo(tmp_path / "photo.png", pose, str(tiny_base), "cpu", None)
+    shown = load_photo(user_cache(), tmp_path / "photo.png", pose, str(tiny_base), "cpu", None)
     render(
         RenderOptions(
             poses=[driving],
@@ -395,8 +396,8 @@ def test_photos_of_any_size_render_at_their_own_aspect(tiny_base, dance, driving
 
 def test_a_subject_remembers_its_region(tiny_base, wide):
     tune(TuneOptions([wide[0]], base=str(tiny_base), poses=[wide[1]], steps=0, decoder_steps=0))
-    again = load_subject(*find_subject(None, None), 1, "cpu", None)
-    assert again.crop == load_photo(*wide, str(tiny_base), "cpu", None).crop
+    again = load_subject(user_cache(), *find_subject(user_cache(), None, None), 1, "cpu", None)
+    assert again.crop == load_photo(user_cache(), *wide, str(tiny_base), "cpu", None).crop
     assert again.fit.height == 48 and again.size == (180, 480)
 
 
@@ -409,7 +410,7 @@ def test_a_base_without_surface_uses_the_whole_photo_where_nobody_is_found(tmp_p
     Image.new("RGB", (90, 40), "white").save(tmp_path / "empty.png")
     (tmp_path / "base.json").write_text(plain.config.to_json())
     notes = []
-    subject = load_photo(tmp_path / "empty.png", None, tmp_path, "cpu", None, notes.append, model_cache=model_cache)
+    subject = load_photo(user_cache(), tmp_path / "empty.png", None, tmp_path, "cpu", None, notes.append, model_cache=model_cache)
     assert subject.model is plain and subject.crop is None and not subject.pose.any() and "used whole" in notes[0]
 
 
@@ -426,7 +427,7 @@ def test_a_region_that_cuts_the_person_is_widened(poses, monkeypatch):
         return legs if len(seen) == 1 else found
 
     monkeypatch.setattr(reading, "estimate_photo", estimate)
-    views = reading.read_views(MINI, ["photo.jpg"], [photo], None, "mini", "cpu")
+    views = reading.read_views(user_cache(), MINI, ["photo.jpg"], [photo], None, "mini", "cpu")
     crop, ((top, bottom), (left, right)) = views.crops[0], body_box(wide)
     assert crop.top <= top and bottom <= crop.top + crop.height < 190
     assert crop.left <= left and right <= crop.left + crop.width < 500
@@ -434,7 +435,7 @@ def test_a_region_that_cuts_the_person_is_widened(poses, monkeypatch):
     assert np.array_equal(np.unique(views.poses[0][0]), np.unique(wide[0]))
     seen.clear()
     monkeypatch.setattr(reading, "WIDENINGS", 1)
-    assert reading.read_views(MINI, ["photo.jpg"], [photo], None, "mini", "cpu").crops == [None]
+    assert reading.read_views(user_cache(), MINI, ["photo.jpg"], [photo], None, "mini", "cpu").crops == [None]
 
 
 def test_a_large_photo_is_shown_to_densepose_at_its_own_measure(monkeypatch):
@@ -448,9 +449,9 @@ def test_a_large_photo_is_shown_to_densepose_at_its_own_measure(monkeypatch):
 
     shapes = []
     monkeypatch.setattr(estimator, "load_estimator", lambda *a, **k: Seen("r50", None, "", "cpu"))
-    pose = estimate_photo(np.zeros((2400, 1600, 3), np.uint8), "photo.jpg", "r50", "cpu")
+    pose = estimate_photo(user_cache(), np.zeros((2400, 1600, 3), np.uint8), "photo.jpg", "r50", "cpu")
     assert shapes == [(1200, 800, 3)] and pose.shape == (3, 1200, 800)
-    estimate_photo(np.zeros((640, 512, 3), np.uint8), "photo.jpg", "r50", "cpu")
+    estimate_photo(user_cache(), np.zeros((640, 512, 3), np.uint8), "photo.jpg", "r50", "cpu")
     assert shapes[1] == (640, 512, 3)
 
 

@@ -12,6 +12,7 @@ import torch
 
 import animate_reference as plain
 import tiny_hub
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import BaseError, OutputExistsError
 from dreampose_cli.inference.joint import decode_frames, denoise_clip
 from dreampose_cli.networks.animate.importers import import_animate_anyone, import_magicanimate
@@ -59,8 +60,8 @@ def bases(sources, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DREAMPOSE_CACHE", str(tmp_path_factory.mktemp("animate") / "cache"))
         return {
-            "magicanimate": import_magicanimate(**vars(sources["magicanimate"]), name="magicanimate"),
-            "animate-anyone": import_animate_anyone(**vars(sources["animate-anyone"]), name="animate-anyone"),
+            "magicanimate": import_magicanimate(user_cache(), **vars(sources["magicanimate"]), name="magicanimate"),
+            "animate-anyone": import_animate_anyone(user_cache(), **vars(sources["animate-anyone"]), name="animate-anyone"),
         }
 
 
@@ -544,14 +545,14 @@ def test_what_else_an_import_refuses(sources, tmp_path):
     source = sources["animate-anyone"]
     tiny_hub.write_vision_encoder(tmp_path / "wide", 1, file="model.safetensors", projection=48)
     with pytest.raises(BaseError, match="48 wide"):
-        import_animate_anyone(**vars(source) | {"image_encoder": tmp_path / "wide"}, name="anyone")
+        import_animate_anyone(user_cache(), **vars(source) | {"image_encoder": tmp_path / "wide"}, name="anyone")
     magic = copied(sources["magicanimate"], tmp_path)
     config = magic.weights / "appearance_encoder/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_head_dim": 4}))
     with pytest.raises(BaseError, match="attention_head_dim 4"):
-        import_magicanimate(**vars(magic), name="magic")
+        import_magicanimate(user_cache(), **vars(magic), name="magic")
     with pytest.raises(BaseError, match="appearance_encoder has no config.json"):
-        import_magicanimate(**vars(magic) | {"weights": source.weights}, name="magic")
+        import_magicanimate(user_cache(), **vars(magic) | {"weights": source.weights}, name="magic")
 
 
 def test_a_checkpoint_without_motion_modules_is_said(sources, tmp_path):
@@ -589,10 +590,10 @@ def test_too_little_disk_for_an_import_is_said_before_anything_is_written(source
 
 
 def test_an_import_is_not_overwritten_unasked(sources):
-    import_magicanimate(**vars(sources["magicanimate"]), name="people")
+    import_magicanimate(user_cache(), **vars(sources["magicanimate"]), name="people")
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        import_magicanimate(**vars(sources["magicanimate"]), name="people")
-    import_magicanimate(**vars(sources["magicanimate"]), name="people", overwrite=True)
+        import_magicanimate(user_cache(), **vars(sources["magicanimate"]), name="people")
+    import_magicanimate(user_cache(), **vars(sources["magicanimate"]), name="people", overwrite=True)
 
 
 def test_weights_outside_of_motion_are_said_and_left_out(sources, tmp_path):
@@ -602,7 +603,7 @@ def test_weights_outside_of_motion_are_said_and_left_out(sources, tmp_path):
         lambda s: s.update({"conv_in.bias": torch.ones(32)}),
     )
     notes: list[str] = []
-    import_magicanimate(**vars(source), name="more", note=notes.append)
+    import_magicanimate(user_cache(), **vars(source), name="more", note=notes.append)
     assert any("1 weights that are not of motion modules" in note and "conv_in.bias" in note for note in notes)
 
 
@@ -610,7 +611,7 @@ def test_a_denoising_unet_is_completed_by_stable_diffusion(sources, tmp_path):
     source = copied(sources["animate-anyone"], tmp_path)
     change(source.weights / "denoising_unet.pth", lambda s: s.pop("conv_in.bias"))
     notes: list[str] = []
-    base = load_base(import_animate_anyone(**vars(source), name="mixed", note=notes.append))
+    base = load_base(import_animate_anyone(user_cache(), **vars(source), name="mixed", note=notes.append))
     own = read(source.stable_diffusion / "unet/diffusion_pytorch_model.safetensors")
     assert torch.equal(base.unet.conv_in.bias, own["conv_in.bias"])
     assert any("1 of 686 weights" in note for note in notes)

@@ -13,6 +13,7 @@ import pytest
 
 from dreampose_cli import media
 from dreampose_cli.bases.registry import bundled
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import MediaError, OutOfMemoryError, OutputError, OutputExistsError, UsageError
 from dreampose_cli.media.metadata import KEY, read_metadata
 from dreampose_cli.media.mp4_comment import read_comment
@@ -52,7 +53,7 @@ def place(tmp_path, monkeypatch):
 
 
 def plan(jobs, folder="out", base=None, done=None, **options):
-    return Planner(Digests(), done).plan(jobs, folder, **options)
+    return Planner(user_cache(), Digests(), done).plan(jobs, folder, **options)
 
 
 def video(path, request):

@@ -16,6 +16,7 @@ import pytest
 
 from dreampose_cli import cache, media
 from dreampose_cli.__main__ import main
+from dreampose_cli.cache import user_cache
 from dreampose_cli.workflows.batch.manifest import read_lines
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.render import render
@@ -124,11 +125,11 @@ def test_an_input_that_vanishes_or_changes_after_planning_fails(shop, tiny_base)
     from dreampose_cli.workflows.batch.steps import StepRunner
 
     jobs = jobs_of(["photos/0.png", "photos/1.png"], ["turn.poses"], "videos", {"base": str(tiny_base)})
-    plan = Planner(Digests()).plan(jobs, Path("videos"))
+    plan = Planner(user_cache(), Digests()).plan(jobs, Path("videos"))
     first, second = [step for step in plan.steps.values() if step.kind == "subject"]
     (shop / "photos" / "0.png").unlink()
     (shop / "photos" / "1.png").write_bytes(b"another")
-    runner, nobody = StepRunner("cpu"), lambda *_: None
+    runner, nobody = StepRunner(user_cache(), "cpu"), lambda *_: None
     for step, words in ((first, "has vanished since the batch was planned"), (second, "has changed since the batch")):
         kind, data = runner.run({**step.task, "id": step.id}, None, nobody, nobody)
         assert kind == "failed" and data["reason"] == "input" and words in data["sentence"]

@@ -144,12 +144,12 @@ def test_nodes_with_caches_of_their_own_send_results_home(cluster, dozen, tiny_b
     )
     assert done.returncode == 0, done.stderr
     assert "inputs and results go through Ray" in done.stderr
-    subjects = {entry.id for entry in cache.list_entries("subject")}
-    assert len(subjects) == 3 and len(cache.list_entries("poses")) == 1
+    subjects = {entry.id for entry in cache.user_cache().list_entries("subject")}
+    assert len(subjects) == 3 and len(cache.user_cache().list_entries("poses")) == 1
     assert (
         main(words(tiny_base, dozen, tmp_path / "near", "-q", photos=photos)) == 0
     )  # with the subjects that came home
-    assert subjects == {entry.id for entry in cache.list_entries("subject")}
+    assert subjects == {entry.id for entry in cache.user_cache().list_entries("subject")}
     for path in (tmp_path / "near").glob("*.mp4"):
         assert path.read_bytes() == (tmp_path / "far" / path.name).read_bytes()
 
@@ -164,16 +164,16 @@ def test_a_cluster_that_is_not_there_is_said(dozen, tiny_base, tmp_path, capsys)
 
 def test_what_a_node_lacks_is_said(tiny_base, tmp_path):
     base = (str(tiny_base), "tiny", fingerprint(tiny_base))
-    cache.ensure()
+    cache.user_cache().ensure()
     (tmp_path / "token").touch()
-    seen = look_around([base], __version__, str(cache.root()), [str(tmp_path / "token")])
+    seen = look_around([base], __version__, str(cache.user_cache().root), [str(tmp_path / "token")])
     assert seen["lacks"] == [] and seen["shared"] and seen["free"] > 0
     assert not look_around([base], __version__, "/another/cache", [])["shared"]
-    assert not look_around([base], __version__, str(cache.root()), [str(tmp_path / "no")])["shared"]
+    assert not look_around([base], __version__, str(cache.user_cache().root), [str(tmp_path / "no")])["shared"]
     lacks = look_around([base, ("/nowhere", "people", "0" * 16), (*base[:2], "1" * 16)], "9.9", "", [])["lacks"]
     assert len(lacks) == 3 and f"has dreampose-cli {__version__}, and the driver 9.9" in lacks[0]
     assert "has not the base people" in lacks[1] and "only another base" in lacks[2]
-    assert local_base(("/nowhere", str(tiny_base), base[2])) == str(tiny_base)
+    assert local_base(cache.user_cache(), ("/nowhere", str(tiny_base), base[2])) == str(tiny_base)
 
 
 def test_files_and_folders_travel_as_bytes(tmp_path):

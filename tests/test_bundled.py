@@ -8,6 +8,7 @@ import pytest
 from dreampose_cli import media
 from dreampose_cli.bases.config import read_config
 from dreampose_cli.bases.registry import bundled
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import NoPersonError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
@@ -37,7 +38,7 @@ def test_what_ships_is_small_and_says_what_it_is():
 
 
 def test_the_estimator_finds_mannequins_where_they_are():
-    estimator = load_estimator("mini")
+    estimator = load_estimator(user_cache(), "mini")
     overlap, parts, surface = [], [], []
     for index in range(6):
         frames = held_out(index)[::6]
@@ -64,17 +65,17 @@ def test_the_estimator_finds_nobody_where_nobody_is(kind, tmp_path):
         "gradient": np.broadcast_to(np.linspace(0, 255, 160)[:, None, None], (160, 128, 3)).astype(np.uint8),
         "bars": np.broadcast_to((np.arange(128) // 16 % 2 * 200)[None, :, None], (160, 128, 3)).astype(np.uint8),
     }[kind]
-    assert not has_person(load_estimator("mini").estimate([picture])[0])
+    assert not has_person(load_estimator(user_cache(), "mini").estimate([picture])[0])
     Image.fromarray(picture).save(tmp_path / "empty.png")
     with pytest.raises(NoPersonError, match="empty.png"):
-        load_poses(tmp_path / "empty.png")
+        load_poses(user_cache(), tmp_path / "empty.png")
 
 
 def test_larger_pictures_with_room_around_the_figure():
     frame = held_out(0)[0]
     canvas = np.pad(frame.picture, ((40, 24), (30, 50), (0, 0)), mode="edge")
     canvas = media.resize(canvas, (canvas.shape[0] * 3, canvas.shape[1] * 3))
-    found = load_estimator("mini").estimate([canvas])[0]
+    found = load_estimator(user_cache(), "mini").estimate([canvas])[0]
     truth = np.pad(frame.pose[0] > 0, ((40, 24), (30, 50))).repeat(3, 0).repeat(3, 1)
     assert found.shape == (3, *canvas.shape[:2])
     assert (truth & (found[0] > 0)).sum() / (truth | (found[0] > 0)).sum() > 0.75

@@ -12,10 +12,11 @@ from dreampose_cli.errors import StoreError, UsageError
 
 @pytest.fixture
 def kept_subject():
-    with store.publish_folder("subject", "0123456789abcdef") as folder:
-        store.write_json(folder / "subject.json", {"id": "0123456789abcdef", "name": "anna"})
+    with store.user_cache().publish_folder("subject", "0123456789abcdef") as folder:
+        text = json.dumps({"id": "0123456789abcdef", "name": "anna"})
+        (folder / "subject.json").write_text(text, encoding="utf-8")
         (folder / "unet.safetensors").write_bytes(bytes(range(256)) * 100)
-    return store.get("subject", "0123456789abcdef")
+    return store.user_cache().get("subject", "0123456789abcdef")
 
 
 def test_a_subject_travels_to_another_cache_and_a_damaged_file_does_not(kept_subject, tmp_path, monkeypatch, capsys):
@@ -32,11 +33,11 @@ def test_a_subject_travels_to_another_cache_and_a_damaged_file_does_not(kept_sub
         (tmp_path / "damaged").write_bytes(damaged)
         assert main(["cache", "import", str(tmp_path / "damaged")]) == 1
         assert "export or copy it again" in capsys.readouterr().err
-        assert not store.list_entries()
+        assert not store.user_cache().list_entries()
     assert main(["cache", "import", str(file)]) == 0 and capsys.readouterr().out.strip() == kept_subject.id
-    found = store.get("subject", kept_subject.id)
+    found = store.user_cache().get("subject", kept_subject.id)
     assert found.name == "anna" and (found.path / "unet.safetensors").read_bytes() == bytes(range(256)) * 100
-    assert store.import_entry(file)[3] is False
+    assert store.import_entry(store.user_cache(), file)[3] is False
     assert main(["cache", "import", str(tmp_path / "none")]) == 1 and "does not exist" in capsys.readouterr().err
 
 
@@ -47,11 +48,11 @@ def test_an_import_stays_within_its_entry(tmp_path, member):
         archive.writestr("entry.json", json.dumps(header))
         archive.writestr(member, b"")
     with pytest.raises(StoreError, match="no entry"):
-        store.import_entry(tmp_path / "evil")
+        store.import_entry(store.user_cache(), tmp_path / "evil")
 
 
 def test_only_subjects_and_poses_travel(tmp_path):
-    with store.publish_folder("data", "0123456789abcdef") as folder:
+    with store.user_cache().publish_folder("data", "0123456789abcdef") as folder:
         (folder / "x").touch()
     with pytest.raises(UsageError, match="cannot be exported"):
-        store.export_entry(store.get("data", "0123456789abcdef"), tmp_path / "x")
+        store.export_entry(store.user_cache().get("data", "0123456789abcdef"), tmp_path / "x")

@@ -464,10 +464,10 @@ def test_the_library_takes_what_the_command_gives(name, library, capsys, monkeyp
 
 @pytest.fixture
 def subject(cache):
-    with store.publish_folder("subject", "abcd1234abcd1234") as folder:
-        store.write_json(folder / store.SUBJECT_JSON, {"name": "anna", "photos": []})
-    store.set_last_subject("abcd1234abcd1234")
-    return store.get("subject", "abcd1234abcd1234")
+    with store.user_cache().publish_folder("subject", "abcd1234abcd1234") as folder:
+        (folder / store.SUBJECT_JSON).write_text(json.dumps({"name": "anna", "photos": []}), encoding="utf-8")
+    store.user_cache().set_last_subject("abcd1234abcd1234")
+    return store.user_cache().get("subject", "abcd1234abcd1234")
 
 
 def test_cache_ls(subject, cache, capsys):
@@ -510,7 +510,7 @@ def test_cache_rm_asks_first(subject, capsys, monkeypatch):
 
 
 def test_cache_prune(subject, capsys):
-    store.partial_folder("efgh")
+    store.user_cache().partial_folder("efgh")
     document = json.loads(run("cache", "prune", "--json", "--yes", capsys=capsys)[1])
     assert [entry["id"] for entry in document["removed"]] == ["efgh"]
     assert run("cache", "prune", "--yes", capsys=capsys) == (0, "", "nothing to remove\n")
@@ -538,10 +538,10 @@ def test_base_ls_and_info(capsys, monkeypatch):
         summary: str
 
     fake = types.ModuleType("dreampose_cli.bases.registry")
-    fake.list_bases = lambda: [Entry("mini", "bundled", Path("mini"), (160, 128), "128x160, knows mannequins")]
-    fake.default_base = lambda: types.SimpleNamespace(name="mini")
-    fake.resolve_base = lambda name, note: note("chosen") or Path("mini")
-    fake.is_here = lambda name: True
+    fake.list_bases = lambda cache: [Entry("mini", "bundled", Path("mini"), (160, 128), "128x160, knows mannequins")]
+    fake.default_base = lambda cache: types.SimpleNamespace(name="mini")
+    fake.resolve_base = lambda cache, name, note: note("chosen") or Path("mini")
+    fake.is_here = lambda cache, name: True
     fake.describe = lambda path: {"path": path, "poses": {"count": 5, "rate": 12.0}, "people": None, "ok": True}
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     assert "mini  bundled  128x160, knows mannequins" in run("base", "ls", capsys=capsys)[1]

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from dreampose_cli import cache as store
 from dreampose_cli import media
 from dreampose_cli.bases.hub import fetch_file
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import BaseError, DreamposeError, MediaError, NoPersonError, PoseError, UsageError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
@@ -153,7 +154,7 @@ def folder_of(path, pictures):
 
 
 def test_a_picture_becomes_a_pose_frame(people):
-    pose = load_densepose(people).estimate([picture(red(30))])[0]
+    pose = load_densepose(user_cache(), people).estimate([picture(red(30))])[0]
     assert (pose.dtype, pose.shape) == (np.float32, (3, *SIZE))
     assert bounds(pose) == (30, 10, 20, 40)
     assert set(np.unique(pose[0])) <= {0, 3, 7}
@@ -167,7 +168,7 @@ def test_a_picture_becomes_a_pose_frame(people):
 
 def test_the_network_sees_blue_first(people, monkeypatch):
     seen = []
-    model = load_densepose(people)
+    model = load_densepose(user_cache(), people)
     network = model.network
     model.__dict__["network"] = lambda pixels: seen.append(pixels) or network(pixels)
     model.estimate([picture(red(30))])
@@ -181,7 +182,7 @@ def test_the_network_sees_blue_first(people, monkeypatch):
 
 
 def test_nobody_gives_an_empty_frame(people):
-    pose = load_densepose(people).estimate([picture()])[0]
+    pose = load_densepose(user_cache(), people).estimate([picture()])[0]
     assert pose.shape == (3, *SIZE)
     assert not pose.any()
 
@@ -221,7 +222,7 @@ def test_another_input_size_comes_back_at_the_source_size(people):
     assert resize_for(np.zeros((300, 1000, 3), np.uint8), 800).shape == (400, 1333, 3)
     assert resize_for(np.zeros((640, 512, 3), np.uint8), None).shape == (640, 512, 3)
     for size in (30, 120):
-        pose = load_densepose(people, size=size).estimate([picture(red(30))])[0]
+        pose = load_densepose(user_cache(), people, size=size).estimate([picture(red(30))])[0]
         assert pose.shape == (3, *SIZE)
         assert np.abs(np.subtract(bounds(pose), (30, 10, 20, 40))).max() <= 2
 
@@ -230,14 +231,14 @@ def test_loading_warns_of_nothing(people):
     densepose._load.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_densepose(people).estimate([picture(red(30))])
+        load_densepose(user_cache(), people).estimate([picture(red(30))])
 
 
 # ---- several people
 
 
 def test_the_largest_person_is_followed_through_a_crossing(people):
-    model = load_densepose(people)
+    model = load_densepose(user_cache(), people)
     frames = [picture(red(5 * i), blue(60 - 2 * i)) for i in range(5)]
     frames += [picture(red(25, w=8, h=16), blue(48 - 2 * i, h=36, w=30)) for i in range(2)]  # now blue is larger
     poses = list(model.stream(frames))
@@ -247,7 +248,7 @@ def test_the_largest_person_is_followed_through_a_crossing(people):
 
 def test_a_person_can_be_chosen(people):
     frames = [picture(red(0)), picture(red(5), blue(60)), picture(red(10)), picture(red(15), blue(57))]
-    poses = list(load_densepose(people, person=2).stream(frames))
+    poses = list(load_densepose(user_cache(), people, person=2).stream(frames))
     assert [pose.any() for pose in poses] == [False, True, False, True]
     assert [bounds(pose)[0] for pose in poses if pose.any()] == [60, 57]
 
@@ -281,7 +282,7 @@ def test_gaps_take_the_nearest_pose_and_are_named(people, tmp_path):
     pictures = [picture(red(2 * i)) if i not in (0, 3, 4, 5, 8) else picture() for i in range(9)]
     source = folder_of(tmp_path / "frames", pictures)
     notes = []
-    found = extract(source, tmp_path / "out.poses", estimator=str(people), fps=10, device="cpu", note=notes.append)
+    found = extract(user_cache(), source, tmp_path / "out.poses", estimator=str(people), fps=10, device="cpu", note=notes.append)
     assert (found.frames, found.fps, found.gaps, found.estimator) == (9, 10, 5, "People.torchscript")
     assert found.gap_ranges == [(0, 0), (3, 5), (8, 8)]
     assert [bounds(pose)[0] for pose in open_poses(found.path)] == [2, 2, 4, 4, 4, 12, 12, 14, 14]
@@ -296,11 +297,11 @@ def test_poses_are_estimated_once_for_each_setting(people, tmp_path, monkeypatch
     monkeypatch.setattr(extraction, "_estimate", lambda *words: estimated.append(words) or original(*words))
     settings = {"estimator": str(people), "device": "cpu"}
     for extra in ({}, {}, {"person": 2}, {"person": 2}, {"estimator_size": 90}, {"fps": 5}, {"end": 0.1}, {"end": 0.1}):
-        sequence, name, gaps = load_poses(source, **settings, **extra)
+        sequence, name, gaps = load_poses(user_cache(), source, **settings, **extra)
         assert (name, gaps) == ("People.torchscript", [])
     assert len(estimated) == 5
     assert len(sequence) == 3
-    assert len(list((store.root() / "poses").glob("*.poses"))) == 5
+    assert len(list((store.user_cache().root / "poses").glob("*.poses"))) == 5
 
 
 def test_a_part_of_a_video_that_was_estimated_whole_is_not_estimated_again(people, tmp_path, monkeypatch):
@@ -308,38 +309,38 @@ def test_a_part_of_a_video_that_was_estimated_whole_is_not_estimated_again(peopl
     source = tmp_path / "dance.mp4"
     media.write_frames(source, pictures, fps=10)
     settings = {"estimator": str(people), "device": "cpu"}
-    alone, _, _ = load_poses(source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
-    (store.root() / "poses").joinpath(next(iter((store.root() / "poses").iterdir())).name).unlink()
-    whole, _, _ = load_poses(source, **settings)
+    alone, _, _ = load_poses(user_cache(), source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
+    (store.user_cache().root / "poses").joinpath(next(iter((store.user_cache().root / "poses").iterdir())).name).unlink()
+    whole, _, _ = load_poses(user_cache(), source, **settings)
     monkeypatch.setattr(extraction, "_estimate", None)
-    part, _, _ = load_poses(source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
+    part, _, _ = load_poses(user_cache(), source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
     assert [bounds(pose)[0] for pose in part] == [6, 10, 14]
     assert part.origin()[0] is not part and len(part.origin()[0]) == len(whole) == 12
-    same, _, _ = load_poses(source, fps=10, **settings)
+    same, _, _ = load_poses(user_cache(), source, fps=10, **settings)
     assert all(np.array_equal(a, b) for a, b in zip(same, whole, strict=True))
 
 
 def test_damaged_poses_in_the_cache_are_estimated_again(people, tmp_path):
     source = folder_of(tmp_path / "frames", [picture(red(2 * i)) for i in range(4)])
-    before = list(load_poses(source, estimator=str(people), device="cpu")[0])
-    (entry,) = (store.root() / "poses").glob("*.poses")
+    before = list(load_poses(user_cache(), source, estimator=str(people), device="cpu")[0])
+    (entry,) = (store.user_cache().root / "poses").glob("*.poses")
     entry.write_bytes(entry.read_bytes()[:500])
-    after = list(load_poses(source, estimator=str(people), device="cpu")[0])
+    after = list(load_poses(user_cache(), source, estimator=str(people), device="cpu")[0])
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_another_number_format_finds_the_same_figures(people, dtype, tmp_path):
-    exact, close = (load_densepose(people, dtype=name).estimate([picture(red(30))])[0] for name in ("float32", dtype))
+    exact, close = (load_densepose(user_cache(), people, dtype=name).estimate([picture(red(30))])[0] for name in ("float32", dtype))
     assert bounds(close) == bounds(exact) and np.abs(close[1:] - exact[1:]).max() < 0.02
     mannequin = next(iter(perform(draw_subject(5), draw_dance(6, 1, 12.0)))).picture
-    exact, close = (load_estimator("mini", dtype=name).estimate([mannequin])[0] for name in ("float32", dtype))
+    exact, close = (load_estimator(user_cache(), "mini", dtype=name).estimate([mannequin])[0] for name in ("float32", dtype))
     assert close.dtype == np.float32 and (exact[0] == close[0]).mean() > 0.97 and not np.array_equal(exact, close)
     Image.fromarray(mannequin).save(tmp_path / "photo.png")
     entries = [
-        len(list((store.root() / "poses").glob("*.poses")))
+        len(list((store.user_cache().root / "poses").glob("*.poses")))
         for name in ("auto", "float32", dtype)
-        if load_poses(tmp_path / "photo.png", dtype=name, device="cpu")
+        if load_poses(user_cache(), tmp_path / "photo.png", dtype=name, device="cpu")
     ]
     assert entries == [1, 1, 2]
 
@@ -348,17 +349,17 @@ def test_nobody_at_all_is_an_error(people, tmp_path):
     source = folder_of(tmp_path / "frames", [picture(red(5))] * 2)
     empty = folder_of(tmp_path / "empty", [picture()] * 2)
     with pytest.raises(NoPersonError, match=r"finds nobody in .*empty"):
-        load_poses(empty, estimator=str(people), device="cpu")
+        load_poses(user_cache(), empty, estimator=str(people), device="cpu")
     with pytest.raises(NoPersonError, match="finds no 3 people"):
-        load_poses(source, estimator=str(people), person=3, device="cpu")
-    assert not list((store.root() / "poses").glob("*"))
+        load_poses(user_cache(), source, estimator=str(people), person=3, device="cpu")
+    assert not list((store.user_cache().root / "poses").glob("*"))
 
 
 @pytest.mark.parametrize("format", ["iuv", "dreampose"])
 def test_poses_can_be_written_as_folders(people, tmp_path, format):
     source = folder_of(tmp_path / "frames", [picture(red(4 * i)) for i in range(3)])
-    found = extract(source, tmp_path / "out", estimator=str(people), format=format, device="cpu")
-    direct, _, _ = load_poses(source, estimator=str(people), device="cpu")
+    found = extract(user_cache(), source, tmp_path / "out", estimator=str(people), format=format, device="cpu")
+    direct, _, _ = load_poses(user_cache(), source, estimator=str(people), device="cpu")
     again = open_poses(found.path)
     assert again.has_parts == (format == "iuv")
     assert len(again) == 3
@@ -366,19 +367,19 @@ def test_poses_can_be_written_as_folders(people, tmp_path, format):
         assert np.abs(a[1:] - b[1:]).max() <= 0.5 / 255 + 1e-6
         if format == "iuv":
             assert np.array_equal(a[0], b[0])
-    back = extract(found.path, tmp_path / "back.poses")  # and from there
+    back = extract(user_cache(), found.path, tmp_path / "back.poses")  # and from there
     assert np.abs(open_poses(back.path).frame(2) - again.frame(2)).max() < 1e-5
     with pytest.raises(DreamposeError, match="exists already"):
-        extract(source, tmp_path / "out", estimator=str(people), format=format, device="cpu")
+        extract(user_cache(), source, tmp_path / "out", estimator=str(people), format=format, device="cpu")
 
 
 def test_formats_and_names_must_agree(tmp_path):
     with pytest.raises(UsageError, match="--format iuv"):
-        extract(tmp_path, tmp_path / "out")
+        extract(user_cache(), tmp_path, tmp_path / "out")
     with pytest.raises(UsageError, match="named as a file"):
-        extract(tmp_path, tmp_path / "out.poses", format="iuv")
+        extract(user_cache(), tmp_path, tmp_path / "out.poses", format="iuv")
     with pytest.raises(UsageError, match="no format"):
-        extract(tmp_path, tmp_path / "out.poses", format="bvh")
+        extract(user_cache(), tmp_path, tmp_path / "out.poses", format="bvh")
 
 
 def test_reading_ahead_keeps_order_and_bounds():
@@ -422,7 +423,7 @@ def test_reading_ahead_keeps_order_and_bounds():
 )
 def test_another_interface_is_named(scripted, kind, what):
     with pytest.raises(PoseError, match=what) as caught:
-        load_densepose(scripted(kind)).estimate([picture(red(30))])
+        load_densepose(user_cache(), scripted(kind)).estimate([picture(red(30))])
     assert "(N, 25, 112, 112)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -433,34 +434,34 @@ def test_damaged_files_are_named(people, tmp_path):
     for content in (b"", b"hello", whole[: len(whole) // 2]):
         path.write_bytes(content)
         with pytest.raises(PoseError, match=r"other\.torchscript is no TorchScript file"):
-            load_densepose(path).estimate([picture()])
+            load_densepose(user_cache(), path).estimate([picture()])
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("hello", "world")
     with pytest.raises(PoseError, match="cannot be loaded as TorchScript"):
-        load_densepose(path).estimate([picture()])
+        load_densepose(user_cache(), path).estimate([picture()])
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(80 << 20))
     with pytest.raises(PoseError, match="would unpack"):
-        load_densepose(path).estimate([picture()])
+        load_densepose(user_cache(), path).estimate([picture()])
     with pytest.raises(PoseError, match="does not exist"):
-        load_densepose(tmp_path / "missing.torchscript")
+        load_densepose(user_cache(), tmp_path / "missing.torchscript")
 
 
 def test_estimators_by_name(people, tmp_path):
-    assert load_estimator(str(people)).revision == store.file_digest(people)[:16]
-    assert load_estimator("mini").name == "mini"
+    assert load_estimator(user_cache(), str(people)).revision == store.file_digest(people)[:16]
+    assert load_estimator(user_cache(), "mini").name == "mini"
     with pytest.raises(UsageError, match="use mini, r50, r101"):
-        load_estimator("r152")
+        load_estimator(user_cache(), "r152")
     for options in ({"person": 2}, {"size": 400}):
         with pytest.raises(UsageError, match="is for DensePose"):
-            load_estimator("mini", **options)
+            load_estimator(user_cache(), "mini", **options)
 
 
 def test_the_rate_of_a_folder_of_pictures_is_the_one_given(people, tmp_path):
     """Windows ask for at least a base's training rate; of pictures none may be left out for it."""
     source = folder_of(tmp_path / "frames", [picture(red(5 + index)) for index in range(6)])
     for fps in (5, 20):
-        found, _, _ = load_poses(source, estimator=str(people), fps=fps, at_least=12, around=0.2, device="cpu")
+        found, _, _ = load_poses(user_cache(), source, estimator=str(people), fps=fps, at_least=12, around=0.2, device="cpu")
         assert (len(found), found.fps, len(found.origin()[0])) == (6, fps, 6)
 
 
@@ -476,7 +477,7 @@ def test_without_a_network_it_fails_at_once_and_says_what_to_do(monkeypatch, tmp
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
         began = time.monotonic()
         with pytest.raises(PoseError, match=words) as caught:
-            load_estimator("r50")
+            load_estimator(user_cache(), "r50")
         assert "PATH.torchscript" in str(caught.value)
         assert time.monotonic() - began < 20  # a loaded machine; it takes milliseconds
 
@@ -546,7 +547,7 @@ def test_a_download_names_the_licence_once(monkeypatch, people):
     monkeypatch.setattr("dreampose_cli.bases.hub.require_hub", lambda *_: None)
     notes, steps = [], []
     for _ in range(2):
-        model = load_estimator("r101", note=notes.append, progress=lambda *step: steps.append(step))
+        model = load_estimator(user_cache(), "r101", note=notes.append, progress=lambda *step: steps.append(step))
     assert model.name == "r101"
     assert len(notes) == 1
     assert "CC BY-SA 3.0" in notes[0]
@@ -584,7 +585,7 @@ def test_a_torchscript_file_is_run_only_where_its_user_trusts_it(people, untrust
     changed = tmp_path / "changed.torchscript"
     changed.write_bytes(people.read_bytes() + b"\0")
     with pytest.raises(PoseError, match="--trust-code"):
-        load_densepose(changed)
+        load_densepose(user_cache(), changed)
     words = ["poses", str(source), "-o", str(tmp_path / "c.poses"), "--trust-code"]
     for estimator in ([], ["--estimator", "mini"], ["--estimator", "r50"]):
         assert main([*words, *estimator]) == 2
@@ -610,7 +611,7 @@ def test_a_base_names_no_file_as_its_estimator(people, untrusted, tiny_base, tmp
     monkeypatch.chdir(tmp_path)
     shutil.copy(people, tmp_path / "doodle")
     with pytest.raises(UsageError):
-        load_estimator("doodle")
+        load_estimator(user_cache(), "doodle")
 
 
 def test_the_same_poses_are_the_same_bytes(people, tmp_path, cache, monkeypatch):
@@ -619,7 +620,7 @@ def test_the_same_poses_are_the_same_bytes(people, tmp_path, cache, monkeypatch)
     for hours in (0, 5):
         monkeypatch.setattr(time, "time", lambda hours=hours: now + 3600 * hours)
         shutil.rmtree(cache, ignore_errors=True)
-        load_poses(source, estimator=str(people), device="cpu")
+        load_poses(user_cache(), source, estimator=str(people), device="cpu")
         (path,) = (cache / "poses").iterdir()
         found.append(path.read_bytes())
     assert b"gaps.json" in found[0]

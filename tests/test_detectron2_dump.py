@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import NoPersonError, PoseError, UsageError
 from dreampose_cli.poses.detectron2_dump import DumpPoses
 from dreampose_cli.poses.extraction import extract
@@ -187,7 +188,7 @@ def test_a_dump_becomes_poses_and_folders(tmp_path):
     direct = open_poses(tmp_path / "d.pt")
     notes = []
     for format, name in (("poses", "a.poses"), ("iuv", "a"), ("dreampose", "b")):
-        found = extract(tmp_path / "d.pt", tmp_path / name, format=format, fps=12, note=notes.append)
+        found = extract(user_cache(), tmp_path / "d.pt", tmp_path / name, format=format, fps=12, note=notes.append)
         again = open_poses(found.path, fps=12)
         assert (len(again), again.fps, found.estimator) == (12, 12, None)
         for a, b in zip(again, direct, strict=True):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import svg_doodles
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import NoPersonError, PoseError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.doodle_dataset import doodle_seed
@@ -94,19 +95,19 @@ def test_a_folder_of_doodles_is_a_sequence_and_the_back_exchanges_the_sides(tmp_
     assert len(front) == 2
     assert np.allclose(front.frame(1)[4, :2], back.frame(1)[7, :2])
     assert back.frame(1)[0, 2] == 0 and front.frame(1)[0, 2] == 1
-    labels = load_poses(tmp_path, estimator="doodle", facing="back")[0].frame(0)
+    labels = load_poses(user_cache(), tmp_path, estimator="doodle", facing="back")[0].frame(0)
     assert (labels[0] == 1).sum() > 10 * (labels[0] == 2).sum()  # the torso's back
 
 
 def test_a_doodle_becomes_keypoints_openpose_and_iuv(tmp_path):
     doodle = save(tmp_path, "d.png", svg_doodles.doodle(0))
-    extract(doodle, tmp_path / "d.poses", estimator="doodle", preview=tmp_path / "look.png")
+    extract(user_cache(), doodle, tmp_path / "d.poses", estimator="doodle", preview=tmp_path / "look.png")
     assert open_poses(tmp_path / "d.poses").kind == "keypoints"
-    extract(doodle, tmp_path / "json", estimator="doodle", format="openpose")
-    extract(doodle, tmp_path / "iuv", estimator="doodle", format="iuv")
+    extract(user_cache(), doodle, tmp_path / "json", estimator="doodle", format="openpose")
+    extract(user_cache(), doodle, tmp_path / "iuv", estimator="doodle", format="iuv")
     part = open_poses(tmp_path / "iuv").frame(0)[0]
     assert set(np.unique(part)) > {0, 2, 3, 4, 15, 16, 19, 20}
-    again = load_poses(tmp_path / "json")[0].frame(0)
+    again = load_poses(user_cache(), tmp_path / "json")[0].frame(0)
     assert (again[0] == part).mean() > 0.99
 
 

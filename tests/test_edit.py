@@ -225,7 +225,7 @@ def test_edit_fetches_its_model_once_and_render_animates_the_edit(tiny_hub, tiny
     about = media.read_metadata(tmp_path / "red.gif")
     assert about["who"] == "photo anna.png, edited"
     assert about["edit"]["instruction"] == "make the dress red" and "@" in about["edit"]["model"]
-    assert {entry.kind for entry in cache.list_entries()} == {"edit"}
+    assert {entry.kind for entry in cache.user_cache().list_entries()} == {"edit"}
 
 
 def test_render_edits_photos_only(clip):

@@ -241,7 +241,9 @@ def test_a_run_that_was_stopped_goes_on(dataset, tiny_base, tmp_path, monkeypatc
     assert not (folder / "frames" / "untuned" / "mannequin-000001").exists()
     document, _ = suite.suite(SuiteOptions(dataset, folder, **options))
     assert len(calls) == 3 + 2  # what was there is not rendered again
-    assert store.list_entries() == [] and store.last_subject() is None  # the user's own cache stays as it is
+    assert (
+        store.user_cache().list_entries() == [] and store.user_cache().last_subject() is None
+    )  # the user's own cache stays as it is
     assert (folder / "frames" / "full" / "mannequin-000000" / "00000.png").stat().st_mtime_ns == before
     assert document["summary"]["variants"]["full"]["clips"] == 2
     calls.clear()

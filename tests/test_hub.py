@@ -10,6 +10,7 @@ import pytest
 from dreampose_cli.bases import repositories as hub
 from dreampose_cli.bases.registry import bundled, pull, resolve_base
 from dreampose_cli.bases.repositories import Reference
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import BaseError
 from dreampose_cli.networks.dreampose.presets import MINI
 from hub_server import COMMIT
@@ -21,12 +22,13 @@ SCRIPT = """
 import json, sys
 from dreampose_cli.errors import DreamposeError
 from dreampose_cli.bases.registry import pull, resolve_base
+from dreampose_cli.cache import user_cache
 found, notes, seen = [], [], []
 for word in sys.argv[1:]:
     how, _, name = word.partition(":")
     try:
         function = pull if how == "pull" else resolve_base
-        found.append(str(function(name, notes.append, lambda *a: seen.append(a))))
+        found.append(str(function(user_cache(), name, notes.append, lambda *a: seen.append(a))))
     except DreamposeError as error:
         found.append(f"{type(error).__name__}: {error}")
 print(json.dumps({"found": found, "notes": notes, "seen": seen, "torch": "torch" in sys.modules}))
@@ -189,11 +191,11 @@ def test_local_bases_come_first(tmp_path, monkeypatch, tiny_base):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").symlink_to(tiny_base, target_is_directory=True)
-    assert str(resolve_base("owner/name")) == "owner/name"
-    assert resolve_base("mini") == bundled()
+    assert str(resolve_base(user_cache(), "owner/name")) == "owner/name"
+    assert resolve_base(user_cache(), "mini") == bundled()
     with pytest.raises(BaseError, match="owner/other is not"):
-        resolve_base("owner/other")
+        resolve_base(user_cache(), "owner/other")
     with pytest.raises(BaseError, match="unknown base 'nobody'"):
-        resolve_base("nobody")
+        resolve_base(user_cache(), "nobody")
     with pytest.raises(BaseError, match="is no repository on the Hub"):
-        pull("nobody")
+        pull(user_cache(), "nobody")

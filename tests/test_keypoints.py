@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import PoseError, UsageError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.doodles import mannequin_joints
@@ -141,7 +142,7 @@ def test_dwpose_takes_the_best_person_and_sorts_rtmlibs_134_points(monkeypatch, 
     points = np.stack([np.arange(134.0), np.arange(134.0) + 1000], 1)
     monkeypatch.setitem(sys.modules, "rtmlib", fake_rtmlib([(points + 5, 0.4), (points, 0.9)]))
     monkeypatch.setenv("DREAMPOSE_CACHE", str(tmp_path / "cache"))
-    model = load_dwpose()
+    model = load_dwpose(user_cache())
     frame = next(model.stream(iter([np.zeros((8, 8, 3), np.uint8)])))
     assert frame[BODY, 0].tolist() == list(range(18))
     assert frame[LEFT_HAND, 0].tolist() == list(range(92, 113))
@@ -165,7 +166,7 @@ def test_missing_rtmlib_and_missing_weights_are_one_sentence(monkeypatch, tmp_pa
     monkeypatch.setenv("DREAMPOSE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "rtmlib", None)
     with pytest.raises(PoseError, match=r"needs the package rtmlib.*\[keypoints\]"):
-        load_dwpose()
+        load_dwpose(user_cache())
     double = fake_rtmlib([])
 
     def refuse(*_, **__):
@@ -174,7 +175,7 @@ def test_missing_rtmlib_and_missing_weights_are_one_sentence(monkeypatch, tmp_pa
     monkeypatch.setattr(double.Wholebody, "__init__", refuse)
     monkeypatch.setitem(sys.modules, "rtmlib", double)
     with pytest.raises(PoseError, match="no route to host.*go online once.*yolox_m_1.onnx and rtmw_20231122.onnx"):
-        load_dwpose()
+        load_dwpose(user_cache())
 
 
 def test_the_whole_way_from_pictures_through_dwpose_to_a_posed_mannequin(monkeypatch, tmp_path):
@@ -184,9 +185,9 @@ def test_the_whole_way_from_pictures_through_dwpose_to_a_posed_mannequin(monkeyp
     monkeypatch.setitem(sys.modules, "rtmlib", fake_rtmlib([(points, 0.9)]))
     monkeypatch.setenv("DREAMPOSE_CACHE", str(tmp_path / "cache"))
     Image.fromarray(np.full((360, 256, 3), 200, np.uint8)).save(tmp_path / "photo.png")
-    done = extract(tmp_path / "photo.png", tmp_path / "k.poses", estimator="dwpose", preview=tmp_path / "k.png")
+    done = extract(user_cache(), tmp_path / "photo.png", tmp_path / "k.poses", estimator="dwpose", preview=tmp_path / "k.png")
     assert done.estimator == "dwpose" and open_poses(tmp_path / "k.poses").kind == "keypoints"
-    posed, used, _ = load_poses(tmp_path / "photo.png", estimator="dwpose")
+    posed, used, _ = load_poses(user_cache(), tmp_path / "photo.png", estimator="dwpose")
     assert used == "dwpose" and posed.kind == "densepose" and posed.frame(0).shape == (3, 360, 256)
     assert len(np.unique(posed.frame(0)[0])) > 10
     with pytest.raises(PoseError, match="holds DensePose, and this base takes keypoints"):
@@ -225,7 +226,7 @@ def test_a_control_picture_is_read_as_poses(tmp_path, monkeypatch):
     monkeypatch.setenv("DREAMPOSE_CACHE", str(tmp_path / "cache"))
     file, pose = label_video(tmp_path, VIRIDIS)
     notes = []
-    sequence, used, _ = load_poses(file, note=notes.append)
+    sequence, used, _ = load_poses(user_cache(), file, note=notes.append)
     frame = sequence.frame(0)
     assert used == "control-picture" and "U and V are unknown" in notes[0]
     assert np.array_equal(frame[0], pose[0])
@@ -236,7 +237,7 @@ def test_a_control_picture_is_read_as_poses(tmp_path, monkeypatch):
 def test_another_palette_is_refused_by_its_name(tmp_path, palette):
     file, _ = label_video(tmp_path, part_labels._tables()[palette].astype(np.uint8), ground=0)
     with pytest.raises(PoseError, match=f"palette {palette} on black"):
-        load_poses(file)
+        load_poses(user_cache(), file)
 
 
 def test_palettes_are_opencvs():
@@ -256,4 +257,4 @@ def test_photos_of_mannequins_are_no_labels():
 def test_options_for_doodles_are_refused_elsewhere(tmp_path):
     file, _ = label_video(tmp_path, VIRIDIS)
     with pytest.raises(UsageError, match="--estimator doodle"):
-        load_poses(file, interpolate=3)
+        load_poses(user_cache(), file, interpolate=3)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dreampose_cli import media
+from dreampose_cli.cache import user_cache
 from dreampose_cli.networks import lora
 from dreampose_cli.networks.storage import load_base
 from dreampose_cli.subjects.views import read_views
@@ -166,7 +167,7 @@ def test_an_interrupted_low_rank_tune_resumes_to_the_same_subject(tiny_base, cli
     options = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 2, "decoder_steps": 2, "lora_rank": 2}
     subject = tune(TuneOptions([photo], **options))
     whole = {p.name: p.read_bytes() for p in subject.path.glob("*.safetensors")}
-    store.remove(store.find_subject(subject.id))
+    store.remove(store.user_cache(), store.user_cache().find_subject(subject.id))
     monkeypatch.setattr(tuning, "max", lambda a, b: 1, raising=False)  # a checkpoint after every step
 
     class Killed(Exception):
@@ -192,7 +193,7 @@ def test_a_subject_keeps_a_share_of_what_was_learned(tiny_base, clip, rank):
     for blend in (1.0, 0.25):
         base = load_base(tiny_base)
         before = copy.deepcopy(base.unet).state_dict()
-        views = read_views(base.config, [photo], [picture], [clip / "video.poses"], "mini", "cpu")
+        views = read_views(user_cache(), base.config, [photo], [picture], [clip / "video.poses"], "mini", "cpu")
         preset = resolve_settings(
             base.config.tuning,
             TuneOptions([], steps=2, decoder_steps=1, learning_rate=1e-3, batch_size=1, lora_rank=rank),

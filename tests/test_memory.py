@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dreampose_cli import media
+from dreampose_cli.cache import user_cache
 from dreampose_cli.device import free_bytes, is_out_of_memory
 from dreampose_cli.errors import OutOfMemoryError, UsageError
 from dreampose_cli.inference import batch_plan as memory
@@ -307,7 +308,7 @@ def subject_of(base, clip, photo, plan, batch=4):
     preset = dataclasses.replace(
         resolve_settings(config.tuning, TuneOptions([], steps=2, decoder_steps=1, batch_size=batch)), decay=0.0
     )
-    views = read_views(config, [photo], [media.read_photo(photo)], [clip / "video.poses"], config.estimator, "cpu")
+    views = read_views(user_cache(), config, [photo], [media.read_photo(photo)], [clip / "video.poses"], config.estimator, "cpu")
     notes = []
     tuned = fit_subject(base, views, preset, 0, None, None, None, notes.append, plan)
     return {f"{part}.{name}": value for part, each in tuned.items() for name, value in each.items()}, notes
@@ -341,7 +342,7 @@ def test_blended_weights_are_the_same_whether_the_old_ones_are_in_memory_or_in_f
         base = load_base(tiny_base)
         preset = resolve_settings(base.config.tuning, TuneOptions([], steps=2, decoder_steps=0))
         preset = dataclasses.replace(preset, weight_interpolation=0.25)
-        views = read_views(
+        views = read_views(user_cache(),
             base.config, [photo], [media.read_photo(photo)], [clip / "video.poses"], base.config.estimator, "cpu"
         )
         results.append(fit_subject(base, views, preset, 0, None, folder))

@@ -10,6 +10,7 @@ import torch
 from dreampose_cli.bases.config import BaseConfig
 from dreampose_cli.bases.fingerprint import fingerprint
 from dreampose_cli.bases.registry import resolve_base
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import BaseError
 from dreampose_cli.inference.denoise import prepare
 from dreampose_cli.networks.dreampose.adapter import PooledAdapter, SpatialAdapter
@@ -186,17 +187,17 @@ def test_config_round_trip():
 
 def test_which_base_is_meant(mini, tmp_path, cache, monkeypatch):
     notes = []
-    assert resolve_base(None, notes.append).name == "mini" and "mannequins only" in notes[0]
+    assert resolve_base(user_cache(), None, notes.append).name == "mini" and "mannequins only" in notes[0]
     save_base(mini, cache / "bases" / "mine")
-    assert resolve_base(None).name == "mine"
+    assert resolve_base(user_cache(), None).name == "mine"
     save_base(mini, cache / "bases" / "yours")
     with pytest.raises(BaseError, match="mine, yours"):
-        resolve_base(None)
+        resolve_base(user_cache(), None)
     monkeypatch.setenv("DREAMPOSE_BASE", "yours")
-    assert resolve_base(None).name == "yours"
-    assert resolve_base("mini").name == "mini"
+    assert resolve_base(user_cache(), None).name == "yours"
+    assert resolve_base(user_cache(), "mini").name == "mini"
     with pytest.raises(BaseError, match="unknown base 'nobody'"):
-        resolve_base("nobody")
+        resolve_base(user_cache(), "nobody")
 
 
 def test_the_null_image_is_the_same_whatever_the_layout_of_the_weights(mini):

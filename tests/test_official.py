@@ -21,6 +21,7 @@ from dreampose_cli import cache as store
 from dreampose_cli.__main__ import main
 from dreampose_cli.bases.config import read_config
 from dreampose_cli.bases.registry import list_bases
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import BaseError, OutputExistsError
 from dreampose_cli.inference.denoise import prepare
 from dreampose_cli.networks.dreampose.conditioning import DreamPoseCondition, pose_channels
@@ -254,8 +255,8 @@ def imported(world, capsys):
     words += ["--stable-diffusion", str(world.stable_diffusion), "--image-encoder", str(world.clip_folder)]
     assert main(words) == 0
     path = capsys.readouterr().out.strip()
-    assert path == str(store.path_of("base", "dreampose"))
-    return store.path_of("base", "dreampose")
+    assert path == str(store.user_cache().path_of("base", "dreampose"))
+    return store.user_cache().path_of("base", "dreampose")
 
 
 def test_each_stage_is_the_official_one(world, imported, tmp_path):
@@ -355,7 +356,7 @@ def test_an_imported_base_says_what_it_is(world, imported):
     }
     assert "OpenRAIL" in config.provenance["licence"]
     assert str(world.stable_diffusion.parent) not in (imported / "base.json").read_text()  # no paths of this machine
-    assert [entry.kind for entry in list_bases() if entry.name == "dreampose"] == ["imported"]
+    assert [entry.kind for entry in list_bases(user_cache()) if entry.name == "dreampose"] == ["imported"]
     files = {str(path.relative_to(imported)) for path in imported.rglob("*") if path.is_file()}
     assert files == {
         "base.json",
@@ -374,7 +375,7 @@ def test_an_imported_base_says_what_it_is(world, imported):
 def test_without_a_vae_checkpoint_the_given_vae_is_taken(world, tmp_path):
     for name in ("unet_epoch_20.pth", "adapter_20.pth"):
         (tmp_path / name).write_bytes((world.checkpoints / name).read_bytes())
-    folder = import_official(tmp_path, name="plain", **world.sources)
+    folder = import_official(user_cache(), tmp_path, name="plain", **world.sources)
     ours = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
     theirs = load_file(world.stable_diffusion / "vae" / "diffusion_pytorch_model.safetensors")
     assert ours.keys() == theirs.keys()
@@ -397,7 +398,7 @@ def test_weights_in_pytorchs_own_format_do_as_well(world, tmp_path):
     checkpoints.mkdir()
     torch.save(world.unet.state_dict(), checkpoints / "unet_epoch_20.pth")
     torch.save(world.adapter, checkpoints / "adapter_20.pth")
-    folder = import_official(checkpoints, name="bins", stable_diffusion=str(sd), image_encoder=str(clip))
+    folder = import_official(user_cache(), checkpoints, name="bins", stable_diffusion=str(sd), image_encoder=str(clip))
     base = load_base(folder)
     assert torch.equal(base.vae.encoder.conv_in.weight, vae["encoder.conv_in.weight"])
     assert torch.equal(base.unet.conv_in.weight, world.unet.conv_in.weight)
@@ -413,7 +414,7 @@ def test_the_processor_beside_the_encoder_is_kept(world, tmp_path):
     old |= {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     (clip / "preprocessor_config.json").write_text(json.dumps(old))
     sources = world.sources | {"image_encoder": str(clip)}
-    base = load_base(import_official(world.checkpoints, name="processor", **sources))
+    base = load_base(import_official(user_cache(), world.checkpoints, name="processor", **sources))
     white = np.full((640, 512, 3), 255, np.uint8)
     pixels = base.views(white[None]).clip
     assert pixels.shape == (1, 3, 224, 224)
@@ -446,7 +447,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_imported(world, tmp_path):
     torch.save(unet, tmp_path / "unet_epoch_1.pth")
     torch.save({**world.adapter, "linear1.bias": torch.zeros(50).int()}, tmp_path / "adapter_1.pth")
     with pytest.raises(BaseError) as caught:
-        import_official(tmp_path, name="wrong", **world.sources)
+        import_official(user_cache(), tmp_path, name="wrong", **world.sources)
     text = str(caught.value)
     assert "unet_epoch_1.pth: 2 missing (" in text
     assert "time_embedding.linear_1.bias" in text
@@ -454,8 +455,8 @@ def test_what_does_not_fit_is_listed_and_nothing_is_imported(world, tmp_path):
     assert "conv_in.weight is 16x4x3x3 in place of 16x14x3x3" in text
     assert "adapter_1.pth: 1 not floating point (linear1.bias is int32)" in text
     assert "nothing was imported" in text
-    assert not store.path_of("base", "wrong").exists()
-    assert not list((store.root() / "partial").glob("*")) if (store.root() / "partial").exists() else True
+    assert not store.user_cache().path_of("base", "wrong").exists()
+    assert not list((store.user_cache().root / "partial").glob("*")) if (store.user_cache().root / "partial").exists() else True
 
 
 def test_another_width_of_tokens_is_named(world, tmp_path):
@@ -465,29 +466,29 @@ def test_another_width_of_tokens_is_named(world, tmp_path):
     narrow.save_pretrained(tmp_path / "clip")
     sources = world.sources | {"image_encoder": str(tmp_path / "clip")}
     with pytest.raises(BaseError, match="tokens of width 768, but those of the image encoder are 96 wide"):
-        import_official(world.checkpoints, name="narrow", **sources)
+        import_official(user_cache(), world.checkpoints, name="narrow", **sources)
 
 
 def test_names_are_checked_first(world, imported, capsys):
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        import_official(world.checkpoints, name="dreampose", **world.sources)
-    assert import_official(world.checkpoints, name="dreampose", overwrite=True, **world.sources) == imported
+        import_official(user_cache(), world.checkpoints, name="dreampose", **world.sources)
+    assert import_official(user_cache(), world.checkpoints, name="dreampose", overwrite=True, **world.sources) == imported
     with pytest.raises(BaseError, match="mini is the name"):
-        import_official(world.checkpoints, name="mini", **world.sources)
+        import_official(user_cache(), world.checkpoints, name="mini", **world.sources)
     assert main(["base", "import", str(world.checkpoints), "--name", "../x"]) == 2
 
 
 def test_folders_that_lack_something_are_named(world, tmp_path):
     with pytest.raises(BaseError, match=r"vae has no config.json; give a folder in the layout of diffusers"):
-        import_official(world.checkpoints, name="x", **world.sources | {"stable_diffusion": str(tmp_path)})
+        import_official(user_cache(), world.checkpoints, name="x", **world.sources | {"stable_diffusion": str(tmp_path)})
     with pytest.raises(BaseError, match="neither a folder nor a repository"):
-        import_official(world.checkpoints, name="x", stable_diffusion="no/such/folder", image_encoder=str(tmp_path))
+        import_official(user_cache(), world.checkpoints, name="x", stable_diffusion="no/such/folder", image_encoder=str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(BaseError, match=r"config.json is not valid JSON"):
-        import_official(world.checkpoints, name="x", **world.sources | {"image_encoder": str(tmp_path)})
+        import_official(user_cache(), world.checkpoints, name="x", **world.sources | {"image_encoder": str(tmp_path)})
     (tmp_path / "config.json").write_text('{"hidden_size": 768}')
     with pytest.raises(BaseError, match="has no weights: neither model.safetensors nor pytorch_model.bin"):
-        import_official(world.checkpoints, name="x", **world.sources | {"image_encoder": str(tmp_path)})
+        import_official(user_cache(), world.checkpoints, name="x", **world.sources | {"image_encoder": str(tmp_path)})
 
 
 # ---- a base from plain Stable Diffusion
@@ -496,7 +497,7 @@ def test_folders_that_lack_something_are_named(world, tmp_path):
 def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
     from dreampose_cli.training.init import starting_point
 
-    base = starting_point(str(world.stable_diffusion), str(world.clip_folder))
+    base = starting_point(user_cache(), str(world.stable_diffusion), str(world.clip_folder))
     assert base.config.resolution == (640, 512)
     assert base.photo_range == base.config.target_range == (-1.0, 1.0)
     assert base.config.network.photo.start == "noise"
@@ -550,8 +551,8 @@ def test_an_imported_base_trains_with_its_own_ranges(world, imported, clips, tmp
     base = load_base(imported)
     pictures = np.random.default_rng(0).integers(0, 256, (1, 640, 512, 3), dtype=np.uint8)
     frames = FrameDataset(tmp_path, pictures, np.zeros((1, 3, 640, 512), np.uint8), [])
-    target = encode_frames(base, frames, base.config.target_range)([0])
-    condition = encode_frames(base, frames, base.photo_range)([0])
+    target = encode_frames(user_cache(), base, frames, base.config.target_range)([0])
+    condition = encode_frames(user_cache(), base, frames, base.photo_range)([0])
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
     with torch.no_grad():
         expected = world.vae.encode(pixels).latent_dist.mode() * SCALE

@@ -1,52 +1,60 @@
 """Other platforms, as far as one machine can show them: Windows' locks, names and renames, and locales without UTF-8."""
 
 import errno
-import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import types
 
 import pytest
 
-from dreampose_cli.cache import filelock
+from dreampose_cli import atomic, locks
 from dreampose_cli.errors import OutputError, UsageError
-from dreampose_cli.media import atomic
+from dreampose_cli.media import outputs
+from dreampose_cli.media.atomic import atomic_folder, atomic_path
 from dreampose_cli.names import check_name
 
 
-@pytest.fixture
-def windows_locks(monkeypatch):
-    """msvcrt in fcntl's place: a lock that is taken is EACCES, and an open file cannot be removed."""
-    taken = []
-
-    def locking(descriptor, mode, count):
-        assert (mode, count) == (2, 1)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as problem:
-            raise PermissionError(errno.EACCES, "Permission denied") from problem
-        taken.append(descriptor)
-
+def test_a_lock_excludes_and_is_given_back_where_an_open_file_cannot_be_removed(tmp_path, monkeypatch):
     def unlink(self, missing_ok=False):
         raise PermissionError(errno.EACCES, "The process cannot access the file because it is being used", str(self))
 
-    monkeypatch.setattr(filelock, "fcntl", None)
-    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(locking=locking, LK_NBLCK=2))
     monkeypatch.setattr("pathlib.Path.unlink", unlink)
-    return taken
-
-
-def test_a_lock_of_windows_excludes_and_is_given_back(tmp_path, windows_locks):
     path = tmp_path / "lock"
-    release = filelock.hold(path, 0)
+    release = locks.hold(path, 0)
     assert release is not None
-    assert filelock.hold(path, 0) is None
+    assert locks.hold(path, 0) is None
     release()
     assert path.exists()  # it cannot be removed while it is open, and may stay
-    again = filelock.hold(path, 0)
-    assert again is not None and len(windows_locks) == 2
+    again = locks.hold(path, 0)
+    assert again is not None
     again()
+
+
+def test_a_work_folder_goes_where_its_open_lock_cannot_be_removed(tmp_path, monkeypatch):
+    remove, asked = shutil.rmtree, []
+
+    def rmtree(folder, ignore_errors=False):
+        asked.append(folder)
+        if len(asked) > 1:  # the lock is given back
+            remove(folder, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(locks.shutil, "rmtree", rmtree)
+    with locks.work_folder(tmp_path) as folder:
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == [] and len(asked) == 2
+
+
+def test_a_file_system_without_locks_writes_and_sweeps_nothing(tmp_path, monkeypatch):
+    def no_locks(path, timeout):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "hold", no_locks)
+    with locks.work_folder(tmp_path) as folder:
+        (folder / "half").write_text("half")
+        assert locks.sweep(tmp_path) == [] and (folder / "half").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
@@ -62,6 +70,7 @@ def busy(monkeypatch):
         return replace(source, target)
 
     monkeypatch.setattr(atomic, "_WINDOWS", True)
+    monkeypatch.setattr(outputs, "_WINDOWS", True)
     monkeypatch.setattr(os, "replace", refuse)
     monkeypatch.setattr(atomic.time, "sleep", lambda seconds: setattr(state, "waited", state.waited + seconds))
     return state
@@ -71,14 +80,14 @@ def test_a_result_waits_until_a_scanner_has_closed_it(tmp_path, busy):
     busy.times = 3
     target = tmp_path / "out.mp4"
     target.write_bytes(b"old")
-    with atomic.atomic_path(target) as part:
+    with atomic_path(target) as part:
         part.write_bytes(b"new")
     assert target.read_bytes() == b"new"
     assert 0 < busy.waited < 1
     busy.times = 2
     folder = tmp_path / "frames"
     folder.mkdir()
-    with atomic.atomic_folder(folder, overwrite=True) as part:
+    with atomic_folder(folder, overwrite=True) as part:
         (part / "1.png").write_bytes(b"1")
     assert [path.name for path in folder.iterdir()] == ["1.png"]
 
@@ -89,7 +98,7 @@ def test_a_result_that_a_player_keeps_open_stays_as_it_is(tmp_path, busy):
     target.write_bytes(b"old")
     with (
         pytest.raises(OutputError, match="out.mp4 cannot be written: another program has it open"),
-        atomic.atomic_path(target) as part,
+        atomic_path(target) as part,
     ):
         part.write_bytes(b"new")
     assert target.read_bytes() == b"old"

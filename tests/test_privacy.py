@@ -52,7 +52,7 @@ def names_nobody(*places: Path):
 def tuned(home):
     words = ["--base", home / "tiny", "--poses", home / "dance.poses", "--steps", 1, "--decoder-steps", 1]
     dreampose("tune", home / "photo.png", "--name", "anna", *words, "-q")
-    return store.find_subject("anna").path
+    return store.user_cache().find_subject("anna").path
 
 
 def test_subjects_and_results_name_nobody(home):

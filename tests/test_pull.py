@@ -20,6 +20,7 @@ from dreampose_cli.__main__ import main
 from dreampose_cli.bases import drive, pulling, registry
 from dreampose_cli.bases.published import PUBLISHED
 from dreampose_cli.bases.registry import MINI_NOTE, default_base, resolve_base
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import BaseError
 
 MAGIC, SD, VAE = "zcxu-eric/MagicAnimate", "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/sd-vae-ft-mse"
@@ -61,10 +62,10 @@ def test_magicanimate_comes_by_its_short_name(people, cache, tmp_path, capsys):
     assert config["provenance"]["stable_diffusion"] == f"{SD}@{tiny.COMMIT}"
     assert config["provenance"]["vae"].startswith(f"{VAE}@")
     assert downloads(tmp_path / "hf") == []
-    assert store.list_entries("partial") == []
+    assert store.user_cache().list_entries("partial") == []
     asked = len(people.requests)
     assert main(["base", "pull", "magicanimate", "-q"]) == 0 and len(people.requests) == asked
-    assert registry.default_base().name == "magicanimate"
+    assert registry.default_base(user_cache()).name == "magicanimate"
 
 
 def test_an_interrupted_pull_goes_on_and_leaves_what_was_there_before(people, cache, tmp_path, capsys):
@@ -215,14 +216,14 @@ def test_what_the_drive_gives_is_imported_with_the_rest_from_the_hub(people, dri
     def imported(folder, **options):
         given.update(options, files=sorted(path.name for path in folder.iterdir()))
         given["sd"] = sorted(p.name for p in Path(options["stable_diffusion"]).rglob("*.safetensors"))
-        with store.publish_folder("base", options["name"]) as target:
+        with store.user_cache().publish_folder("base", options["name"]) as target:
             (target / "base.json").write_text("{}")
 
     monkeypatch.setattr(importer, "import_official", imported)
-    registry.pull("dreampose")
+    registry.pull(user_cache(), "dreampose")
     assert given["files"] == ["adapter_5.pth", "unet_epoch_5.pth"] and given["name"] == "dreampose"
     assert given["sd"] == ["diffusion_pytorch_model.safetensors"]  # the autoencoder's alone
-    assert downloads(tmp_path / "hf") == [] and store.list_entries("partial") == []
+    assert downloads(tmp_path / "hf") == [] and store.user_cache().list_entries("partial") == []
 
 
 # ---- which base where none is named
@@ -250,16 +251,16 @@ def test_without_a_gpu_it_is_mini_with_a_warning_that_survives_quiet(tmp_path, c
 
 def test_with_a_gpu_it_is_magicanimate_pulled_on_first_use(people, monkeypatch, cache):
     monkeypatch.setattr(registry, "gpu_is_there", lambda: True)
-    assert default_base() == registry.DefaultBase(
+    assert default_base(user_cache()) == registry.DefaultBase(
         "magicanimate", "this machine has a GPU, and no other base is here", True
     )
-    assert default_base("cpu").name == "mini"
+    assert default_base(user_cache(), "cpu").name == "mini"
     notes: list[str] = []
-    assert resolve_base(None, notes.append) == cache / "bases" / "magicanimate"
+    assert resolve_base(user_cache(), None, notes.append) == cache / "bases" / "magicanimate"
     first = [note for note in notes if "GB are downloaded once" in note]
     assert len(first) == 1 and "--base mini goes without it" in notes[0]
     monkeypatch.setattr(registry, "gpu_is_there", lambda: False)
-    assert default_base().name == "magicanimate" and not default_base().missing  # the only own one
+    assert default_base(user_cache()).name == "magicanimate" and not default_base(user_cache()).missing  # the only own one
 
 
 def test_the_doctor_says_which_base_and_why(monkeypatch):
@@ -279,7 +280,7 @@ def test_the_doctor_says_which_base_and_why(monkeypatch):
 
 def test_estimating_poses_downloads_no_base(monkeypatch):
     monkeypatch.setattr(registry, "gpu_is_there", lambda: True)
-    assert registry.default_estimator() == "r50"
+    assert registry.default_estimator(user_cache()) == "r50"
 
 
 def test_what_can_be_pulled_is_listed(capsys):

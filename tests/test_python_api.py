@@ -95,7 +95,7 @@ def test_a_photo_that_is_none_is_refused_before_a_download(tmp_path, monkeypatch
     from dreampose_cli.workflows import tune as workflow
 
     (tmp_path / "photo.png").write_bytes(b"no picture")
-    monkeypatch.setattr(workflow, "to_download", lambda name: name)
+    monkeypatch.setattr(workflow, "to_download", lambda cache, name: name)
     monkeypatch.setattr(workflow, "resolve_base", lambda *asked: pytest.fail("a download began"))
     with pytest.raises(dreampose_cli.DreamposeError, match="photo.png is no PNG picture"):
         dreampose_cli.tune(dreampose_cli.TuneOptions([tmp_path / "photo.png"], base="someone/base"))

@@ -194,8 +194,8 @@ def complete(tmp_path, monkeypatch, capsys):
 
 
 def test_names_and_files_are_completed(cache, tmp_path, complete):
-    with store.publish_folder("subject", "ab" * 8) as folder:
-        store.write_json(folder / store.SUBJECT_JSON, {"name": "anna"})
+    with store.user_cache().publish_folder("subject", "ab" * 8) as folder:
+        (folder / store.SUBJECT_JSON).write_text(json.dumps({"name": "anna"}), encoding="utf-8")
     (tmp_path / "anna.jpg").touch()
     (tmp_path / "annex").mkdir()
     assert complete("render", "--subject", "ann") == ["anna", "anna.jpg", "annex/"]
@@ -204,7 +204,7 @@ def test_names_and_files_are_completed(cache, tmp_path, complete):
     assert complete("tune", "--estimator", "d") == ["dwpose", "doodle"]
     assert complete("render", "--samp") == ["--sampler"]
     assert complete("ren") == ["render"]
-    store.write_json(cache / "subjects" / ("ab" * 8) / "subject.json", {"name": 3})
+    (cache / "subjects" / ("ab" * 8) / "subject.json").write_text(json.dumps({"name": 3}), encoding="utf-8")
     assert complete("render", "--subject", "x") == []  # and no words of an error among the names
 
 

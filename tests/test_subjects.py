@@ -17,6 +17,7 @@ from PIL import Image
 
 from dreampose_cli import cache as store
 from dreampose_cli import media
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import MediaError, OutputExistsError, SubjectError, UsageError
 from dreampose_cli.inference.batch_plan import SMALLEST, BatchPlan
 from dreampose_cli.inference.clip import pose_windows
@@ -47,7 +48,7 @@ def test_tune_once(tiny_base, clip, photo, subject):
     assert again.cached and again.id == subject.id
     other = tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=3, decoder_steps=2))
     assert other.id != subject.id
-    assert store.last_subject() == other.id
+    assert store.user_cache().last_subject() == other.id
 
 
 def test_tuning_changes_unet_adapter_and_decoder_only(tiny_base, subject):
@@ -65,7 +66,7 @@ def test_tuning_changes_unet_adapter_and_decoder_only(tiny_base, subject):
 
 def test_an_interrupted_tune_resumes_to_the_same_subject(tiny_base, clip, photo, subject, monkeypatch, cache):
     whole = {p.name: p.read_bytes() for p in subject.path.glob("*.safetensors")}
-    store.remove(store.find_subject(subject.id))
+    store.remove(store.user_cache(), store.user_cache().find_subject(subject.id))
     monkeypatch.setattr(tuning, "max", lambda a, b: 1, raising=False)  # a checkpoint after every step
 
     class Killed(Exception):
@@ -86,7 +87,7 @@ def test_an_interrupted_tune_resumes_to_the_same_subject(tiny_base, clip, photo,
 
 
 def test_a_tune_killed_before_it_was_published_is_not_tuned_again(tiny_base, photo, clip, subject, monkeypatch):
-    partial = store.path_of("partial", subject.id)
+    partial = store.user_cache().path_of("partial", subject.id)
     partial.parent.mkdir(exist_ok=True)
     subject.path.rename(partial)
     (partial / "checkpoints" / "network" / "step-00000002").mkdir(parents=True)  # half removed
@@ -96,7 +97,7 @@ def test_a_tune_killed_before_it_was_published_is_not_tuned_again(tiny_base, pho
     again = tune(TuneOptions([photo], name="anna", **options))
     assert (again.id, again.name) == (subject.id, "anna")
     assert not (again.path / "checkpoints").exists() and not partial.exists()
-    assert store.find_subject("anna").id == subject.id
+    assert store.user_cache().find_subject("anna").id == subject.id
 
 
 def test_random_crops_move_a_picture_and_its_pose_together():
@@ -254,7 +255,7 @@ def test_impossible_results_are_refused_before_any_work(clip, subject, photo, tm
         render(RenderOptions(poses=[poses], output=tmp_path / "out.gif", audio=True))
     for preview, words in (("look.avi", "no format"), ("look.png", "holds one pose")):
         with pytest.raises(UsageError, match=words):
-            extract(poses, tmp_path / "out.poses", preview=tmp_path / preview)
+            extract(user_cache(), poses, tmp_path / "out.poses", preview=tmp_path / preview)
     assert not list(tmp_path.iterdir())
 
 
@@ -271,7 +272,12 @@ def test_a_subject_finds_its_base_from_any_folder(clip, photo, tiny_base, tmp_pa
     base = f"{tiny_base.parent.name}/{tiny_base.name}"  # elsewhere this could be the name of a repository on the Hub
     tune(TuneOptions([photo], base=base, poses=[clip / "video.poses"], steps=0, decoder_steps=0))
     monkeypatch.chdir(tmp_path)
-    assert load_subject(*find_subject(None, None), 1, torch.device("cpu"), torch.float32).model.config.name == "tiny"
+    assert (
+        load_subject(
+            user_cache(), *find_subject(user_cache(), None, None), 1, torch.device("cpu"), torch.float32
+        ).model.config.name
+        == "tiny"
+    )
 
 
 def test_what_is_tuned_already_loads_no_network(tiny_base, clip, photo, subject, monkeypatch):
@@ -308,10 +314,14 @@ def test_a_photo_tuned_on_two_bases_is_the_one_of_the_base_asked_for(tiny_base, 
         for base in (tiny_base, other)  # "other" is the newest
     }
     for base, id in tuned.items():
-        loaded = load_subject(*find_subject(str(photo), base), 1, torch.device("cpu"), torch.float32)
+        loaded = load_subject(
+            user_cache(), *find_subject(user_cache(), str(photo), base), 1, torch.device("cpu"), torch.float32
+        )
         assert loaded.label == f"subject {id}" and loaded.model.config.name == Path(base).name
     with pytest.raises(UsageError, match="tuned on the base other"):
-        load_subject(*find_subject(str(photo), "mini"), 1, torch.device("cpu"), torch.float32)
+        load_subject(
+            user_cache(), *find_subject(user_cache(), str(photo), "mini"), 1, torch.device("cpu"), torch.float32
+        )
 
 
 def test_damaged_subjects_are_one_sentence(clip, subject, tmp_path):
@@ -378,10 +388,10 @@ def test_a_name_is_that_of_whoever_was_tuned_last_under_it(tiny_base, clip, phot
     words = {"base": str(tiny_base), "poses": [clip / "video.poses"], "steps": 1, "decoder_steps": 1, "name": "anna"}
     first = tune(TuneOptions([photo], **words))
     second = tune(TuneOptions([other], **words))
-    assert store.find_subject("anna").id == second.id
+    assert store.user_cache().find_subject("anna").id == second.id
     time.sleep(0.02)
     assert tune(TuneOptions([photo], **words)).cached
-    assert store.find_subject("anna").id == first.id
+    assert store.user_cache().find_subject("anna").id == first.id
 
 
 def test_no_path_and_no_user_stands_in_a_subject(tiny_base, clip, photo, subject, tmp_path):
@@ -391,6 +401,6 @@ def test_no_path_and_no_user_stands_in_a_subject(tiny_base, clip, photo, subject
         for private in (str(Path.home()), str(photo.parent), str(tiny_base), str(tiny_base.parent), getpass.getuser()):
             assert private not in text
     assert photo.name in texts[0]
-    assert store.place_of(subject.id) == str(tiny_base)  # of this machine, next to the subject
+    assert store.user_cache().place_of(subject.id) == str(tiny_base)  # of this machine, next to the subject
     if os.name == "posix":
         assert {path.stat().st_mode & 0o77 for path in subject.path.rglob("*")} == {0}

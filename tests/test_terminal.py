@@ -117,9 +117,9 @@ def test_errors_as_json(tmp_path, capsys):
 def test_one_document_only(cache, capsys):
     from dreampose_cli import cache as store
 
-    with store.publish_folder("subject", "0" * 16) as folder:
+    with store.user_cache().publish_folder("subject", "0" * 16) as folder:
         (folder / "weights.bin").write_bytes(b"w")
-        store.write_json(folder / store.SUBJECT_JSON, {"name": "anna"})
+        (folder / store.SUBJECT_JSON).write_text(json.dumps({"name": "anna"}), encoding="utf-8")
     (cache / "subjects" / ("0" * 16) / "weights.bin").write_bytes(b"x")
     assert main(["cache", "verify", "--json", "-q"]) == 1
     captured = capsys.readouterr()

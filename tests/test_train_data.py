@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dreampose_cli import media
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import StoreError, TrainingError
 from dreampose_cli.poses.files import PoseWriter, open_poses, write_dreampose_folder
 from dreampose_cli.poses.sequence import PosesInMemory
@@ -258,7 +259,7 @@ def mixed(tmp_path):
 
 def test_bad_clips_are_named_and_the_others_prepared(mixed):
     notes = []
-    frames = prepare_frames(mixed, SIZE, note=notes.append)
+    frames = prepare_frames(user_cache(), mixed, SIZE, note=notes.append)
     assert [(clip.name, clip.length, clip.fps) for clip in frames.clips] == [
         ("a", 6, 24.0),
         ("b", 4, 12.5),
@@ -275,13 +276,13 @@ def test_bad_clips_are_named_and_the_others_prepared(mixed):
 
 
 def test_processes_make_what_one_makes_and_nothing_is_made_twice(mixed, cache):
-    one = prepare_frames(mixed, SIZE)
+    one = prepare_frames(user_cache(), mixed, SIZE)
     made = {p: p.stat().st_mtime_ns for p in one.folder.glob("*.shard")}
     before = {p: p.read_bytes() for p in made}
-    again = prepare_frames(mixed, SIZE, workers=2)
+    again = prepare_frames(user_cache(), mixed, SIZE, workers=2)
     assert {p: p.stat().st_mtime_ns for p in one.folder.glob("*.shard")} == made and again.key == one.key
     shutil.rmtree(cache)
-    two = prepare_frames(mixed, SIZE, workers=2)
+    two = prepare_frames(user_cache(), mixed, SIZE, workers=2)
     assert two.key == one.key and [clip.name for clip in two.clips] == [clip.name for clip in one.clips]
     assert {p: p.read_bytes() for p in two.folder.glob("*.shard")} == before
 
@@ -289,12 +290,12 @@ def test_processes_make_what_one_makes_and_nothing_is_made_twice(mixed, cache):
 def test_the_key_follows_the_content_and_not_the_place(mixed, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(mixed, moved)
-    assert prepare_frames(moved, SIZE).key == prepare_frames(mixed, SIZE).key
-    before = prepare_frames(moved, SIZE)
+    assert prepare_frames(user_cache(), moved, SIZE).key == prepare_frames(user_cache(), mixed, SIZE).key
+    before = prepare_frames(user_cache(), moved, SIZE)
     shutil.rmtree(moved / "b")
     write_clip(moved / "c", frames=5, size=(96, 64), fps=24)
     notes = []
-    after = prepare_frames(moved, SIZE, note=notes.append)
+    after = prepare_frames(user_cache(), moved, SIZE, note=notes.append)
     assert after.key != before.key and [clip.name for clip in after.clips] == ["a", "c", "one-frame"]
     assert any("of 7 clips are prepared already" in note for note in notes)
 
@@ -305,6 +306,7 @@ def test_a_killed_preparation_keeps_what_is_done(clips, tmp_path, cache):
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
+        "from dreampose_cli.cache import user_cache\n"
         "from dreampose_cli.training import shards\n"
         "from dreampose_cli.training.frames import prepare_frames\n"
         "add = shards.ShardWriter.add\n"
@@ -312,7 +314,7 @@ def test_a_killed_preparation_keeps_what_is_done(clips, tmp_path, cache):
         "    time.sleep(0.1)\n"
         "    add(self, *frame)\n"
         "shards.ShardWriter.add = slow\n"
-        "prepare_frames(Path(sys.argv[1]), (48, 32))\n"
+        "prepare_frames(user_cache(), Path(sys.argv[1]), (48, 32))\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script, str(data)], env={**os.environ, "DREAMPOSE_CACHE": str(cache)}
@@ -327,7 +329,7 @@ def test_a_killed_preparation_keeps_what_is_done(clips, tmp_path, cache):
     made = {p: p.stat().st_mtime_ns for p in cache.glob("data/*/*.shard")}
     assert 1 <= len(made) < 3
     notes = []
-    frames = prepare_frames(data, SIZE, note=notes.append)
+    frames = prepare_frames(user_cache(), data, SIZE, note=notes.append)
     assert len(frames.clips) == 3 and not half.exists()
     assert f"{len(made)} of 3 clips are prepared already." in notes
     assert {p: p.stat().st_mtime_ns for p in made} == made
@@ -343,7 +345,7 @@ def test_memory_does_not_grow_with_the_clip(tmp_path, monkeypatch):
     def peak(count):
         job = preparation._Job(
             preparation.Source("long", "train", tmp_path / "v.mp4", tmp_path / "v.poses"), f"k{count}", tmp_path,
-            preparation.Preparation((64, 64)),
+            preparation.Preparation(user_cache(), (64, 64)),
         )  # fmt: skip
         tracemalloc.start()
         preparation._write(job, ((frame.copy(), pose.copy()) for _ in range(count)), 30.0)
@@ -361,7 +363,7 @@ def test_too_little_room_is_said_before_the_work(mixed, monkeypatch, cache):
     with pytest.raises(
         TrainingError, match=r"preparing 7 clips needs about 0.1 MB .* where 0.0 MB are free.*DREAMPOSE_CACHE"
     ):
-        prepare_frames(mixed, SIZE)
+        prepare_frames(user_cache(), mixed, SIZE)
     assert not list(cache.glob("data/*/*.shard"))
 
 
@@ -372,7 +374,7 @@ def test_estimated_poses_take_room_too(clips, tmp_path, cache):
     for i, clip in enumerate(sorted((clips / "train").iterdir())):
         shutil.copy(clip / "video.mp4", data / f"{i}.mp4")
     sources = find_clips(data)
-    prepare_frames(data, SIZE, estimator="mini", device="cpu")
+    prepare_frames(user_cache(), data, SIZE, estimator="mini", device="cpu")
     taken = sum(p.stat().st_size for p in cache.glob("poses/*.poses"))
     assert 0.5 * taken < preparation._estimates(sources) < 1.5 * taken
     assert preparation._estimates(find_clips(clips)) == 0  # poses lie next to them
@@ -396,8 +398,8 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_pat
     shutil.copy(sorted((clips / "train").iterdir())[0] / "video.mp4", tmp_path / "a.mp4")
     monkeypatch.setattr(PoseWriter, "append", full)
     with pytest.raises(StoreError, match="the disk of the cache .* is full.*DREAMPOSE_CACHE"):
-        prepare_frames(tmp_path, SIZE, estimator="mini", device="cpu")
-    frames, latents = prepare_frames(clips, SIZE), Path.write_bytes
+        prepare_frames(user_cache(), tmp_path, SIZE, estimator="mini", device="cpu")
+    frames, latents = prepare_frames(user_cache(), clips, SIZE), Path.write_bytes
 
     def full_for_latents(self, data):
         if ".latents" in self.name:
@@ -406,7 +408,7 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_pat
 
     monkeypatch.setattr(Path, "write_bytes", full_for_latents)
     with pytest.raises(StoreError, match="the disk of the cache .* is full"):
-        encode_frames(load_base(tiny_base), frames, (-1.0, 1.0))
+        encode_frames(user_cache(), load_base(tiny_base), frames, (-1.0, 1.0))
 
 
 def test_the_estimate_of_the_room_is_near(mixed):
@@ -434,7 +436,7 @@ def test_photos_are_a_second_source(clips, tmp_path):
     shutil.copy(person / "01_1_front.poses", person / "01_4_full.poses")
     shutil.copy(person / "01_1_front.png", person / "01_5_additional.png")
     notes = []
-    frames = prepare_frames(clips, SIZE, photos=photos, note=notes.append)
+    frames = prepare_frames(user_cache(), clips, SIZE, photos=photos, note=notes.append)
     (clip,) = [clip for clip in frames.clips if not clip.ordered]
     assert clip.name == "WOMEN/id_1/01" and clip.length == 3 and clip.split == "train"
     assert any("01_4_full.png of WOMEN/id_1/01 left out" in note for note in notes)
@@ -478,12 +480,12 @@ def test_the_official_files_are_read_where_no_body_part_is_needed(tmp_path):
     write_dreampose_folder(official, PosesInMemory(list(poses), 30.0))
     for i, picture in enumerate(media.read_video(data / "clip" / "video.mp4")):
         Image.fromarray(picture).save(official / f"frame_{i}.png")
-    frames = prepare_frames(tmp_path / "official", SIZE, parts=False)
+    frames = prepare_frames(user_cache(), tmp_path / "official", SIZE, parts=False)
     assert frames.clips[0].length == 3 and frames.clips[0].ordered
     assert frames.pose([1])[0, 1, 24, 16] == pytest.approx(0.5, abs=0.01)
     notes = []
     with pytest.raises(TrainingError, match="none of the training clips"):
-        prepare_frames(tmp_path / "official", SIZE, parts=True, note=notes.append)
+        prepare_frames(user_cache(), tmp_path / "official", SIZE, parts=True, note=notes.append)
     assert any("knows no body parts" in note for note in notes)
 
 
@@ -495,12 +497,12 @@ def test_a_clip_without_a_person_is_estimated_once(tmp_path, cache, monkeypatch)
     media.write_frames(data / "grey.mp4", iter([np.full((48, 32, 3), 90, np.uint8)] * 3), fps=12)
     notes = []
     with pytest.raises(TrainingError, match="none of the training clips"):
-        prepare_frames(data, SIZE, estimator="mini", device="cpu", note=notes.append)
+        prepare_frames(user_cache(), data, SIZE, estimator="mini", device="cpu", note=notes.append)
     assert any("clip grey left out: the estimator mini finds nobody in" in note for note in notes)
     monkeypatch.setattr(Estimator, "estimate", lambda *_: pytest.fail("it is known already"))
     again = []
     with pytest.raises(TrainingError):
-        prepare_frames(data, SIZE, estimator="mini", device="cpu", note=again.append)
+        prepare_frames(user_cache(), data, SIZE, estimator="mini", device="cpu", note=again.append)
     assert [note for note in again if "grey" in note] == [note for note in notes if "grey" in note]
 
 
@@ -511,10 +513,10 @@ def test_poses_are_estimated_where_no_file_has_them(clips, tmp_path):
     shutil.copy(first / "video.mp4", data / "a.mp4")
     notes = []
     with pytest.raises(TrainingError):
-        prepare_frames(data, (160, 128), note=notes.append)
+        prepare_frames(user_cache(), data, (160, 128), note=notes.append)
     assert any("clip a left out: it has no pose file next to it." in note for note in notes)
-    frames = prepare_frames(data, (160, 128), estimator="mini", device="cpu")
-    exact = prepare_frames(clips, (160, 128))
+    frames = prepare_frames(user_cache(), data, (160, 128), estimator="mini", device="cpu")
+    exact = prepare_frames(user_cache(), clips, (160, 128))
     estimated, truth = frames.pose(range(8))[:, 0] > 0, exact.pose(range(8))[:, 0] > 0
     assert (estimated & truth).sum() / (estimated | truth).sum() > 0.5  # at a quarter of the size it was trained on
 
@@ -524,4 +526,4 @@ def test_an_estimator_that_cannot_be_had_is_not_the_clips_fault(tmp_path):
 
     touch(tmp_path / "a.mp4")
     with pytest.raises(DreamposeError, match="unknown estimator"):
-        prepare_frames(tmp_path, SIZE, estimator=str(tmp_path / "none"), device="cpu")
+        prepare_frames(user_cache(), tmp_path, SIZE, estimator=str(tmp_path / "none"), device="cpu")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dreampose_cli.bases.config import read_config
+from dreampose_cli.cache import user_cache
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 from dreampose_cli.training.denoising import DenoisingTask, Dropout, Pairing, PairSource
 from dreampose_cli.training.distributed import init_distributed
@@ -27,7 +28,7 @@ def trained(clips, processes, accumulate=1):
     base = build_mini(0, dataclasses.replace(MINI, resolution=SIZE))
     for module in base.modules.values():
         module.double()
-    frames = prepare_frames(clips, SIZE)
+    frames = prepare_frames(user_cache(), clips, SIZE)
     torch.manual_seed(1)
     latents = torch.randn(len(frames.pictures), base.latent_channels, *base.latent_size)
     source = PairSource(base, frames, frames.split("train"), lambda rows: latents[rows], each=2)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import DreamposeError, OutputError, OutputExistsError, TrainingError, UsageError
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 from dreampose_cli.networks.dreampose.settings import PhotoSettings
@@ -190,7 +191,7 @@ def test_the_estimator_preset(clips, tmp_path, monkeypatch):
     phase1.train(TrainOptions(clips, tmp_path / "eyes", preset="estimator", max_steps=2, batch_size=2))
     from dreampose_cli.poses.estimator import load_estimator
 
-    estimator = load_estimator(str(tmp_path / "eyes"))
+    estimator = load_estimator(user_cache(), str(tmp_path / "eyes"))
     pose = estimator.estimate([np.zeros((70, 50, 3), np.uint8)])[0]
     assert pose.shape == (3, 70, 50) and set(np.unique(pose[0])) <= set(range(25))
 
@@ -204,7 +205,7 @@ def test_frames_are_prepared_once_and_bad_clips_left_out(clips, tmp_path, cache)
     broken.mkdir()
     (broken / "video.mp4").write_bytes(b"no video")
     notes = []
-    frames = prepare_frames(data, (48, 32), note=notes.append)
+    frames = prepare_frames(user_cache(), data, (48, 32), note=notes.append)
     assert len(notes) == 1 and "broken" in notes[0]
     assert len(frames.split("train")) == 3 and len(frames.split("test")) == 1
     assert frames.pictures.shape == (32, 48, 32, 3)
@@ -212,7 +213,7 @@ def test_frames_are_prepared_once_and_bad_clips_left_out(clips, tmp_path, cache)
     assert pose[0].max() <= 24 and 0 < pose[1].max() <= 1
     made = {p: p.stat().st_mtime_ns for p in frames.folder.glob("*.shard")}
     assert len(made) == 4
-    assert {p: p.stat().st_mtime_ns for p in prepare_frames(data, (48, 32)).folder.glob("*.shard")} == made
+    assert {p: p.stat().st_mtime_ns for p in prepare_frames(user_cache(), data, (48, 32)).folder.glob("*.shard")} == made
     window = frames.window(frames.clips[0], 0, 5, 12.0, "edge")
     assert window.shape == (5, 3, 48, 32) and np.array_equal(window[0], window[2])
     slower = frames.window(frames.clips[0], 3, 5, 6.0, "edge")  # every second frame

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dreampose_cli.cache import user_cache
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
@@ -54,26 +55,26 @@ def looks(monkeypatch):
 )
 def test_figures_are_found_wherever_they_stand(dance, size, corner):
     picture, truth = placed(dance[0], size, corner)
-    (found,) = load_estimator("mini").estimate([picture])
+    (found,) = load_estimator(user_cache(), "mini").estimate([picture])
     assert found.shape == truth.shape and found.dtype == np.float32
     assert right(found, truth) > 0.75
 
 
 def test_who_fills_the_frame_is_looked_at_once(dance, looks):
-    load_estimator("mini").estimate([frame.picture for frame in dance])
+    load_estimator(user_cache(), "mini").estimate([frame.picture for frame in dance])
     assert looks == [10]
 
 
 def test_a_walk_through_a_wide_video_is_followed(dance, looks):
     walk = [placed(frame, (200, 400), (30, 10 + 24 * i)) for i, frame in enumerate(dance)]
-    found = list(load_estimator("mini").stream(picture for picture, _ in walk))
+    found = list(load_estimator(user_cache(), "mini").stream(picture for picture, _ in walk))
     shares = [right(pose, truth) for pose, (_, truth) in zip(found, walk, strict=True)]
     assert len(found) == 10 and min(shares) > 0.5 and np.mean(shares) > 0.7
 
 
 def test_a_clip_is_searched_once(dance, looks):
     still = [placed(dance[0], (240, 427), (60, 150))[0]] * 24
-    assert len(list(load_estimator("mini").stream(iter(still)))) == 24
+    assert len(list(load_estimator(user_cache(), "mini").stream(iter(still)))) == 24
     first = sum(looks) - 16
     assert first > 16  # each of the first frames on its own,
     assert looks[-2:] == [8, 8]  # the others where it was found
@@ -83,7 +84,7 @@ def test_nobody_is_found_where_nobody_is(dance):
     rng = np.random.default_rng(0)
     wall = np.broadcast_to(np.linspace(60, 220, 200)[:, None, None], (200, 356, 3)).astype(np.uint8)
     noise = rng.integers(0, 256, (200, 356, 3), dtype=np.uint8)
-    for found in load_estimator("mini").estimate([wall, noise]):
+    for found in load_estimator(user_cache(), "mini").estimate([wall, noise]):
         assert found.shape == (3, 200, 356) and not found.any()
 
 

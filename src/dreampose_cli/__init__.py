@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .cache import Cache
     from .errors import DreamposeError
     from .evaluation.scoring import Evaluation
     from .poses.extraction import ExtractionResult
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .workflows.tune import TunedSubject, tune
 
 __all__ = [
+    "Cache",
     "DemoOptions",
     "DreamposeError",
     "EditOptions",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cache": ("cache", "Cache"),
     "demo": ("workflows.demo", "demo"),
     "edit": ("workflows.edit", "edit"),
     "evaluate": ("workflows.evaluate", "evaluate"),

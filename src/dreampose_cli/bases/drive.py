@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from .. import cache
+from ..cache import Cache
 from ..errors import BaseError
 from ..reporting import Note, Progress, no_note
 
@@ -24,7 +24,9 @@ def is_here(folder: Path) -> bool:
     return (folder / PACKED).is_file() or (folder / UNPACKED).is_dir()
 
 
-def fetch(file: str, name: str, folder: Path, *, progress: Progress | None = None, note: Note | None = None) -> Path:
+def fetch(
+    cache: Cache, file: str, name: str, folder: Path, *, progress: Progress | None = None, note: Note | None = None
+) -> Path:
     """The folder with the checkpoints in the zip that is Drive's `file`, below `folder`, where a broken download continues.
 
     Raises BaseError with the link and the import command where the Drive refuses or sends something else.
@@ -38,7 +40,7 @@ def fetch(file: str, name: str, folder: Path, *, progress: Progress | None = Non
     packed = folder / PACKED
     if not packed.is_file():
         _download(file, packed, by_hand, progress, note or no_note)
-    _unpack(packed, target, by_hand)
+    _unpack(cache, packed, target, by_hand)
     packed.unlink()
     return target
 
@@ -77,7 +79,7 @@ def _download(file: str, packed: Path, by_hand: str, progress: Progress | None, 
         raise BaseError(f"Google Drive sent a page and not the file; {by_hand}.")
 
 
-def _unpack(packed: Path, target: Path, by_hand: str) -> None:
+def _unpack(cache: Cache, packed: Path, target: Path, by_hand: str) -> None:
     """The checkpoints alone, flat, under their own names: nothing of the zip decides where anything is written."""
     partial = target.with_name(f"{UNPACKED}.new")
     shutil.rmtree(partial, ignore_errors=True)

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import cache
+from .. import atomic
+from ..cache import Cache, key
 from ..errors import BaseError
 from ..reporting import Note, Progress, no_note
 from . import drive
@@ -28,7 +29,12 @@ JOURNAL = "pull.json"
 
 
 def pull_published(
-    base: PublishedBase, *, keep_downloads: bool = False, progress: Progress | None = None, note: Note | None = None
+    cache: Cache,
+    base: PublishedBase,
+    *,
+    keep_downloads: bool = False,
+    progress: Progress | None = None,
+    note: Note | None = None,
 ) -> Path:
     """The folder in the store of a published base, downloaded and made where it is not there yet.
 
@@ -36,11 +42,11 @@ def pull_published(
     can go wrong; whatever is complete is kept.
     """
     note = note or no_note
-    folder, work = cache.path_of("base", base.name), cache.key("pull", base.name)
+    folder, work = cache.path_of("base", base.name), key("pull", base.name)
     with cache.lock(f"subject-{work}", waiting=note, what=f"the base {base.name}"):
-        journal = _Journal.read(cache.partial_folder(work))
+        journal = _Journal.read(cache, cache.partial_folder(work))
         if not (folder / CONFIG_FILE).exists():
-            _make(base, journal, progress, note)
+            _make(cache, base, journal, progress, note)
         if keep_downloads:
             note(f"the downloads are kept: {', '.join(journal.places())}.")
         else:
@@ -50,11 +56,11 @@ def pull_published(
     return folder
 
 
-def _make(base: PublishedBase, journal: _Journal, progress: Progress | None, note: Note) -> None:
+def _make(cache: Cache, base: PublishedBase, journal: _Journal, progress: Progress | None, note: Note) -> None:
     chosen = {role: _choose(source, journal) for role, source in base.sources.items()}
     size = sum(each.missing_bytes for each in chosen.values())
     from_drive = base.drive_bytes * 2 if base.drive and not drive.is_here(journal.folder) else 0  # packed, and unpacked
-    _require_room(base, size, from_drive)
+    _require_room(cache, base, size, from_drive)
     if size or from_drive:
         note(
             f"{base.title}: {(size + from_drive / 2) / 1e9:.1f} GB are downloaded once, from {base.where} and what it was "
@@ -68,8 +74,8 @@ def _make(base: PublishedBase, journal: _Journal, progress: Progress | None, not
         found = each.folder or download(each.reference, each.files, progress=progress)
         folders[role] = found / base.sources[role].folder
     if base.drive:
-        folders["weights"] = drive.fetch(base.drive, base.name, journal.folder, progress=progress, note=note)
-    find(base.importer)(**folders, name=base.name, halves=base.halves, progress=progress, note=note)
+        folders["weights"] = drive.fetch(cache, base.drive, base.name, journal.folder, progress=progress, note=note)
+    find(base.importer)(cache, **folders, name=base.name, halves=base.halves, progress=progress, note=note)
 
 
 @dataclass(frozen=True)
@@ -127,11 +133,11 @@ def _root(path: Path, file: str) -> Path:
     return path.parents[len(Path(file).parts) - 1]
 
 
-def _require_room(base: PublishedBase, size: float, from_drive: float) -> None:
+def _require_room(cache: Cache, base: PublishedBase, size: float, from_drive: float) -> None:
     """BaseError where a disk has too little room for the downloads, for the base, or for both where they share it."""
     from huggingface_hub import constants
 
-    store = cache.root()
+    store = cache.root
     wanted: dict[int, list] = {}  # by disk: bytes, free bytes, what lies there
     for folder, needed, setting in (
         (Path(constants.HF_HUB_CACHE), size, "HF_HOME"),
@@ -152,23 +158,23 @@ def _require_room(base: PublishedBase, size: float, from_drive: float) -> None:
 class _Journal:
     """What a pull has begun: commits by repository, and the files (repository, commit, name) that were not here before."""
 
-    def __init__(self, folder: Path, commits: dict[str, str], files: list[tuple[str, str, str]]) -> None:
-        self.folder, self.commits, self.files = folder, commits, files
+    def __init__(self, cache: Cache, folder: Path, commits: dict[str, str], files: list[tuple[str, str, str]]) -> None:
+        self.cache, self.folder, self.commits, self.files = cache, folder, commits, files
 
     @classmethod
-    def read(cls, folder: Path) -> _Journal:
+    def read(cls, cache: Cache, folder: Path) -> _Journal:
         try:
             found = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
-            return cls(folder, dict(found["commits"]), [tuple(file) for file in found["files"]])
+            return cls(cache, folder, dict(found["commits"]), [tuple(file) for file in found["files"]])
         except FileNotFoundError:
-            return cls(folder, {}, [])
+            return cls(cache, folder, {}, [])
         except (
             OSError,
             ValueError,
             KeyError,
             TypeError,
         ):  # cut off by a power cut: then the downloads stay where they are
-            return cls(folder, {}, [])
+            return cls(cache, folder, {}, [])
 
     def expect(self, chosen: _Chosen) -> None:
         """Note, before it begins, what a download will bring."""
@@ -177,10 +183,9 @@ class _Journal:
         self.commits[repo] = commit
         known = set(self.files)
         self.files += [file for name in chosen.missing if (file := (repo, commit, name)) not in known]
-        partial = self.folder / f"{JOURNAL}.new"
-        with cache.storing():
-            partial.write_text(json.dumps({"commits": self.commits, "files": self.files}), encoding="utf-8")
-            os.replace(partial, self.folder / JOURNAL)
+        with self.cache.storing():
+            text = json.dumps({"commits": self.commits, "files": self.files})
+            atomic.write_text(self.folder / JOURNAL, text)
 
     def places(self) -> list[str]:
         """The folders with the downloads."""

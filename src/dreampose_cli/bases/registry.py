@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .. import cache
+from ..cache import Cache
 from ..errors import BaseError
 from ..reporting import Caution, Note, Progress
 from . import repositories as hub
@@ -40,12 +40,12 @@ def bundled() -> Path:
     return Path(str(resources.files("dreampose_cli") / "data" / "mini"))
 
 
-def list_bases() -> list[BaseEntry]:
+def list_bases(cache: Cache) -> list[BaseEntry]:
     """`mini` and the bases in the store, by name; damaged ones say so in their summary."""
     folders: list[tuple[str, Path, str | None]] = []
     if (bundled() / CONFIG_FILE).exists():
         folders.append((MINI, bundled(), "bundled"))
-    home = cache.root() / "bases"
+    home = cache.root / "bases"
     if home.is_dir():
         folders += [(p.name, p, None) for p in sorted(home.iterdir()) if p.is_dir() and not p.name.startswith(".")]
     entries = []
@@ -61,7 +61,7 @@ def list_bases() -> list[BaseEntry]:
     return entries
 
 
-def register(folder: Path, note: Note | None = None) -> None:
+def register(cache: Cache, folder: Path, note: Note | None = None) -> None:
     """Make a trained base known by its folder's name: a link in the store, so that `base ls` and the default see it.
 
     A base of that name that was imported stays; then the folder's path names the new one.
@@ -87,14 +87,14 @@ class DefaultBase:
     missing: bool = False
 
 
-def default_base(device: str = "auto") -> DefaultBase:
+def default_base(cache: Cache, device: str = "auto") -> DefaultBase:
     """DREAMPOSE_BASE, else the only own one, else one for people where a GPU is there, else `mini`. Asks no network.
 
     `device`: what is to be computed on. Raises BaseError where there are several to choose from.
     """
     if name := os.environ.get("DREAMPOSE_BASE"):
-        return DefaultBase(name, "DREAMPOSE_BASE names it", not is_here(name))
-    own = [entry for entry in list_bases() if entry.kind != "bundled" and entry.resolution]
+        return DefaultBase(name, "DREAMPOSE_BASE names it", not is_here(cache, name))
+    own = [entry for entry in list_bases(cache) if entry.kind != "bundled" and entry.resolution]
     if len(own) > 1:
         names = ", ".join(entry.name for entry in own)
         raise BaseError(f"several bases are here ({names}); choose one with --base or DREAMPOSE_BASE.")
@@ -116,7 +116,11 @@ def gpu_is_there() -> bool:
 
 
 def resolve_base(
-    name: str | None, note: Note | None = None, progress: Progress | None = None, device: str = "auto"
+    cache: Cache,
+    name: str | None,
+    note: Note | None = None,
+    progress: Progress | None = None,
+    device: str = "auto",
 ) -> Path:
     """The folder of the base meant: `name`, or the `default_base` for `device`, where that is `mini` with a warning.
 
@@ -124,7 +128,7 @@ def resolve_base(
     (owner/name[@revision]); what is not here yet is downloaded. Raises BaseError naming what there is.
     """
     if name is None:
-        default = default_base(device)
+        default = default_base(cache, device)
         name = default.name
         if note and name == MINI and not os.environ.get("DREAMPOSE_BASE"):
             note(MINI_NOTE)
@@ -132,50 +136,51 @@ def resolve_base(
             note(f"the base is {name}, since {default.why}; --base mini goes without it.")
     if name == MINI:
         return bundled()
-    if _is_stored(name):
-        return cache.root() / "bases" / name
+    if _is_stored(cache, name):
+        return cache.root / "bases" / name
     if Path(name).is_dir():
         read_config(Path(name))
         return Path(name)
     if name in PUBLISHED:
         from .pulling import pull_published
 
-        return pull_published(PUBLISHED[name], progress=progress, note=note)
+        return pull_published(cache, PUBLISHED[name], progress=progress, note=note)
     reference = hub.parse(name)
     if reference is not None:
         return hub.pull_base(reference, update=False, progress=progress, note=note)
-    known = ", ".join(entry.name for entry in list_bases()) or "none"
+    known = ", ".join(entry.name for entry in list_bases(cache)) or "none"
     raise BaseError(
         f"unknown base {name!r}: no folder and no base of that name; known are: {known}; to be downloaded: "
         f"{', '.join(PUBLISHED)}."
     )
 
 
-def is_here(name: str) -> bool:
+def is_here(cache: Cache, name: str) -> bool:
     """Whether `name` can be used without being downloaded first. Asks nobody."""
-    if name == MINI or _is_stored(name) or Path(name).is_dir():
+    if name == MINI or _is_stored(cache, name) or Path(name).is_dir():
         return True
     reference = hub.parse(name)
     return name not in PUBLISHED and (reference is None or hub.complete(reference) is not None)
 
 
-def to_download(name: str | None = None) -> str | None:
+def to_download(cache: Cache, name: str | None = None) -> str | None:
     """What `resolve_base` would download for `name`; None where it would not. Asks nobody."""
     if name is None:
-        default = default_base()
+        default = default_base(cache)
         return default.name if default.missing else None
-    return None if is_here(name) else name
+    return None if is_here(cache, name) else name
 
 
-def default_estimator(note: Note | None = None, progress: Progress | None = None) -> str:
+def default_estimator(cache: Cache, note: Note | None = None, progress: Progress | None = None) -> str:
     """The estimator of the base that is used where none is named, which is not downloaded for it. Raises BaseError."""
-    default = default_base()
+    default = default_base(cache)
     if default.missing and default.name in PUBLISHED:
         return PUBLISHED[default.name].estimator
-    return read_config(resolve_base(default.name, note, progress)).estimator
+    return read_config(resolve_base(cache, default.name, note, progress)).estimator
 
 
 def pull(
+    cache: Cache,
     name: str,
     note: Note | None = None,
     progress: Progress | None = None,
@@ -189,7 +194,7 @@ def pull(
     if name in PUBLISHED:
         from .pulling import pull_published
 
-        return pull_published(PUBLISHED[name], keep_downloads=keep_downloads, progress=progress, note=note)
+        return pull_published(cache, PUBLISHED[name], keep_downloads=keep_downloads, progress=progress, note=note)
     if keep_downloads:
         raise BaseError("--keep-downloads is for the short names: a base on the Hub is used as it was downloaded.")
     reference = hub.parse(name)
@@ -206,8 +211,8 @@ def lasting_name(path: Path) -> str:
     return hub.origin(path) or read_config(path).name
 
 
-def _is_stored(name: str) -> bool:
-    return (cache.root() / "bases" / name / CONFIG_FILE).exists()
+def _is_stored(cache: Cache, name: str) -> bool:
+    return (cache.root / "bases" / name / CONFIG_FILE).exists()
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@
     ├── poses/KEY.poses        extracted pose sequences
     ├── data/KEY/              prepared training frames
     ├── edits/KEY/             what a model made of a photo and an instruction
-    ├── partial/ID/            resumable work on a subject; partial/.tmp-* are writes in flight
+    ├── partial/ID/            resumable work on a subject
+    ├── tmp/                   writes in flight, each in a folder whose lock its process holds
     ├── locks/                 one file per lock that is held now
     ├── used/                  one empty file per entry; its time says when the entry was used last
     ├── sums/                  the checksums of an entry's files, as they were published
@@ -17,44 +18,20 @@
     ├── trusted-code           the checksums of TorchScript files that may be run
     └── last-subject           the id that `render` takes by default
 
-An entry appears whole or not at all: it is written under partial/ and renamed. Reading never creates anything, so a
+An entry appears whole or not at all: it is written under tmp/ and renamed. Reading never creates anything, so a
 read-only cache can be read. Every failure is a StoreError (or a SubjectError) that names the folder and the way out.
+
+The cache is an object: `user_cache()` makes the user's from the environment, and everything that reads or writes it is
+given it.
 """
 
 from .archive import export_entry, import_entry
-from .entries import (
-    Entry,
-    find_entry,
-    find_subject,
-    get,
-    last_subject,
-    list_entries,
-    note_place,
-    place_of,
-    set_last_subject,
-)
-from .folder import (
-    BASE_JSON,
-    FOLDERS,
-    KINDS,
-    SUBJECT_JSON,
-    VERSION,
-    check,
-    ensure,
-    file_digest,
-    key,
-    path_of,
-    read_json,
-    root,
-    storing,
-    version,
-    within,
-    write_json,
-)
-from .healing import repair, sweep, verify
-from .locks import lock
+from .digests import file_digest, key
+from .entries import Entry, read_json
+from .folder import BASE_JSON, FOLDERS, KINDS, SUBJECT_JSON, VERSION
+from .healing import repair, verify
 from .pruning import PRUNED_KINDS, clear, prune, remove
-from .writing import discard_partial, partial_folder, publish_file, publish_folder, publish_partial, touch
+from .store import Cache, user_cache
 
 __all__ = [
     "BASE_JSON",
@@ -63,39 +40,17 @@ __all__ = [
     "PRUNED_KINDS",
     "SUBJECT_JSON",
     "VERSION",
+    "Cache",
     "Entry",
-    "check",
     "clear",
-    "discard_partial",
-    "ensure",
     "export_entry",
     "file_digest",
-    "find_entry",
-    "find_subject",
-    "get",
     "import_entry",
     "key",
-    "last_subject",
-    "list_entries",
-    "lock",
-    "note_place",
-    "partial_folder",
-    "path_of",
-    "place_of",
     "prune",
-    "publish_file",
-    "publish_folder",
-    "publish_partial",
     "read_json",
     "remove",
     "repair",
-    "root",
-    "set_last_subject",
-    "storing",
-    "sweep",
-    "touch",
+    "user_cache",
     "verify",
-    "version",
-    "within",
-    "write_json",
 ]

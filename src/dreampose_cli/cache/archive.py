@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import StoreError, UsageError
+from .digests import file_digest
 from .entries import Entry
-from .folder import SUBJECT_JSON, path_of
-from .locks import lock
-from .writing import publish_file, publish_folder
+from .folder import SUBJECT_JSON
+from .store import Cache
 
 FORMAT, VERSION = "dreampose-entry", 1
 HEADER = "entry.json"
@@ -37,7 +37,7 @@ def export_entry(entry: Entry, file: str | os.PathLike | IO[bytes]) -> None:
         "version": VERSION,
         "kind": entry.kind,
         "id": entry.id,
-        "files": {names[path]: _digest(path) for path in parts},
+        "files": {names[path]: file_digest(path) for path in parts},
     }
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(HEADER, _EPOCH), json.dumps(header, indent=2))
@@ -50,7 +50,9 @@ def export_entry(entry: Entry, file: str | os.PathLike | IO[bytes]) -> None:
                     to.write(block)
 
 
-def import_entry(file: str | os.PathLike | IO[bytes], name: str | None = None) -> tuple[str, str, Path, bool]:
+def import_entry(
+    cache: Cache, file: str | os.PathLike | IO[bytes], name: str | None = None
+) -> tuple[str, str, Path, bool]:
     """Put an exported entry into this cache; returns its kind, its id, where it is, and whether it was new.
 
     `name`: what to call the file in errors. Every part is compared with its checksum before anything is in the cache.
@@ -68,18 +70,18 @@ def import_entry(file: str | os.PathLike | IO[bytes], name: str | None = None) -
                     f"{what} is of another version ({header['version']}, this one reads {VERSION}); export it again with "
                     "the dreampose that reads it here."
                 )
-            final = path_of(kind, id)
-            with lock(f"{kind}-{id}", what=f"the {kind} {id}"):
+            final = cache.path_of(kind, id)
+            with cache.lock(f"{kind}-{id}", what=f"the {kind} {id}"):
                 if final.exists():
                     return kind, id, final, False
                 if kind == "poses":
                     (member,) = files
-                    with publish_file(kind, id) as place:
+                    with cache.publish_file(kind, id) as place:
                         _copy(archive, member, place, files[member], what)
                 else:
                     if SUBJECT_JSON not in files:
                         raise KeyError(SUBJECT_JSON)
-                    with publish_folder(kind, id) as folder:
+                    with cache.publish_folder(kind, id) as folder:
                         for member, digest in files.items():
                             (folder / member).parent.mkdir(parents=True, exist_ok=True)
                             _copy(archive, member, folder / member, digest, what)
@@ -100,11 +102,6 @@ def _copy(archive: zipfile.ZipFile, member: str, place: Path, digest: str, what:
             to.write(block)
     if total.hexdigest() != digest:
         raise StoreError(f"{what} is damaged: {member} is not what was exported; export or copy it again.")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_safe(name: str) -> bool:

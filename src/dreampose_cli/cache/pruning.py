@@ -6,24 +6,23 @@ import time
 from collections.abc import Iterable
 
 from ..errors import StoreError
-from .entries import Entry, list_entries
-from .filelock import hold
-from .folder import FOLDERS, LOOSE_FILES, STATE_FOLDERS, check, root, storing, version
-from .healing import sweep
-from .locks import take
-from .writing import delete
+from ..locks import hold
+from .entries import Entry
+from .folder import FOLDERS, LOOSE_FILES, STATE_FOLDERS
+from .store import Cache
 
 # A base took hours of training or gigabytes of download: pruning leaves it alone unless it is named.
 PRUNED_KINDS = ("subject", "poses", "data", "edit", "partial")
 
 
-def remove(entry: Entry) -> None:
+def remove(cache: Cache, entry: Entry) -> None:
     """Remove one entry. StoreError when another process is using it."""
-    if not _remove_unless_used(entry):
+    if not _remove_unless_used(cache, entry):
         raise StoreError(f"{entry.kind} {entry.id} is in use by another dreampose; wait for it to end and try again.")
 
 
 def prune(
+    cache: Cache,
     *,
     older_than_days: float | None = None,
     max_bytes: int | None = None,
@@ -36,9 +35,9 @@ def prune(
 
     Returns the removed entries (with `dry_run`, those that would be). Remains of killed processes go too.
     """
-    if not dry_run and check():
-        sweep()
-    everything = list_entries()
+    if not dry_run and cache.check():
+        cache.sweep()
+    everything = cache.list_entries()
     candidates = [entry for entry in everything if entry.kind in set(kinds)]
     horizon = time.time() - older_than_days * 86400 if older_than_days is not None else None
     chosen = [
@@ -54,42 +53,44 @@ def prune(
                 break
             chosen.append(entry)
             total -= entry.bytes
-    return [entry for entry in chosen if (_unused(entry) if dry_run else _remove_unless_used(entry))]
+    return [entry for entry in chosen if (_unused(cache, entry) if dry_run else _remove_unless_used(cache, entry))]
 
 
-def clear() -> None:
+def clear(cache: Cache) -> None:
     """Remove everything in the cache, of whatever version; files in the folder that are not the cache's stay."""
-    if version() is None:
-        check()
+    if cache.version() is None:
+        cache.check()
         return
-    for held in sorted((root() / "locks").glob("*.lock")):
+    for held in sorted((cache.root / "locks").glob("*.lock")):
         release = hold(held, 0)
         if release is None:
-            raise StoreError(f"the cache {root()} is in use by another dreampose; wait for it to end and try again.")
+            raise StoreError(
+                f"the cache {cache.root} is in use by another dreampose; wait for it to end and try again."
+            )
         release()
-    with storing():
+    with cache.storing():
         for name in (*FOLDERS.values(), *STATE_FOLDERS, *LOOSE_FILES):
-            delete(root() / name, at_once=True)
+            cache.delete(cache.root / name, at_once=True)
 
 
-def _unused(entry: Entry) -> bool:
-    release = take(entry.lock_name, 0)
+def _unused(cache: Cache, entry: Entry) -> bool:
+    release = cache.take(entry.lock_name, 0)
     if release is not None:
         release()
     return release is not None
 
 
-def _remove_unless_used(entry: Entry) -> bool:
-    release = take(entry.lock_name, 0)
+def _remove_unless_used(cache: Cache, entry: Entry) -> bool:
+    release = cache.take(entry.lock_name, 0)
     if release is None:
         return False
     try:
-        with storing():
-            delete(entry.path)
-            (root() / "used" / f"{entry.kind}-{entry.id}").unlink(missing_ok=True)
-            (root() / "sums" / f"{entry.kind}-{entry.id}.json").unlink(missing_ok=True)
+        with cache.storing():
+            cache.delete(entry.path)
+            (cache.root / "used" / f"{entry.kind}-{entry.id}").unlink(missing_ok=True)
+            (cache.root / "sums" / f"{entry.kind}-{entry.id}.json").unlink(missing_ok=True)
             if entry.kind == "subject":
-                (root() / "places" / entry.id).unlink(missing_ok=True)
+                (cache.root / "places" / entry.id).unlink(missing_ok=True)
     finally:
         release()
     return True

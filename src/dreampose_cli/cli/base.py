@@ -42,8 +42,9 @@ def ls(
         out.page(lines, {"bases": facts}, [each["name"] for each in facts])
         return
     from ..bases.registry import list_bases
+    from ..cache import user_cache
 
-    bases = list_bases()
+    bases = list_bases(user_cache())
     rows = [[entry.name, entry.kind, entry.summary] for entry in bases]
     out.page(
         table(["NAME", "KIND", "WHAT IT IS"], rows) if rows else ["no bases"],
@@ -75,13 +76,16 @@ def info(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from ..bases.published import PUBLISHED
     from ..bases.registry import default_base, describe, is_here, resolve_base
+    from ..cache import user_cache
 
-    name = base or default_base().name
-    if name in PUBLISHED and not is_here(name):
+    cache = user_cache()
+
+    name = base or default_base(cache).name
+    if name in PUBLISHED and not is_here(cache, name):
         facts = {**_facts(PUBLISHED[name]), "here": f"not yet: dreampose base pull {name}"}
         out.page(_lines(facts), facts, [name])
         return
-    path = resolve_base(base, out.note)
+    path = resolve_base(cache, base, out.note)
     facts = plain(describe(path))
     out.page(_lines(facts), facts, [path])
 
@@ -146,16 +150,20 @@ def import_(
         raise UsageError("--image-encoder is for --kind dreampose and animate-anyone; MagicAnimate has none.")
     asked: dict[str, Any] = {"name": name, "stable_diffusion": stable_diffusion, "overwrite": overwrite, "note": out.note}
     from ..bases.registry import describe
+    from ..cache import user_cache
 
+    cache = user_cache()
     with out.progress(None, "importing") as progress:
         if kind == "dreampose":
             from ..networks.dreampose.importer import import_official
 
-            path = import_official(folder, image_encoder=image_encoder, epoch=epoch, progress=progress, **asked)
+            path = import_official(cache, folder, image_encoder=image_encoder, epoch=epoch, progress=progress, **asked)
         else:
             from ..networks.animate.importers import import_published
 
-            path = import_published(kind, folder, vae=vae, image_encoder=image_encoder, progress=progress, **asked)
+            path = import_published(
+                cache, kind, folder, vae=vae, image_encoder=image_encoder, progress=progress, **asked
+            )
     out.note(f"use it with --base {name}")
     out.result(path, describe(path))
 
@@ -184,9 +192,10 @@ def pull(
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from ..bases.registry import describe
     from ..bases.registry import pull as pull_base
+    from ..cache import user_cache
 
     with out.progress(None, "downloading") as progress:
-        path = pull_base(base, out.note, progress, keep_downloads=keep_downloads)
+        path = pull_base(user_cache(), base, out.note, progress, keep_downloads=keep_downloads)
     out.note(f"use it with --base {base}")
     out.result(path, describe(path))
 

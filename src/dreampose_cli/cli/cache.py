@@ -45,9 +45,10 @@ def folder(json: options.Json = False, quiet: options.Quiet = False, verbose: op
       du -sh "$(dreampose cache dir)"
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache
+    from ..cache import user_cache
 
-    out.result(cache.root(), {"path": cache.root()})
+    root = user_cache().root
+    out.result(root, {"path": root})
 
 
 def ls(
@@ -74,8 +75,9 @@ def ls(
       dreampose cache ls --kind subject -q
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache
+    from ..cache import user_cache
 
+    cache = user_cache()
     entries = cache.list_entries(kind)
     last = cache.last_subject()
     total = sum(entry.bytes for entry in entries)
@@ -91,8 +93,8 @@ def ls(
         for entry in entries
     ]
     lines = table(["KIND", "ID", "NAME", "SIZE", "USED", ""], rows, right={3}) if rows else ["nothing is cached"]
-    document = {"path": cache.root(), "bytes": total, "last_subject": last, "entries": entries}
-    out.page([*lines, *([f"{size(total)} in {cache.root()}"] if rows else [])], document, [e.id for e in entries])
+    document = {"path": cache.root, "bytes": total, "last_subject": last, "entries": entries}
+    out.page([*lines, *([f"{size(total)} in {cache.root}"] if rows else [])], document, [e.id for e in entries])
 
 
 def rm(
@@ -116,18 +118,19 @@ def rm(
       dreampose cache rm --all --dry-run
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache
+    from ..cache import VERSION, remove, user_cache
 
+    cache = user_cache()
     if bool(entries) == everything:
         raise UsageError("say which entries to remove, or --all.")
-    if everything and cache.version() not in (None, str(cache.VERSION)):
+    if everything and cache.version() not in (None, str(VERSION)):
         _clear_other_version(out, dry_run=dry_run, yes=yes)
         return
     chosen = cache.list_entries() if everything else list({e.path: e for e in map(cache.find_entry, entries or [])}.values())
 
     def act() -> list[Entry]:
         for entry in chosen:
-            cache.remove(entry)
+            remove(cache, entry)
         return chosen
 
     _remove(out, chosen, act, dry_run=dry_run, yes=yes)
@@ -169,13 +172,14 @@ def prune(
       dreampose cache prune --older-than 30 --max-size 5GB --yes
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache
+    from ..cache import KINDS, PRUNED_KINDS, user_cache
+    from ..cache import prune as prune_cache
 
-    kinds = cache.KINDS if bases else cache.PRUNED_KINDS
+    kinds = KINDS if bases else PRUNED_KINDS
     limit = None if max_size is None else _count(max_size)
 
     def act(dry_run: bool = False) -> list[Entry]:
-        return cache.prune(older_than_days=older_than, max_bytes=limit, kinds=kinds, dry_run=dry_run)
+        return prune_cache(user_cache(), older_than_days=older_than, max_bytes=limit, kinds=kinds, dry_run=dry_run)
 
     _remove(out, act(dry_run=True), act, dry_run=dry_run, yes=yes)
 
@@ -190,15 +194,17 @@ def repair(json: options.Json = False, quiet: options.Quiet = False, verbose: op
       dreampose cache repair
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache
+    from ..cache import repair as repair_cache
+    from ..cache import user_cache
 
-    done = cache.repair()
+    cache = user_cache()
+    done = repair_cache(cache)
     for line in done or ["nothing was to repair"]:
         out.note(line)
     broken = [entry for entry in cache.list_entries() if entry.broken and entry.kind != "partial"]
     for entry in broken:
         out.warn(f"{entry.kind} {entry.id} is broken ({entry.broken}); `dreampose cache prune` removes it")
-    out.result(cache.root(), {"path": cache.root(), "done": done, "broken": broken})
+    out.result(cache.root, {"path": cache.root, "done": done, "broken": broken})
 
 
 def verify(json: options.Json = False, quiet: options.Quiet = False, verbose: options.Verbose = False) -> None:
@@ -210,14 +216,16 @@ def verify(json: options.Json = False, quiet: options.Quiet = False, verbose: op
       dreampose cache verify
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache
+    from ..cache import user_cache
+    from ..cache import verify as verify_cache
     from ..errors import StoreError
 
+    cache = user_cache()
     entries = [entry for entry in cache.list_entries() if entry.kind != "partial"]
     found: dict[str, str | None] = {}
     with out.progress(len(entries), "verifying") as progress:
         for number, entry in enumerate(entries, start=1):
-            found |= cache.verify([entry])
+            found |= verify_cache(cache, [entry])
             progress(number, len(entries), entry.id)
     faults = {name: fault for name, fault in found.items() if fault}
     for name, fault in faults.items():
@@ -252,12 +260,13 @@ def _remove(out: Output, entries: list[Entry], act: Callable[[], list[Entry]], *
 
 def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
     """Empty a cache whose entries cannot be read."""
-    from .. import cache
+    from ..cache import clear, user_cache
 
-    folder = cache.root()
+    cache = user_cache()
+    folder = cache.root
     done = not dry_run and out.confirm(f"Remove everything in {folder}, made by another version?", yes=yes)
     if done:
-        cache.clear()
+        clear(cache)
     out.result([folder] if done else [], {"dry_run": dry_run, "cleared": folder if done else None})
 
 

@@ -33,13 +33,14 @@ def export(
       dreampose cache export anna -o anna.dreampose
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache, media
+    from .. import media
+    from ..cache import export_entry, user_cache
 
     if output.exists() and not overwrite:
         raise OutputExistsError.at(output)
-    found = cache.find_entry(entry)
+    found = user_cache().find_entry(entry)
     with media.atomic_path(output) as part:
-        cache.export_entry(found, part)
+        export_entry(found, part)
     out.note(f"{found.kind} {found.id}, {size(output.stat().st_size)}")
     out.result(output, {"path": output, "kind": found.kind, "id": found.id, "bytes": output.stat().st_size})
 
@@ -58,8 +59,8 @@ def import_(
       dreampose cache import anna.dreampose
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache
+    from ..cache import import_entry, user_cache
 
-    kind, id, path, new = cache.import_entry(file)
+    kind, id, path, new = import_entry(user_cache(), file)
     out.note(f"{kind} {id}{'' if new else ' was there already'}")
     out.result(id, {"kind": kind, "id": id, "path": path, "new": new})

@@ -13,9 +13,9 @@ from ..names import ESTIMATORS
 def subjects(incomplete: str) -> list[str]:
     """Names and ids of subjects, and photos."""
     with contextlib.suppress(DreamposeError, OSError):
-        from .. import cache
+        from ..cache import user_cache
 
-        found = cache.list_entries("subject")
+        found = user_cache().list_entries("subject")
         return _beginning([name for entry in found for name in (entry.name, entry.id) if name], incomplete)
     return _files(incomplete)
 
@@ -23,9 +23,9 @@ def subjects(incomplete: str) -> list[str]:
 def entries(incomplete: str) -> list[str]:
     """Names and ids of everything in the cache, and photos."""
     with contextlib.suppress(DreamposeError, OSError):
-        from .. import cache
+        from ..cache import user_cache
 
-        found = cache.list_entries(None)
+        found = user_cache().list_entries(None)
         return _beginning([name for entry in found for name in (entry.name, entry.id) if name], incomplete)
     return _files(incomplete)
 
@@ -34,8 +34,9 @@ def bases(incomplete: str) -> list[str]:
     """Names of the bases on this machine, and folders."""
     with contextlib.suppress(DreamposeError, OSError):
         from ..bases.registry import list_bases
+        from ..cache import user_cache
 
-        return _beginning([entry.name for entry in list_bases()], incomplete)
+        return _beginning([entry.name for entry in list_bases(user_cache())], incomplete)
     return _files(incomplete)
 
 

@@ -86,9 +86,10 @@ def trust_estimator(estimator: str | None, trust_code: bool) -> None:
         return
     if estimator is None or not Path(estimator).is_file():
         raise UsageError("--trust-code is for a TorchScript file given with --estimator.")
+    from ..cache import user_cache
     from ..poses.trusted_code import trust
 
-    trust(estimator)
+    trust(user_cache(), estimator)
 
 
 def interval(text: str | None) -> tuple[float, float] | None:

@@ -34,10 +34,10 @@ def export(
       dreampose subject export anna -o anna/
     """
     out = Output(json=json, quiet=quiet, verbose=verbose)
-    from .. import cache
+    from ..cache import user_cache
     from ..subjects.export import export_subject
 
-    entry = cache.find_subject(subject)
+    entry = user_cache().find_subject(subject)
     export_subject(entry.path, output, overwrite=overwrite)
     out.note(f"there it is to be {entry.id}: in the cache's subjects/{entry.id}")
     out.result(output, {"path": output, "id": entry.id})

@@ -225,13 +225,16 @@ def train(
         prepare_workers=prepare_workers,
         prefetch_threads=prefetch_threads,
     )
-    from ..workflows.train import train as train_base
-
-    if preset == "doodle":
-        from ..workflows.train_doodle import train_doodle_reader as train_base
     try:
         with out.progress(None, "training") as progress:
-            trained = train_base(asked, progress=progress, note=out.note)
+            if preset == "doodle":
+                from ..workflows.train_doodle import train_doodle_reader
+
+                trained = train_doodle_reader(asked, progress=progress, note=out.note)
+            else:
+                from ..workflows.train import train as train_base
+
+                trained = train_base(asked, progress=progress, note=out.note)
     except TrainingStopped as stopped:
         out.note(f"{stopped} The same command with --resume continues.")
         raise typer.Exit(stopped.exit_code) from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..bases.config import BaseConfig
+from ..cache import Cache
 from ..errors import DreamposeError, PoseError
 from ..media.fitting import body_box, span
 from ..poses.photo import estimate_photo
@@ -74,7 +75,12 @@ class PlacedPoses(PoseSequence):
 
 
 def place(
-    sequence: PoseSequence, subject: LoadedSubject, mode: str = "auto", device: str = "auto", note: Note | None = None
+    cache: Cache,
+    sequence: PoseSequence,
+    subject: LoadedSubject,
+    mode: str = "auto",
+    device: str = "auto",
+    note: Note | None = None,
 ) -> tuple[PoseSequence, Alignment | None]:
     """The poses as the subject is to take them, and how they were aligned with the photo, None where they were not.
 
@@ -86,7 +92,7 @@ def place(
     as_it_is = tuple(sequence.size) == tuple(subject.size) or _takes_as_is(subject.model.config)
     if mode == "on" or (mode == "auto" and not as_it_is):
         try:
-            alignment, cut, looked = align(sequence, subject, device, note)
+            alignment, cut, looked = align(cache, sequence, subject, device, note)
         except DreamposeError as error:
             if mode == "on":
                 raise
@@ -108,7 +114,7 @@ def place(
 
 
 def align(
-    sequence: PoseSequence, subject: LoadedSubject, device: str = "auto", note: Note | None = None
+    cache: Cache, sequence: PoseSequence, subject: LoadedSubject, device: str = "auto", note: Note | None = None
 ) -> tuple[Alignment, int, int]:
     """How to align `sequence` with the subject's photo; in how many frames the figure then reaches past the photo's edge,
     and of how many. Raises PoseError where photo and poses show nothing that can be compared."""
@@ -116,7 +122,7 @@ def align(
     pose = subject.pose[(slice(None), *fit.box)]
     if not pose.any():
         picture = np.ascontiguousarray(subject.picture[fit.box])
-        pose = estimate_photo(picture, subject.label, config.estimator, device, note)
+        pose = estimate_photo(cache, picture, subject.label, config.estimator, device, note)
     has_parts = sequence.has_parts and bool((pose[0] > 0).any())
     (top, left), (height, width) = _region(subject)
     ys, xs = landmarks(pose, has_parts)

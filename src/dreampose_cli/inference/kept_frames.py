@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import cache
+from ..cache import Cache
 from ..errors import StoreError
 from ..reporting import Note
 
@@ -26,8 +26,8 @@ class KeptFrames:
     """The frames of one clip that are kept in `file`, None to keep none. `count` of them are whole, a multiple of
     `portion`, so that the rest is computed in the batches it would have been computed in."""
 
-    def __init__(self, file: Path | None, portion: int):
-        self.file, self.count, self._end = file, 0, 0
+    def __init__(self, cache: Cache, file: Path | None, portion: int):
+        self.cache, self.file, self.count, self._end = cache, file, 0, 0
         ends = [end for end, _ in self._records()]
         self.count = len(ends) // portion * portion
         self._end = ends[self.count - 1] if self.count else 0
@@ -44,7 +44,7 @@ class KeptFrames:
             out.seek(self._end)
             for picture in fresh:
                 raw = zlib.compress(np.ascontiguousarray(picture).tobytes(), 1)
-                with cache.storing():
+                with self.cache.storing():
                     out.write(_RECORD.pack(len(raw), zlib.crc32(raw), *picture.shape[:2]) + raw)
                     out.flush()
                 yield picture
@@ -64,22 +64,22 @@ class KeptFrames:
 
 
 @contextlib.contextmanager
-def kept_frames(key: str | None, portion: int, note: Note) -> Iterator[KeptFrames]:
+def kept_frames(cache: Cache, key: str | None, portion: int, note: Note) -> Iterator[KeptFrames]:
     """The frames that are kept under `key`, which says all that they depend on; they are gone when the block ends well.
 
     Without a key, where another process renders the same, or where the cache cannot be written, none are kept.
     """
     if key is None:
-        yield KeptFrames(None, portion)
+        yield KeptFrames(cache, None, portion)
         return
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(cache.lock(f"subject-{key}", timeout=0))
             file = cache.partial_folder(key) / NAME
         except StoreError:
-            yield KeptFrames(None, portion)
+            yield KeptFrames(cache, None, portion)
             return
-        kept = KeptFrames(file, portion)
+        kept = KeptFrames(cache, file, portion)
         if kept.count:
             note(f"the render resumes after {kept.count} frames.")
         yield kept

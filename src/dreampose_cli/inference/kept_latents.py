@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import cache
+from ..cache import Cache
 from ..sampling import SamplingState
 
 NAME = "latents.pt"
@@ -31,10 +31,10 @@ class Progressed:
 
 
 class KeptLatents:
-    """What `latest` was last told, in memory and, where there is a `file`, there; `plan` says what windows a step has."""
+    """What `latest` was last told, in memory and, where there is a `file` in a `cache`, there; `plan` says what windows a step has."""
 
-    def __init__(self, file: Path | None, plan: tuple[int, int] = (0, 0)) -> None:
-        self.file, self.plan = file, plan
+    def __init__(self, file: Path | None, plan: tuple[int, int] = (0, 0), cache: Cache | None = None) -> None:
+        self.cache, self.file, self.plan = cache, file, plan
         self.latest = self._read()
         self._free_at = 0.0
 
@@ -42,11 +42,11 @@ class KeptLatents:
         """Keep this. It is written when that takes little of the time since it was written before, or it is the `last`."""
         self.latest = progressed
         started = time.monotonic()
-        if self.file is None or (started < self._free_at and not last):
+        if self.file is None or self.cache is None or (started < self._free_at and not last):
             return
         state, partial = progressed.state, self.file.with_name(f"{NAME}.new")
         total = progressed.total
-        with cache.storing():
+        with self.cache.storing():
             torch.save(
                 {
                     "step": state.step,

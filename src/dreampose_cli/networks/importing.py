@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import cache
 from ..bases.config import CONFIG_FILE, BaseConfig
 from ..bases.registry import MINI
+from ..cache import Cache
 from ..errors import BaseError, OutputExistsError
 from ..names import check_name
 from ..reporting import Note, Progress, no_note
@@ -41,7 +41,7 @@ class Part:
         return cls(module, file, lambda: pretrained.rename(name, read_weights(file), module.state_dict()))
 
 
-def require_name(name: str, overwrite: bool = False) -> None:
+def require_name(cache: Cache, name: str, overwrite: bool = False) -> None:
     """Refuse, before anything is read or fetched, a name that a base cannot have or has already.
 
     Raises UsageError, BaseError, OutputExistsError.
@@ -56,6 +56,7 @@ def require_name(name: str, overwrite: bool = False) -> None:
 
 
 def publish(
+    cache: Cache,
     config: BaseConfig,
     schedule: Mapping[str, Any],
     parts: Mapping[str, Part],
@@ -80,7 +81,7 @@ def publish(
     if wrong:
         raise BaseError(f"{misfit}; nothing was imported. {'. '.join(wrong)}.")
     name = config.name
-    _require_room(cache.root(), size, name)
+    _require_room(cache.root, size, name)
     lock = cache.lock(f"base-{name}", waiting=note or no_note, what=f"the base {name}")
     with lock, cache.publish_folder("base", name) as target:
         for done, (module, each) in enumerate(parts.items()):

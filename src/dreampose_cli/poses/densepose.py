@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..bases.hub import fetch_file
+from ..cache import Cache
 from ..errors import PoseError
 from ..reporting import Note, Progress
 from .fingerprint import FILES, REPOSITORY, REVISION, file_fingerprint
@@ -134,6 +135,7 @@ class DensePose:
 
 
 def load_densepose(
+    cache: Cache,
     name_or_path: str | Path,
     device: torch.device | str = "cpu",
     size: int | None = None,
@@ -167,7 +169,7 @@ def load_densepose(
         file, name = Path(name_or_path), Path(name_or_path).name
         if not file.is_file():
             raise PoseError(f"{file} does not exist; give r50, r101 or the path of a .torchscript file.")
-        require_trusted(file)
+        require_trusted(cache, file)
     return DensePose(name, file, file_fingerprint(file), where, size, person, dtype=getattr(torch, dtype))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import cache
+from ..cache import Cache
 from ..errors import PoseError
 from .keypoints import BODY, FACE, LEFT_HAND, POINTS, RIGHT_HAND
 from .tracking import PersonTracker
@@ -49,7 +49,9 @@ class DWPose:
             yield _frame(np.asarray(keypoints, np.float32), np.asarray(scores, np.float32), tracker)
 
 
-def load_dwpose(device: str = "cpu", person: int | None = None, note: Callable[[str], None] | None = None) -> DWPose:
+def load_dwpose(
+    cache: Cache, device: str = "cpu", person: int | None = None, note: Callable[[str], None] | None = None
+) -> DWPose:
     """DWPose through rtmlib. Raises PoseError where the package or, without a network, the weights are missing."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -58,7 +60,7 @@ def load_dwpose(device: str = "cpu", person: int | None = None, note: Callable[[
         raise PoseError(
             "the estimator dwpose needs the package rtmlib; `pip install 'dreampose-cli[keypoints]'`."
         ) from error
-    folder = Path(cache.root()) / "rtmlib"
+    folder = cache.root / "rtmlib"
     urls = rtmlib.Wholebody.MODE[MODE]
     names = [Path(urls[part]).stem + ".onnx" for part in ("det", "pose")]
     stored = folder / "hub" / "checkpoints"

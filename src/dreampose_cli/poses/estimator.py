@@ -24,6 +24,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from .dwpose import DWPose
 
+from ..cache import Cache
 from ..errors import PoseError, UsageError
 from ..media.fitting import fit_picture
 from ..names import BASE_ESTIMATORS, ESTIMATORS
@@ -129,6 +130,7 @@ def has_person(frame: np.ndarray, least: float = 0.0) -> bool:
 
 
 def load_estimator(
+    cache: Cache,
     name: str = "mini",
     device: str | torch.device = "cpu",
     *,
@@ -149,9 +151,9 @@ def load_estimator(
 
         if size is not None:
             raise UsageError("--estimator-size is for DensePose; dwpose has a size of its own.")
-        return load_dwpose(str(device), person, note)
+        return load_dwpose(cache, str(device), person, note)
     if name in FILES or (name not in BASE_ESTIMATORS and (Path(name).suffix.lower() == SUFFIX or Path(name).is_file())):
-        return load_densepose(name, device, size, person, dtype, note=note, progress=progress)
+        return load_densepose(cache, name, device, size, person, dtype, note=note, progress=progress)
     folder = bundled_estimator() if name == "mini" else Path(name)
     if name in BASE_ESTIMATORS[1:] or not (folder / CONFIG_FILE).is_file():
         if name == "mini":

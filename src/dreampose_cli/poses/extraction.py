@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import cache, media
+from .. import media
+from ..cache import Cache
+from ..cache import key as cache_key
 from ..errors import MediaError, NoPersonError, PoseError, UsageError
 from ..names import POSE_FORMATS, check_choice
 from ..reporting import Note, Progress
@@ -59,6 +61,7 @@ class ExtractionResult:
 
 
 def extract(
+    cache: Cache,
     source: Path,
     output: Path,
     *,
@@ -95,6 +98,7 @@ def extract(
         media.check_output(preview, overwrite)
         media.require_apart(preview, [source, output])
     sequence, used, gaps = load_poses(
+        cache,
         source,
         estimator=estimator,
         estimator_size=estimator_size,
@@ -163,6 +167,7 @@ def write_preview(sequence: PoseSequence, path: Path, overwrite: bool = False) -
 
 
 def load_poses(
+    cache: Cache,
     source: Path,
     *,
     estimator: str = "mini",
@@ -230,6 +235,7 @@ def load_poses(
                 )
         else:
             model = load_estimator(
+                cache,
                 estimator,
                 pick_device(device),
                 size=estimator_size,
@@ -244,11 +250,11 @@ def load_poses(
         settings = {"version": EXTRACTION_VERSION, **settings}
         whole, part = ({"fps": f, "start": s, "end": e} for f, s, e in ((None, 0.0, None), (rate, first, last)))
         digest = source_digest(source)
-        key = cache.key("poses", {**settings, **whole}, digest)
+        key = cache_key("poses", {**settings, **whole}, digest)
         path = cache.path_of("poses", key)
         if knows_rate and part != whole and _is_whole(path) and not _gaps(path):
             part, rate, first, last = whole, None, 0.0, None  # all frames are here, and the part is among them
-        key = cache.key("poses", {**settings, **part}, digest)
+        key = cache_key("poses", {**settings, **part}, digest)
         path = cache.path_of("poses", key)
         if not _is_whole(path):
             with cache.lock(f"poses-{key}", waiting=note, what=f"the poses of {source}"):

@@ -12,7 +12,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from .. import cache
+from ..cache import file_digest
 
 LOOKING = 2  # the version of how the mini estimator looks at pictures
 ESTIMATOR_FILE = "estimator.safetensors"
@@ -67,8 +67,8 @@ def _digest(file: Path, _size: int, _modified: int) -> str:
 def source_digest(source: Path) -> str:
     """That of what shows or holds poses: a file, or the files of a folder with their names. Raises MediaError."""
     if source.is_file():
-        return cache.file_digest(source)
+        return file_digest(source)
     total = hashlib.sha256()
     for path in sorted(path for path in source.iterdir() if path.is_file()):
-        total.update(f"{path.name}\0{cache.file_digest(path)}\n".encode())
+        total.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return total.hexdigest()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cache import Cache
 from ..errors import NoPersonError
 from ..reporting import Note
 
@@ -13,7 +14,12 @@ DENSEPOSE_SIDE = 800  # detectron2's own limit for the short side of a picture
 
 
 def estimate_photo(
-    picture: np.ndarray, path: Path | str, estimator: str, device: str = "auto", note: Note | None = None
+    cache: Cache,
+    picture: np.ndarray,
+    path: Path | str,
+    estimator: str,
+    device: str = "auto",
+    note: Note | None = None,
 ) -> np.ndarray:
     """The pose float32 (3, h, w) of one photo uint8 (H, W, 3), of the photo's size or, if that is large, smaller.
 
@@ -25,7 +31,7 @@ def estimate_photo(
     from .estimator import has_person, load_estimator
     from .extraction import nobody
 
-    model = load_estimator(estimator, pick_device(device), note=note)
+    model = load_estimator(cache, estimator, pick_device(device), note=note)
     if isinstance(model, DensePose) and min(picture.shape[:2]) > DENSEPOSE_SIDE:
         picture = resize_for(picture, DENSEPOSE_SIDE)  # it was trained on pictures no larger
     frame = model.estimate([picture])[0]

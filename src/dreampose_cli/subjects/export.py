@@ -7,9 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-from .. import cache, media
+from .. import media
 from ..errors import OutputError
-from .format import SUBJECT_FILE, damaged, read_subject
+from .format import SUBJECT_FILE, damaged, read_subject, write_description
 
 KEPT = ("version", "base", "weights")  # of what `subject.json` says
 KEPT_OF_PHOTOS = ("size", "crop")
@@ -35,7 +35,7 @@ def export_subject(folder: Path, output: str | os.PathLike, *, overwrite: bool =
             raise damaged(folder, error) from error
         except OSError as error:
             raise OutputError(f"{output} cannot be written: {error.strerror or error}; choose another -o.") from error
-        cache.write_json(part / SUBJECT_FILE, description)
+        write_description(part, description)
     return Path(output)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import cache
+from .. import atomic
 from ..errors import StoreError, SubjectError
 from ..media.fitting import Crop
 
@@ -103,7 +103,7 @@ def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description
     for i, (picture, pose) in enumerate(zip(views.pictures, views.poses, strict=True)):
         Image.fromarray(picture).save(folder / f"photo-{i + 1}.png")
         np.save(folder / f"pose-{i + 1}.npy", pose.astype(np.float32))
-    cache.write_json(folder / SUBJECT_FILE, {"version": SUBJECT_VERSION, **description, "weights": list(tuned)})
+    write_description(folder, {"version": SUBJECT_VERSION, **description, "weights": list(tuned)})
 
 
 def is_whole(folder: Path) -> bool:
@@ -136,6 +136,12 @@ def rename(folder: Path, name: str) -> None:
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         # Written even if it has the name already: of several with one name the newest is meant, and that is now this one.
-        cache.write_json(file, {**description, "name": name})
+        write_description(folder, {**description, "name": name})
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be updated ({error}).") from error
+
+
+def write_description(folder: Path, description: dict[str, Any]) -> None:
+    """`subject.json`, whole or not at all. Raises OSError."""
+    text = json.dumps(description, indent=2, ensure_ascii=False, default=str)
+    atomic.write_text(folder / SUBJECT_FILE, text + "\n")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import cache, media
+from .. import media
 from ..bases.config import read_config
 from ..bases.fingerprint import fingerprint
 from ..bases.registry import resolve_base
+from ..cache import Cache
 from ..errors import BaseError, DreamposeError, SubjectError, UsageError
 from ..media.fitting import Crop, Fit, fit_picture
 from ..reporting import Note
@@ -47,15 +48,15 @@ class LoadedSubject:
         return Fit.of(self.crop.size if self.crop else self.size, self.model.config.resolution, self.model.config.fit)
 
 
-def find_subject(token: str | None, base: str | None, photo_index: int = 1) -> tuple[SubjectRecord, Path]:
+def find_subject(cache: Cache, token: str | None, base: str | None, photo_index: int = 1) -> tuple[SubjectRecord, Path]:
     """The subject `token` (id, name or photo; None: the one tuned last) and the folder of its base; needs no torch.
 
     Of several with one name or photo the newest on `base` is taken, and where there is none on it, that is a UsageError.
     Raises SubjectError, BaseError, and UsageError where it has no photo number `photo_index`.
     """
-    asked = None if base is None else fingerprint(resolve_base(base))
+    asked = None if base is None else fingerprint(resolve_base(cache, base))
     record = read_subject(cache.find_subject(token, asked).path)
-    home = _base_of(record)
+    home = _base_of(cache, record)
     if asked is not None and asked != record.base["revision"]:
         raise UsageError(
             f"subject {record.id} was tuned on the base {record.base['name']}; leave --base out, or tune the photo on "
@@ -68,6 +69,7 @@ def find_subject(token: str | None, base: str | None, photo_index: int = 1) -> t
 
 
 def load_subject(
+    cache: Cache,
     record: SubjectRecord,
     home: Path,
     photo_index: int,
@@ -97,6 +99,7 @@ def load_subject(
 
 
 def load_photo(
+    cache: Cache,
     photo: Path,
     pose: Path | None,
     home: Path,
@@ -120,7 +123,7 @@ def load_photo(
     if must or (fit.height, fit.width) != tuple(config.resolution):
         try:
             given = [pose] if pose else None
-            views = read_views(config, [photo], [picture], given, config.estimator, str(device), note)
+            views = read_views(cache, config, [photo], [picture], given, config.estimator, str(device), note)
         except DreamposeError as error:
             if must:
                 raise
@@ -137,12 +140,12 @@ def load_photo(
     return LoadedSubject(model, views.pictures[0], views.poses[0], size, label, views.crops[0])
 
 
-def _base_of(record: SubjectRecord) -> Path:
+def _base_of(cache: Cache, record: SubjectRecord) -> Path:
     """The folder of the base a subject was tuned on, unchanged since."""
     origin = record.base
     for candidate in filter(None, (cache.place_of(record.id), origin["name"])):
         try:
-            folder = resolve_base(candidate)
+            folder = resolve_base(cache, candidate)
         except BaseError:
             continue
         if fingerprint(folder) == origin["revision"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..bases.config import BaseConfig
+from ..cache import Cache
 from ..errors import NoPersonError, PoseError
 from ..media.fitting import Crop, fit_picture, fit_pose
 from ..poses.extraction import load_poses
@@ -32,6 +33,7 @@ class Views:
 
 
 def read_views(
+    cache: Cache,
     config: BaseConfig,
     photos: Sequence[Path],
     pictures: Sequence[np.ndarray],
@@ -49,7 +51,7 @@ def read_views(
     fitted, frames, crops = [], [], []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
         if poses:
-            sequence, _, _ = load_poses(poses[i], estimator=estimator, device=device, note=note)
+            sequence, _, _ = load_poses(cache, poses[i], estimator=estimator, device=device, note=note)
             frame = sequence.frame(0)
             if not (frame[1:] > 0).any():
                 raise PoseError(f"{poses[i]} shows nobody; give the pose of {path}, or leave it to the estimator.")
@@ -59,11 +61,11 @@ def read_views(
                     f"{picture.shape[1]}x{picture.shape[0]}: give the pose of this very photo, or leave it to the estimator."
                 )
         else:
-            frame = estimate_photo(picture, path, estimator, device, note)
+            frame = estimate_photo(cache, picture, path, estimator, device, note)
         size = picture.shape[:2]
         crop = Crop.around(frame, size, config.resolution, config.fit)
         if crop and not poses:
-            crop, frame = crop_to_person(crop, picture, frame, path, config, estimator, device)
+            crop, frame = crop_to_person(cache, crop, picture, frame, path, config, estimator, device)
         elif crop:
             frame = crop.of_pose(frame, size)
         if crop:
@@ -99,6 +101,7 @@ def _drawn_views(
 
 
 def crop_to_person(
+    cache: Cache,
     crop: Crop,
     picture: np.ndarray,
     frame: np.ndarray,
@@ -115,7 +118,7 @@ def crop_to_person(
     size, aspect = picture.shape[:2], config.resolution[1] / config.resolution[0]
     for _ in range(WIDENINGS):
         try:
-            near = estimate_photo(crop.of_picture(picture), path, estimator, device)
+            near = estimate_photo(cache, crop.of_picture(picture), path, estimator, device)
         except NoPersonError:
             return crop, crop.of_pose(frame, size)
         cuts = crop.cuts(near, size)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..cache import Cache
 from ..media import atomic_path
 from ..networks.network import Network, Views, pictures_to_tensor
 from ..networks.storage import fingerprint
@@ -233,6 +234,7 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 @torch.no_grad()
 def encode_frames(
+    cache: Cache,
     network: Network,
     frames: FrameDataset,
     value_range: tuple[float, float],
@@ -254,7 +256,7 @@ def encode_frames(
     for i in order:
         clip = clips[i]
         if not files[i].exists():
-            with caching(), atomic_path(files[i]) as partial:
+            with caching(cache), atomic_path(files[i]) as partial:
                 partial.write_bytes(_encode_clip(network, frames, clip, value_range).tobytes())
         done += clip.length
         if progress:

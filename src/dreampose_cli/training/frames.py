@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import cache
+from ..cache import Cache
+from ..cache import key as cache_key
 from ..errors import TrainingError
 from ..poses.sequence import window_indices
 from ..reporting import Note, Progress
@@ -111,6 +112,7 @@ class LazyFrames:
 
 
 def prepare_frames(
+    cache: Cache,
     dataset: Path,
     resolution: tuple[int, int],
     *,
@@ -132,17 +134,17 @@ def prepare_frames(
     clip that cannot be used is named through `note` and left out; raises TrainingError when none is left to train on.
     """
     note = note or (lambda text: None)
-    how = Preparation((resolution[0], resolution[1]), fit, resize, parts, estimator, device)
+    how = Preparation(cache, (resolution[0], resolution[1]), fit, resize, parts, estimator, device)
     pairs, folders = [], []
     for source in (dataset, photos):
         if source is None:
             continue
         sources = find_clips(source, note if make else None, required=source is dataset)
         if any(each.needs_estimator for each in sources):
-            how = replace(how, revision=_revision(estimator, device, note))
+            how = replace(how, revision=_revision(cache, estimator, device, note))
             if estimator is None:
                 sources = list(_with_poses(sources, note if make else (lambda text: None)))
-        key = cache.key("frames", {"version": FRAMES_VERSION, "of": str(Path(source).resolve()), "size": resolution})
+        key = cache_key("frames", {"version": FRAMES_VERSION, "of": str(Path(source).resolve()), "size": resolution})
         folder = cache.path_of("data", key)
         if make:
             cache.ensure()
@@ -172,14 +174,14 @@ def _with_poses(sources: list[Source], note: Note) -> Iterator[Source]:
         yield replace(source, pictures=pairs)
 
 
-def _revision(estimator: str | None, device: str, note) -> str:
+def _revision(cache: Cache, estimator: str | None, device: str, note) -> str:
     """Which estimator it is exactly. Loaded here once, so that one that is unavailable is not the fault of every clip."""
     if estimator is None:
         return ""
     from ..device import pick_device
     from ..poses.estimator import load_estimator
 
-    return load_estimator(estimator, pick_device(device), note=note).revision
+    return load_estimator(cache, estimator, pick_device(device), note=note).revision
 
 
 def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameDataset:

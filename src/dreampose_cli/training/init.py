@@ -11,6 +11,7 @@ from ..bases import repositories as hub
 from ..bases.config import CONFIG_FILE, BaseConfig
 from ..bases.fingerprint import fingerprint as folder_fingerprint
 from ..bases.registry import lasting_name, list_bases, resolve_base
+from ..cache import Cache
 from ..errors import UsageError
 from ..names import BASE_ESTIMATORS
 from ..networks import pretrained as components
@@ -59,6 +60,7 @@ class InitialModel:
 
 
 def starting_model(
+    cache: Cache,
     preset: str,
     base: str | None,
     image_encoder: str | None,
@@ -75,10 +77,10 @@ def starting_model(
         return InitialModel(None, MINI, identity, {})
     taken = {}
     if base:
-        model = starting_point(base, image_encoder, progress, note, shape)
+        model = starting_point(cache, base, image_encoder, progress, note, shape)
         identity["base"] = fingerprint(model.modules)
     elif vae:
-        model, taken["vae"] = _with_vae_of(vae, seed, shape.of(MINI), progress, note)
+        model, taken["vae"] = _with_vae_of(cache, vae, seed, shape.of(MINI), progress, note)
         identity["vae"] = taken["vae"]["revision"]
     else:
         model = build_mini(seed, *((shape.of(MINI),) if shape != ArchOverrides() else ()))
@@ -95,6 +97,7 @@ def starting_model(
 
 
 def starting_point(
+    cache: Cache,
     base: str,
     image_encoder: str | None = None,
     progress: Progress | None = None,
@@ -102,7 +105,7 @@ def starting_point(
     shape: ArchOverrides | None = None,
 ) -> Network:
     """What `--base` means to phase 1: a base as it is, or a Stable Diffusion, widened (paper section 4)."""
-    if not _is_stable_diffusion(base):
+    if not _is_stable_diffusion(cache, base):
         if image_encoder:
             raise UsageError(f"{base} is a base, which has an image encoder; leave --image-encoder out.")
         if shape not in (None, ArchOverrides()):
@@ -110,7 +113,7 @@ def starting_point(
                 f"{base} is a base, whose conditioning is settled; --pose-window, --pose-channels, --unet-image-input and "
                 "--clip-only are for one that begins from scratch or from a Stable Diffusion."
             )
-        start = resolve_base(base, note, progress)
+        start = resolve_base(cache, base, note, progress)
         model = load_base(start)
         which = {"base": lasting_name(start), "revision": folder_fingerprint(start)}
         model.config = dataclasses.replace(model.config, provenance=model.config.provenance | which)
@@ -123,11 +126,11 @@ def starting_point(
 
 
 def _with_vae_of(
-    name: str, seed: int, config: BaseConfig, progress: Progress | None, note: Note
+    cache: Cache, name: str, seed: int, config: BaseConfig, progress: Progress | None, note: Note
 ) -> tuple[Network, dict[str, str]]:
     """A new model around the trained autoencoder of the base `name`, with the statistics of its latents; and which it was,
     and its licence."""
-    folder = resolve_base(name, note, progress)
+    folder = resolve_base(cache, name, note, progress)
     other = load_base(folder)
     config = dataclasses.replace(
         config,
@@ -148,12 +151,12 @@ def _conventions(config: BaseConfig) -> dict[str, Any]:
     return flat | {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
 
 
-def _is_stable_diffusion(base: str) -> bool:
+def _is_stable_diffusion(cache: Cache, base: str) -> bool:
     """Whether `base` is the layout of diffusers, here or on the Hub, and no base."""
     folder = Path(base)
     if folder.is_dir():
         return not (folder / CONFIG_FILE).exists() and (folder / "unet" / "config.json").exists()
-    if any(entry.name == base for entry in list_bases()):
+    if any(entry.name == base for entry in list_bases(cache)):
         return False
     reference = hub.parse(base)
     if reference is None:

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import cache, media
-from ..cache.folder import store_error, storing, write_text
+from .. import atomic, media
+from ..cache import Cache
+from ..cache import key as cache_key
 from ..errors import (
     DreamposeError,
     MediaError,
@@ -53,9 +54,11 @@ PACKED_ESTIMATE = 0.15
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to every clip. resolution: (height, width). fit, resize: see `fitting`. parts: whether poses must know
-    body parts. estimator: what finds poses where no file has them, on `device`; `revision` says which it was."""
+    """What is done to every clip, whose estimated poses are kept in `cache`. resolution: (height, width). fit, resize: see
+    `fitting`. parts: whether poses must know body parts. estimator: what finds poses where no file has them, on `device`;
+    `revision` says which it was."""
 
+    cache: Cache
     resolution: tuple[int, int]
     fit: str = "contain"
     resize: str = "nearest"
@@ -69,7 +72,7 @@ def address(source: Source, preparation: Preparation) -> str:
     """The key of a clip's shard. MediaError where a file of it is gone."""
     labels = preparation.revision if source.needs_estimator else ""
     chosen = [preparation.resolution, preparation.fit, preparation.resize, preparation.parts, source.ordered]
-    return cache.key(
+    return cache_key(
         "shard", {"version": VERSION, "how": chosen, "labels": labels}, [_stamp(p) for p in source.files()]
     )
 
@@ -176,7 +179,8 @@ def _settle_worker() -> None:
 def _make(job: _Job) -> tuple[str | None, list[str]]:
     """Make a clip's shard; returns None or why there is none, and remarks on the clip."""
     remarks: list[str] = []
-    with storing(within=job.folder), caching():
+    cache = job.preparation.cache
+    with cache.storing(within=job.folder), caching(cache):
         try:
             frames, fps = _frames(job.source, job.preparation, remarks.append)
             _write(job, frames, fps)
@@ -185,19 +189,19 @@ def _make(job: _Job) -> tuple[str | None, list[str]]:
         except DreamposeError as error:
             if isinstance(error, NoPersonError):  # an estimator has seen every frame of it: once is enough
                 text = json.dumps({"clip": job.source.name, "reason": str(error)})
-                write_text(job.folder / f"{job.key}{BAD_SUFFIX}", text)
+                atomic.write_text(job.folder / f"{job.key}{BAD_SUFFIX}", text)
             return str(error), remarks
     return None, remarks
 
 
 @contextmanager
-def caching() -> Iterator[None]:
+def caching(cache: Cache) -> Iterator[None]:
     """What cannot be written in here is written into the cache: StoreError in place of OutputError."""
     try:
         yield
     except OutputError as error:
         if isinstance(error.__cause__, OSError):
-            raise store_error(error.__cause__, "write") from error
+            raise cache.store_error(error.__cause__, "write") from error
         raise
 
 
@@ -238,7 +242,7 @@ def _frames(source: Source, how: Preparation, remark: Note) -> tuple[Iterator[tu
         from ..poses.extraction import load_poses
 
         assert how.estimator is not None  # clips without poses were left out before
-        sequence = load_poses(source.frames, estimator=how.estimator, device=how.device, note=remark)[0]
+        sequence = load_poses(how.cache, source.frames, estimator=how.estimator, device=how.device, note=remark)[0]
     _require_parts(sequence, source.poses, how)
     return _joined(source, frames, sequence), sequence.fps
 
@@ -264,7 +268,7 @@ def _pictures(source: Source, how: Preparation, remark: Note) -> Iterator[tuple[
                 pose = sequence.frame(0)
             else:
                 assert how.estimator is not None
-                pose = estimate_photo(picture, path, how.estimator, how.device)
+                pose = estimate_photo(how.cache, picture, path, how.estimator, how.device)
         except (MediaError, PoseError) as error:
             remark(f"{path.name} of {source.name} left out: {error}")
             continue

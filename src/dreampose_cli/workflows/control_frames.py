@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import media
+from ..cache import Cache
 from ..errors import NoPersonError, PoseError
 from ..media.fitting import fit_pose
 from ..networks.animate.pictures import fit
@@ -56,7 +57,7 @@ class ControlFrames:
 
 
 def control_frames(
-    source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
+    cache: Cache, source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
 ) -> ControlFrames:
     """The control pictures of one pose source. Raises MediaError, PoseError, UsageError."""
     config, size = plan.config, plan.config.resolution
@@ -65,17 +66,17 @@ def control_frames(
             drawn = (fit(picture, size, plan.fit, plan.settings.photo_resize) for picture in pictures)
             return ControlFrames(drawn, size, pictures.fps)
     if config.poses.kind == "keypoints":
-        found, _ = _poses(source, plan, options, progress, note)
+        found, _ = _poses(cache, source, plan, options, progress, note)
         skeletons = (draw_skeleton(frame, found.size) for frame in found)
         drawn = (fit(picture, size, plan.fit, plan.settings.photo_resize) for picture in skeletons)
         return ControlFrames(drawn, size, found.fps)
-    frames, fps, estimator = _label_frames(source, plan, options, progress, note)
+    frames, fps, estimator = _label_frames(cache, source, plan, options, progress, note)
     labels = (fit_pose(frame, size, plan.fit) for frame in frames)
     return ControlFrames((draw_control_picture(frame) for frame in labels), size, fps, estimator)
 
 
 def _label_frames(
-    source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
+    cache: Cache, source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
 ) -> tuple[Iterable[np.ndarray], float, str | None]:
     """The pose frames (3, H, W) of a source of which I counts, and their rate: of poses, of label pictures, of pictures that
     show labels in colours, or else by the base's estimator."""
@@ -84,7 +85,7 @@ def _label_frames(
         if labels is not None:
             part = subsequence(labels, plan.fps, options.start, options.end)
             return part, part.fps, None
-    sequence, estimator = _poses(source, plan, options, progress, note)
+    sequence, estimator = _poses(cache, source, plan, options, progress, note)
     if not sequence.has_parts:
         raise PoseError(
             f"{source} knows no body parts, which the base {plan.config.name} follows; take the poses from the video."
@@ -94,10 +95,11 @@ def _label_frames(
 
 
 def _poses(
-    source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
+    cache: Cache, source: Path, plan: Plan, options: RenderOptions, progress: Progress | None, note: Note
 ) -> tuple[PoseSequence, str | None]:
     """The poses of a source in the kind that the base follows, and what made them."""
     sequence, estimator, _ = load_poses(
+        cache,
         source,
         estimator=options.estimator or plan.config.estimator,
         kind=plan.config.poses.kind,

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .. import cache, media
+from .. import media
+from ..cache import Cache
 from ..mannequins.dance import draw_dance
 from ..mannequins.studio import perform
 from ..mannequins.subject import draw_subject
@@ -52,15 +53,20 @@ def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note |
     with (
         media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder,
         tempfile.TemporaryDirectory(prefix="dreampose-demo-") as private,
-        cache.within(private),
     ):
+        cache = Cache(private)  # the user's subjects, and which was tuned last, stay as they are
         photo, truth = _studio(folder, seed)
         poses = extract(
-            folder / "dance.mp4", folder / "dance.poses", estimator="mini", device=options.device, progress=progress
+            cache,
+            folder / "dance.mp4",
+            folder / "dance.poses",
+            estimator="mini",
+            device=options.device,
+            progress=progress,
         )
         note(f"dreampose tune photo.png    # a mannequin no base has seen; {poses.frames} frames of dance")
         started = time.monotonic()
-        subject = tune(TuneOptions([photo], base="mini", **how), progress=progress)
+        subject = tune(TuneOptions([photo], base="mini", **how), cache=cache, progress=progress)
         tuned_in = time.monotonic() - started
         note("dreampose render --poses dance.mp4 -o result.mp4")
         shots = {}
@@ -70,7 +76,7 @@ def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note |
         }
         for name, who in people.items():
             wanted = RenderOptions([folder / "dance.poses"], f"{folder / name}/", **how, **who)
-            result = render(wanted, progress=progress)
+            result = render(wanted, cache=cache, progress=progress)
             shots[name] = (list(media.open_frames(folder / name)), result.seconds)
             shutil.rmtree(folder / name)
         media.write_frames(folder / "result.mp4", shots["tuned"][0], fps=FPS, metadata={"notice": NOTICE})

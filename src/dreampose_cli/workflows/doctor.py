@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .. import cache
+from ..cache import VERSION as CACHE_VERSION
+from ..cache import user_cache
 from ..errors import DreamposeError
 from ..version import __version__
 
@@ -93,7 +94,8 @@ def cores() -> Finding:
 
 def disk() -> Finding:
     """Free space where the cache is."""
-    folder = next(path for path in (cache.root(), *cache.root().parents) if path.is_dir())
+    root = user_cache().root
+    folder = next(path for path in (root, *root.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free
     remedy = "" if free > 2 * GB else "make room, for instance with `dreampose cache prune`"
     return Finding("disk", "warning" if remedy else "ok", f"{free / GB:.1f} GB free for the cache", remedy)
@@ -119,14 +121,15 @@ def bases() -> list[Finding]:
     """The bases, and which one is used without --base and why."""
     from ..bases.registry import MINI, default_base, list_bases, resolve_base
 
-    found = list_bases()
+    cache = user_cache()
+    found = list_bases(cache)
     if not found:
         return [Finding("bases", "problem", "none, not even mini", "install dreampose-cli again")]
     names = ", ".join(f"{entry.name} ({entry.kind})" for entry in found)
     try:
-        default = default_base()
+        default = default_base(cache)
         if not default.missing:
-            resolve_base(default.name)
+            resolve_base(cache, default.name)
     except DreamposeError as problem:
         return [Finding("bases", "warning", names, str(problem))]
     here = f"{names}; used by default: {default.name} ({default.why})"
@@ -144,12 +147,13 @@ def estimator() -> list[Finding]:
     """Whether the bundled pose estimator loads."""
     from ..poses.estimator import load_estimator
 
-    load_estimator("mini", "cpu")
+    load_estimator(user_cache(), "mini", "cpu")
     return [Finding("pose estimator", "ok", "mini")]
 
 
 def cache_folder() -> list[Finding]:
     """The cache folder: its version, its size, and whether it can be written to."""
+    cache = user_cache()
     entries = cache.list_entries()
     probe = cache.ensure() / f".probe-{os.getpid()}"
     try:
@@ -157,9 +161,9 @@ def cache_folder() -> list[Finding]:
         probe.unlink()
     except OSError as problem:
         remedy = "make it writable, or set DREAMPOSE_CACHE to another folder"
-        return [Finding("cache", "problem", f"{cache.root()}: {problem.strerror}", remedy)]
+        return [Finding("cache", "problem", f"{cache.root}: {problem.strerror}", remedy)]
     total = sum(entry.bytes for entry in entries)
-    here = f"{cache.root()}, format {cache.VERSION}, {len(entries)} entries, {total / 1e6:.0f} MB"
+    here = f"{cache.root}, format {CACHE_VERSION}, {len(entries)} entries, {total / 1e6:.0f} MB"
     broken = sum(1 for entry in entries if entry.broken)
     remedy = f"{broken} broken or unfinished: `dreampose cache prune` removes them" if broken else ""
     return [Finding("cache", "warning" if broken else "ok", here, remedy)]

@@ -6,6 +6,7 @@ that can be refused without weights is refused before torch is imported.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .. import cache, media
+from .. import media
 from ..bases.pipelines import INSTRUCT_PIX2PIX, pipeline_folder
 from ..bases.registry import default_estimator
+from ..cache import Cache, key, user_cache
 from ..errors import MediaError, NoPersonError, UsageError
 from ..media.compositing import composite, feather, read_mask
 from ..media.metadata import NOTICE
@@ -42,14 +44,20 @@ class EditResult:
     settings: dict[str, Any]
 
 
-def edit(options: EditOptions, *, progress: Progress | None = None, note: Note | None = None) -> EditResult:
+def edit(
+    options: EditOptions,
+    *,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> EditResult:
     """Write the photo as the instruction asks. Raises UsageError, MediaError, PoseError, BaseError, OutputError."""
     started = time.monotonic()
     if Path(options.output).suffix.lower() != ".png":
         raise UsageError(f"{options.output}: an edited photo is a .png, which keeps the rest of it exactly.")
     media.check_output(options.output, options.overwrite)
     media.require_apart(options.output, [options.photo, options.photo_pose, options.where])
-    picture, edited, settings = edited_photo(options, progress=progress, note=note)
+    picture, edited, settings = edited_photo(cache or user_cache(), options, progress=progress, note=note)
     metadata = {"software": f"dreampose-cli {__version__}", "notice": NOTICE, "photo": Path(options.photo).name}
     media.write_frames(
         options.output, [edited], fps=1, metadata={**metadata, "edit": settings}, overwrite=options.overwrite
@@ -61,15 +69,15 @@ def edit(options: EditOptions, *, progress: Progress | None = None, note: Note |
 
 
 def edited_photo(
-    options: EditOptions, *, progress: Progress | None = None, note: Note | None = None
+    cache: Cache, options: EditOptions, *, progress: Progress | None = None, note: Note | None = None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """The photo and the edited photo, both uint8 (H, W, 3) of one size, and what made it, for a result's metadata."""
     note = note or no_note
     _check(options)
     picture = media.read_photo(options.photo)
-    mask = _mask(options, picture, note)  # before gigabytes are loaded
+    mask = _mask(cache, options, picture, note)  # before gigabytes are loaded
     folder, model = pipeline_folder(INSTRUCT_PIX2PIX, options.model, progress=progress, note=note)
-    whole = _from_model(options, picture, folder, model, progress, note)
+    whole = _from_model(cache, options, picture, folder, model, progress, note)
     opacity = np.ones(picture.shape[:2], np.float32)
     if mask is not None:
         opacity = feather(mask, round(FEATHER * max(picture.shape[:2])))
@@ -89,11 +97,11 @@ def edited_photo(
 
 
 def edited_file(
-    options: EditOptions, *, progress: Progress | None = None, note: Note | None = None
+    cache: Cache, options: EditOptions, *, progress: Progress | None = None, note: Note | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """The edited photo as a file of the cache, made once, and what made it."""
-    _, made, settings = edited_photo(options, progress=progress, note=note)
-    id = cache.key(EDIT_VERSION, made.tobytes(), list(made.shape))
+    _, made, settings = edited_photo(cache, options, progress=progress, note=note)
+    id = key(EDIT_VERSION, made.tobytes(), list(made.shape))
     with cache.lock(f"edit-{id}", waiting=note, what="this edit"):
         entry = cache.get("edit", id)
         if entry is None:
@@ -124,7 +132,7 @@ def _check(options: EditOptions) -> None:
         )
 
 
-def _mask(options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray | None:
+def _mask(cache: Cache, options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray | None:
     """Where the photo may change, bool (H, W); None for everywhere. A mask from a file is taken as it is."""
     size = picture.shape[:2]
     if options.where is not None and options.where not in EDIT_REGIONS:
@@ -134,7 +142,7 @@ def _mask(options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray |
     from ..poses.regions import face_mask, region_mask
 
     try:
-        pose = _pose(options, picture, note)
+        pose = _pose(cache, options, picture, note)
     except NoPersonError as problem:
         if options.where is not None:
             raise
@@ -148,18 +156,24 @@ def _mask(options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray |
     return mask
 
 
-def _pose(options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray:
+def _pose(cache: Cache, options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray:
     from ..poses.extraction import load_poses
     from ..poses.photo import estimate_photo
 
     if options.photo_pose is not None:
-        return load_poses(options.photo_pose, device=options.device, note=note)[0].frame(0)
-    estimator = options.estimator or default_estimator()
-    return estimate_photo(picture, options.photo, estimator, options.device, note)
+        return load_poses(cache, options.photo_pose, device=options.device, note=note)[0].frame(0)
+    estimator = options.estimator or default_estimator(cache)
+    return estimate_photo(cache, picture, options.photo, estimator, options.device, note)
 
 
 def _from_model(
-    options: EditOptions, picture: np.ndarray, folder: Path, model: str, progress: Progress | None, note: Note
+    cache: Cache,
+    options: EditOptions,
+    picture: np.ndarray,
+    folder: Path,
+    model: str,
+    progress: Progress | None,
+    note: Note,
 ) -> np.ndarray:
     """What the model makes of the whole photo, from the cache where it was made before."""
     from ..poses.fingerprint import file_fingerprint
@@ -167,7 +181,7 @@ def _from_model(
     name = model if "@" in model else file_fingerprint(folder / "unet" / "diffusion_pytorch_model.safetensors")
     settings = [options.instruction, options.guidance, options.image_guidance, options.steps, options.seed]
     number = [options.device, options.dtype]
-    id = cache.key(EDIT_VERSION, picture.tobytes(), list(picture.shape), name, settings, number)
+    id = key(EDIT_VERSION, picture.tobytes(), list(picture.shape), name, settings, number)
     with cache.lock(f"edit-{id}", waiting=note, what="this edit"):
         entry = cache.get("edit", id)
         if entry is None:
@@ -190,7 +204,8 @@ def _from_model(
             )
             with cache.publish_folder("edit", id) as part:
                 Image.fromarray(made).save(part / PICTURE)
-                cache.write_json(part / "edit.json", {"instruction": options.instruction, "model": name})
+                about = {"instruction": options.instruction, "model": name}
+                (part / "edit.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         else:
             made = media.read_photo(entry.path / PICTURE)
         cache.touch("edit", id)

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import cache, media
+from .. import media
+from ..cache import Cache, user_cache
+from ..cache import key as cache_key
 from ..errors import UsageError
 from ..names import ALIGNMENTS, DTYPES, MEMORIES, NOISES, SAMPLERS, check_choice, check_device
 from ..reporting import Note, Progress, no_note
@@ -38,6 +40,7 @@ class RenderResult:
 def render(
     options: RenderOptions,
     *,
+    cache: Cache | None = None,
     model_cache: ModelCache | None = None,
     extra_metadata: dict[str, Any] | None = None,
     progress: Progress | None = None,
@@ -49,19 +52,19 @@ def render(
     Raises UsageError, SubjectError, BaseError, MediaError, PoseError, OutputError, OutOfMemoryError.
     """
     started = time.monotonic()
-    note = note or no_note
+    cache, note = cache or user_cache(), note or no_note
     targets = _check(options)
 
     from .render_request import check_lengths, content, load, poses_from, read_request
 
-    request = read_request(options, targets, progress, note)
-    options, edited = _with_edit(options, progress, note)
+    request = read_request(cache, options, targets, progress, note)
+    options, edited = _with_edit(cache, options, progress, note)
     extra_metadata = {**(extra_metadata or {}), **edited}
     config = request.config
     if config.network.joint:
         from .render_clip import render_clips
 
-        frames, used = render_clips(options, request, model_cache, extra_metadata, progress, note)
+        frames, used = render_clips(cache, options, request, model_cache, extra_metadata, progress, note)
         return RenderResult([Path(t) for t in request.targets], frames, time.monotonic() - started, used)
 
     from ..device import pick_device, pick_dtype, release
@@ -78,7 +81,7 @@ def render(
     if options.compile:
         require_compiler(device)
     model_cache = model_cache or ModelCache(lean=options.memory == "low")
-    subject = load(options, request, device, pick_dtype(options.dtype, device), model_cache, note)
+    subject = load(cache, options, request, device, pick_dtype(options.dtype, device), model_cache, note)
     settings = RenderSettings.of(
         subject.model,
         sampler=options.sampler,
@@ -93,11 +96,13 @@ def render(
     release(device)  # what loading and the photo took
     # All of them before the first frame is rendered: a bad one is said at once.
     sequences = [
-        request.sequences[source] if source in request.sequences else poses_from(source, options, config, progress, note)
+        request.sequences[source]
+        if source in request.sequences
+        else poses_from(cache, source, options, config, progress, note)
         for source in options.poses
     ]
     check_lengths(options, request, sequences)
-    placed = [place(sequence, subject, options.align, options.device, note) for sequence in sequences]
+    placed = [place(cache, sequence, subject, options.align, options.device, note) for sequence in sequences]
     alignments = [alignment and alignment.as_settings() for _, alignment in placed]
     crop = subject.crop and asdict(subject.crop)
     metadata = {
@@ -126,8 +131,8 @@ def render(
         with contextlib.ExitStack() as stack:
             # Frames that attend to their neighbours are computed with them, from the beginning.
             alone = subject.model.context.size == 1
-            key = cache.key("frames", depends, os.path.realpath(target)) if alone else None
-            kept = stack.enter_context(kept_frames(key, batch_plan.frames, note))
+            key = cache_key("frames", depends, os.path.realpath(target)) if alone else None
+            kept = stack.enter_context(kept_frames(cache, key, batch_plan.frames, note))
             make = functools.partial(
                 render_sequence, subject, prepared, sequence, settings, batch_plan, options.side_by_side, note,
                 first=kept.count,
@@ -160,7 +165,9 @@ def _check(options: RenderOptions) -> list[Path | str]:
     if options.edit is None and options.edit_where is not None:
         raise UsageError("--edit-where needs --edit: what is to change there.")
     if options.edit is not None and options.photo is None:
-        raise UsageError("--edit needs --photo: a subject was tuned on its photos as they are; edit one and tune it anew.")
+        raise UsageError(
+            "--edit needs --photo: a subject was tuned on its photos as they are; edit one and tune it anew."
+        )
     if options.photo is not None and options.photo_index != 1:
         raise UsageError("--photo-index chooses among a subject's photos; leave it out where --photo names one.")
     check_choice("alignment", options.align, ALIGNMENTS)
@@ -177,7 +184,7 @@ def _check(options: RenderOptions) -> list[Path | str]:
 
 
 def _with_edit(
-    options: RenderOptions, progress: Progress | None, note: Note
+    cache: Cache, options: RenderOptions, progress: Progress | None, note: Note
 ) -> tuple[RenderOptions, dict[str, Any]]:
     """The options with the edited photo in the photo's place, and what a result says of the edit; without --edit, nothing.
 
@@ -197,7 +204,7 @@ def _with_edit(
         device=options.device,
         dtype=options.dtype,
     )
-    file, settings = edited_file(asked, progress=progress, note=note)
+    file, settings = edited_file(cache, asked, progress=progress, note=note)
     return replace(options, photo=file), {"who": f"photo {Path(options.photo).name}, edited", "edit": settings}
 
 

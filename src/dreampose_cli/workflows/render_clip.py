@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .. import cache, media
+from .. import media
 from ..bases.schedule import read_schedule
+from ..cache import Cache, file_digest
+from ..cache import key as cache_key
 from ..device import is_out_of_memory, offload, pick_device, pick_dtype, release
 from ..errors import OutOfMemoryError, UsageError
 from ..inference.clip import counted
@@ -135,7 +137,7 @@ def _denoise(
         offload(*(network.module(name) for name in network.encoders if name.partition(".")[0] not in network.away))
     portions = plan_clip(network, size, settings.window, settings.overlap, used, options.memory)
     file = None if kept is None or kept.file is None else kept.file.with_name(LATENTS)
-    latents = KeptLatents(file, (portions.window, portions.overlap))
+    latents = KeptLatents(file, (portions.window, portions.overlap), kept.cache)
     if latents.latest is not None:
         note(f"the render resumes in step {min(latents.latest.state.step + 1, plan.steps)} of {plan.steps}.")
     while True:
@@ -196,6 +198,7 @@ def _say_how_long(network: Network, plan: Plan, count: int, note: Note) -> None:
 
 
 def render_clips(
+    cache: Cache,
     options: RenderOptions,
     request: Request,
     model_cache: ModelCache | None = None,
@@ -211,7 +214,7 @@ def render_clips(
     settled = plan(options, config, read_schedule(home))
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    clips = [control_frames(Path(source), settled, options, progress, note) for source in options.poses]
+    clips = [control_frames(cache, Path(source), settled, options, progress, note) for source in options.poses]
     if media.output_kind(targets[0]) == "png" and len(clips[0]) > 1:
         raise UsageError(
             f"{options.output}: a .png holds one frame and there are more; use .mp4, .gif, .webp or a folder."
@@ -225,7 +228,7 @@ def render_clips(
         network, photo = model_cache.base(home, device, dtype), media.read_photo(options.photo)
         who = f"photo {Path(options.photo).name}"
     else:
-        subject = load_subject(request.record, home, options.photo_index, device, dtype, model_cache)
+        subject = load_subject(cache, request.record, home, options.photo_index, device, dtype, model_cache)
         network, photo, who = subject.model, subject.picture[subject.fit.box], subject.label
     used = {
         "sampler": settled.sampler,
@@ -251,7 +254,7 @@ def render_clips(
     for source, controls, target in zip(options.poses, clips, targets, strict=True):
         metadata = {**about, "poses": Path(source).name}
         label = f"frames of {Path(source).name}" if len(clips) > 1 else "frames"
-        with kept_frames(_key(options, request, source, metadata, target), 1, note) as kept:
+        with kept_frames(cache, _key(options, request, source, metadata, target), 1, note) as kept:
             fresh = render_clip(network, settled, options, photo, controls, kept, progress, note)
             media.write_frames(
                 target,
@@ -268,7 +271,7 @@ def render_clips(
 
 def _key(options: RenderOptions, request: Request, source: Path, metadata: dict[str, Any], target: Path | str) -> str:
     """All that the latents and the frames of a clip depend on, but how they are fitted into memory."""
-    noise = None if options.start_noise is None else cache.file_digest(options.start_noise)
+    noise = None if options.start_noise is None else file_digest(options.start_noise)
     drawn = [options.pose_pictures, options.estimator, options.facing, options.interpolate, noise]
     where = [options.dtype, str(pick_device(options.device))]
-    return cache.key("clip", metadata, drawn, content(options, request, source), where, os.path.realpath(target))
+    return cache_key("clip", metadata, drawn, content(options, request, source), where, os.path.realpath(target))

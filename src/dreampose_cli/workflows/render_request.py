@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import cache, media
+from .. import media
 from ..bases.config import BaseConfig, read_config
 from ..bases.fingerprint import fingerprint
 from ..bases.published import PUBLISHED
 from ..bases.registry import default_base, is_here, resolve_base
 from ..bases.schedule import check_steps, read_schedule
+from ..cache import Cache, file_digest
 from ..errors import MediaError, SubjectError, UsageError
 from ..media.credentials import SigningKey, read_signing_key
 from ..poses.extraction import load_poses
@@ -42,7 +43,9 @@ class Request:
     sequences: dict[Path, PoseSequence] = field(default_factory=dict)
 
 
-def read_request(options: RenderOptions, targets: list[Path | str], progress: Progress | None, note: Note) -> Request:
+def read_request(
+    cache: Cache, options: RenderOptions, targets: list[Path | str], progress: Progress | None, note: Note
+) -> Request:
     """Refuse what can be refused without weights; what was opened on the way is kept.
 
     Raises UsageError, SubjectError, BaseError, MediaError, PoseError.
@@ -58,16 +61,16 @@ def read_request(options: RenderOptions, targets: list[Path | str], progress: Pr
     if options.photo is not None:
         with media.open_picture(options.photo):
             pass
-        home = resolve_base(options.base, note, progress, options.device)
+        home = resolve_base(cache, options.base, note, progress, options.device)
     else:
-        record, home = _subject(options)
+        record, home = _subject(cache, options)
     config = read_config(home)
     _check_family(options, config)
     check_steps(options.steps or config.sampling.steps, read_schedule(home))
     request = Request(targets, heard, record, home, config, signing_key)
     for source in options.poses if not config.network.joint else ():
         if is_pose_source(source):
-            request.sequences[source] = poses_from(source, options, config, progress, note)
+            request.sequences[source] = poses_from(cache, source, options, config, progress, note)
         else:
             media.open_frames(source, fps=options.fps, start=options.start, end=options.end).close()
     if request.sequences and len(request.sequences) == len(options.poses):
@@ -113,7 +116,7 @@ def _check_family(options: RenderOptions, config: BaseConfig) -> None:
 
 def content(options: RenderOptions, request: Request, source: Path) -> list:
     """What the frames of a source depend on besides the settings: contents, not names."""
-    photos = [cache.file_digest(path) for path in (options.photo, options.photo_pose) if path and Path(path).is_file()]
+    photos = [file_digest(path) for path in (options.photo, options.photo_pose) if path and Path(path).is_file()]
     who = request.record.id if request.record is not None else photos
     span = [options.fps, options.start, options.end, options.photo_index, options.side_by_side, options.compile]
     return [who, fingerprint(request.home), source_digest(Path(source)), span]
@@ -127,20 +130,23 @@ def check_lengths(options: RenderOptions, request: Request, sequences: list[Pose
         )
 
 
-def load(options: RenderOptions, request: Request, device, dtype, model_cache: ModelCache, note: Note) -> LoadedSubject:
+def load(
+    cache: Cache, options: RenderOptions, request: Request, device, dtype, model_cache: ModelCache, note: Note
+) -> LoadedSubject:
     """Who is rendered, on the base, ready to render."""
     if request.record is not None:
-        return load_subject(request.record, request.home, options.photo_index, device, dtype, model_cache)
+        return load_subject(cache, request.record, request.home, options.photo_index, device, dtype, model_cache)
     assert options.photo is not None  # without a subject there is one
-    return load_photo(options.photo, options.photo_pose, request.home, device, dtype, note, model_cache)
+    return load_photo(cache, options.photo, options.photo_pose, request.home, device, dtype, note, model_cache)
 
 
 def poses_from(
-    source: Path, options: RenderOptions, config: BaseConfig, progress: Progress | None, note: Note
+    cache: Cache, source: Path, options: RenderOptions, config: BaseConfig, progress: Progress | None, note: Note
 ) -> PoseSequence:
     """The poses of one source, with what pose windows see around the part that is rendered."""
     windows = config.poses
     return load_poses(
+        cache,
         source,
         estimator=options.estimator or config.estimator,
         kind=getattr(windows, "kind", "densepose"),

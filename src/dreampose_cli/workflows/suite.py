@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from .. import cache
 from ..bases.config import read_config
 from ..bases.fingerprint import fingerprint
 from ..bases.registry import resolve_base
+from ..cache import Cache, read_json, user_cache
 from ..errors import DreamposeError, EvaluationError, MediaError, NoPersonError, PoseError, UsageError
 from ..evaluation import literature as published
 from ..evaluation.facing import views_of
@@ -62,7 +62,11 @@ def settings_of(options: SuiteOptions) -> dict[str, Any]:
 
 
 def suite(
-    options: SuiteOptions, *, progress: Progress | None = None, note: Note | None = None
+    options: SuiteOptions,
+    *,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
     """Render and score every variant on the test clips of a dataset; what is there already is kept.
 
@@ -70,13 +74,12 @@ def suite(
     evaluation of the main variant (tuned, or untuned), with frames and pictures for a report. Raises EvaluationError,
     UsageError, and what tuning and rendering raise.
     """
-    note = note or no_note
+    cache, note = cache or user_cache(), note or no_note
     dataset, compared = options.dataset, dict(options.compare)
     found = test_clips(dataset, note)[: options.clips]
-    bases = {
-        "base": resolve_base(options.base, note, progress)
-    }  # in the user's own cache, before the run takes one of its own
-    bases |= {name: resolve_base(source, note, progress) for name, source in compared.items()}
+    # In the user's own cache, before the run takes one of its own.
+    bases = {"base": resolve_base(cache, options.base, note, progress)}
+    bases |= {name: resolve_base(cache, source, note, progress) for name, source in compared.items()}
     config = read_config(bases["base"])
     guidance = config.sampling.guidance
     rows = variants_of(tuned=options.tune, ablations=options.ablations, against=list(compared), guidance=guidance)
@@ -89,15 +92,15 @@ def suite(
     output = Path(options.output)
     _open(output, options, bases)
     began = time.monotonic()
-    with cache.within(output / "cache"):  # the run's own
-        model_cache = ModelCache(keep=True)
-        unusable: dict[str, DreamposeError] = {}
-        for number, (name, clip) in enumerate(found):
-            try:
-                job = ClipJob(name, clip, options, bases, model_cache, note)
-                job.render(rows, _counted(progress, number * len(rows), len(found) * len(rows)))
-            except (MediaError, PoseError, NoPersonError, EvaluationError) as error:  # the others continue
-                unusable[name] = error
+    own_cache = Cache(output / "cache")  # the run's own
+    model_cache = ModelCache(keep=True)
+    unusable: dict[str, DreamposeError] = {}
+    for number, (name, clip) in enumerate(found):
+        try:
+            job = ClipJob(own_cache, name, clip, options, bases, model_cache, note)
+            job.render(rows, _counted(progress, number * len(rows), len(found) * len(rows)))
+        except (MediaError, PoseError, NoPersonError, EvaluationError) as error:  # the others continue
+            unusable[name] = error
     found = [(name, clip) for name, clip in found if name not in unusable]
     if not found:
         raise next(iter(unusable.values()))
@@ -155,7 +158,7 @@ def _open(output: Path, options: SuiteOptions, bases: dict[str, Path]) -> None:
     if inside and not file.exists():
         raise EvaluationError(f"{output} holds {min(inside)}, but no suite to continue with; choose another -o.")
     if file.exists():
-        before = cache.read_json(file)
+        before = read_json(file)
         differing = [key for key in ("version", "settings") if before.get(key) != wanted[key]]
         known = before.get("bases", {})
         differing += [f"base {n}" for n, digest in wanted["bases"].items() if known.get(n, digest) != digest]

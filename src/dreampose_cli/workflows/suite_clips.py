@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import cache, media
+from .. import media
 from ..bases.config import PoseWindow, read_config
+from ..cache import Cache, key
 from ..errors import EvaluationError
 from ..evaluation.frame_pairs import scored_size
 from ..evaluation.pairing import ClipFiles
@@ -65,9 +66,9 @@ def photo_rows(gap: int, count: int) -> list[int]:
 class ClipJob:
     """All variants of one test clip."""
 
-    def __init__(self, name, clip, options: SuiteOptions, bases, model_cache, note) -> None:
+    def __init__(self, cache: Cache, name, clip, options: SuiteOptions, bases, model_cache, note) -> None:
         self.output, self.name, self.options, self.bases, self.note = Path(options.output), name, options, bases, note
-        self.clip, self.model_cache = clip, model_cache
+        self.cache, self.clip, self.model_cache = cache, clip, model_cache
 
     def render(self, rows: list[Variant], progress: Callable[[int, str], None]) -> None:
         missing = [row for row in rows if not self._folder(row.key).is_dir()]
@@ -97,7 +98,9 @@ class ClipJob:
         if self.clip.poses is not None:
             return open_poses(self.clip.poses)
         estimator = read_config(self.bases["base"]).estimator
-        return load_poses(self.clip.frames, estimator=estimator, device=self.options.device, note=self.note)[0]
+        return load_poses(
+            self.cache, self.clip.frames, estimator=estimator, device=self.options.device, note=self.note
+        )[0]
 
     def _prepare(self) -> None:
         """Write the reference frames, the photos, and the poses of the frames that are scored."""
@@ -155,13 +158,14 @@ class ClipJob:
                 seed=self.options.seed,
                 device=self.options.device,
                 dtype=self.options.dtype,
-            )
+            ),
+            cache=self.cache,
         )
         kept = [subject.path]
         for row in members:
             entry = subject.path
             if not row.decoder and any(other.decoder for other in members):
-                entry = _without_decoder(subject, folder)
+                entry = _without_decoder(self.cache, subject, folder)
                 kept.append(entry)
             self._render(row, subject=entry.name)
         for entry in kept:  # those of a large base take gigabytes; frames are kept
@@ -186,7 +190,7 @@ class ClipJob:
                 device=self.options.device,
                 dtype=self.options.dtype,
             )
-            render(options, model_cache=self.model_cache)
+            render(options, cache=self.cache, model_cache=self.model_cache)
             with media.open_frames(f"{work}/frames") as made:
                 self._write(row.key, (frame for i, frame in enumerate(made) if i % every == every // 2))
 
@@ -221,9 +225,9 @@ class ClipJob:
         return self.output / "frames" / key / self.name
 
 
-def _without_decoder(subject: TunedSubject, base: Path) -> Path:
+def _without_decoder(cache: Cache, subject: TunedSubject, base: Path) -> Path:
     """A twin of a subject that has the base's own decoder: the network's phase comes first and is the same in both."""
-    twin = cache.path_of("subject", cache.key("suite", subject.id, "without its decoder"))
+    twin = cache.path_of("subject", key("suite", subject.id, "without its decoder"))
     shutil.rmtree(twin, ignore_errors=True)
     shutil.copytree(subject.path, twin)
     cache.note_place(twin.name, base)

@@ -22,6 +22,7 @@ import torch
 from .. import media
 from ..bases.config import CONFIG_FILE
 from ..bases.registry import register
+from ..cache import Cache, user_cache
 from ..device import autocast_of
 from ..errors import TrainingError, UsageError
 from ..networks.storage import fingerprint
@@ -65,7 +66,13 @@ class TrainResult:
     scores: dict[str, float] | None = None
 
 
-def train(options: TrainOptions, *, progress: Progress | None = None, note: Note | None = None) -> TrainResult:
+def train(
+    options: TrainOptions,
+    *,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> TrainResult:
     """Train a base, or an estimator, stage by stage; what is finished already is left as it is.
 
     Processes that accelerate's launcher started train together. Raises BaseError, TrainingError, UsageError, OutputError,
@@ -78,7 +85,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     shape = ArchOverrides(
         options.pose_window, options.pose_channels, options.unet_image_input, False if options.clip_only else None
     )
-    note = note or no_note
+    cache, note = cache or user_cache(), note or no_note
     started = time.monotonic()
     if options.eight_bit_adam:
         require_eight_bit_adam()
@@ -117,7 +124,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
     closed = run_dir.closed_stages(list(settings), chosen[0])
 
     start = starting_model(
-        preset, options.base, options.image_encoder, options.vae, shape, options.estimator, seed, progress, note
+        cache, preset, options.base, options.image_encoder, options.vae, shape, options.estimator, seed, progress, note
     )
     model, known, pairing = start.model, start.config, PAIRS.get(preset, PLAIN)
     identity = start.identity | {f"pairing.{key}": value for key, value in asdict(pairing).items()}
@@ -133,6 +140,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
             require_same(newest, asdict(settings[name]) | identity)
     with processes.local_main_first() as first:
         frames = prepare_frames(
+            cache,
             options.videos,
             known.resolution,
             photos=options.photos,
@@ -218,11 +226,11 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         shift, scale = latent_statistics(model, frames, clips)
         model.config = dataclasses.replace(model.config, shift_factor=tuple(shift), scaling_factor=tuple(scale))
     share = (processes.rank, processes.count)
-    latents = encode_frames(model, frames, model.config.target_range, progress, share)
+    latents = encode_frames(cache, model, frames, model.config.target_range, progress, share)
     photos_as = model.photo_range
     conditions = latents
     if photos_as != model.config.target_range:
-        conditions = encode_frames(model, frames, photos_as, progress, share)
+        conditions = encode_frames(cache, model, frames, photos_as, progress, share)
     source = PairSource(model, frames, clips, latents, conditions, pairing.targets_per_photo)
     task = DenoisingTask(model, source, learning["network"], Dropout(), pairing)
     validator = Validator(model, frames, output / "validation", step_of(run_dir.newest("network")), processes, note)
@@ -240,7 +248,7 @@ def train(options: TrainOptions, *, progress: Progress | None = None, note: Note
         figures,
         note,
     )
-    register(output, note)
+    register(cache, output, note)
     return result(True, figures)
 
 

@@ -6,16 +6,18 @@ settings. What is cached is found without torch, numpy and Pillow.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import cache, media
+from .. import media
 from ..bases.config import BaseConfig, TuningSettings, read_config
 from ..bases.fingerprint import fingerprint
 from ..bases.registry import lasting_name, resolve_base, to_download
+from ..cache import Cache, file_digest, key, read_json, user_cache
 from ..errors import UsageError
 from ..names import DTYPES, MEMORIES, check_choice, check_device
 from ..poses.fingerprint import estimator_fingerprint, source_digest
@@ -43,20 +45,25 @@ class TunedSubject:
 
 
 def tune(
-    options: TuneOptions, *, model_cache: ModelCache | None = None, progress: Progress | None = None, note: Note | None = None
+    options: TuneOptions,
+    *,
+    cache: Cache | None = None,
+    model_cache: ModelCache | None = None,
+    progress: Progress | None = None,
+    note: Note | None = None,
 ) -> TunedSubject:
-    """Tune a base on one or more photos of one subject; what is cached is returned at once. The base is taken from
+    """Tune a base on one or more photos of one subject; what is in `cache` (the user's) is returned at once. The base is taken from
     `model_cache`, which keeps it for what comes next.
 
     A run that was interrupted resumes from its last checkpoint. Raises MediaError, PoseError, NoPersonError, BaseError,
     UsageError, StoreError, OutOfMemoryError.
     """
-    note = note or no_note
+    cache, note = cache or user_cache(), note or no_note
     started = time.monotonic()
     _check(options)
-    if to_download(options.base):
+    if to_download(cache, options.base):
         _open_photos(options)
-    folder = resolve_base(options.base, note, progress)
+    folder = resolve_base(cache, options.base, note, progress)
     config = read_config(folder)
     estimator = options.estimator or config.estimator
     settings = resolve_settings(config.tuning, options)
@@ -65,16 +72,17 @@ def tune(
     identity = {
         "version": SUBJECT_VERSION,
         "base": fingerprint(folder),
-        "photos": [cache.file_digest(path) for path in options.photos],
-        "poses": _origin_of_poses(options, estimator, note, progress),
+        "photos": [file_digest(path) for path in options.photos],
+        "poses": _origin_of_poses(cache, options, estimator, note, progress),
         "settings": asdict(settings),
         "seed": options.seed,
         "dtype": options.dtype,
     }
-    id = cache.key("subject", identity)
-    with cache.lock(f"subject-{id}", waiting=note, what=f"the subject {id}"):
-        entry = cache.path_of("subject", id)
-        cached = is_whole(entry)
+    id = key("subject", identity)
+    entry = cache.path_of("subject", id)
+    cached = is_whole(entry)
+    with contextlib.nullcontext() if cached else cache.lock(f"subject-{id}", waiting=note, what=f"the subject {id}"):
+        cached = cached or is_whole(entry)  # by the process that was waited for
         if not cached:
             _open_photos(options)
             if config.network.tuned_in_low_rank:
@@ -92,9 +100,22 @@ def tune(
                         "name": lasting_name(folder),
                         "revision": identity["base"],
                     },
-                    **{key: identity[key] for key in ("settings", "seed")},
+                    **{name: identity[name] for name in ("settings", "seed")},
                 }
-                _learn(options, folder, config, settings, identity, about, partial, started, model_cache, progress, note)
+                _learn(
+                    cache,
+                    options,
+                    folder,
+                    config,
+                    settings,
+                    identity,
+                    about,
+                    partial,
+                    started,
+                    model_cache,
+                    progress,
+                    note,
+                )
             shutil.rmtree(partial / "checkpoints", ignore_errors=True)
             entry = cache.publish_partial(id, "subject")
         cache.note_place(id, folder)
@@ -102,7 +123,7 @@ def tune(
             rename(entry, options.name)
     cache.touch("subject", id)
     cache.set_last_subject(id)
-    name = options.name if options.name is not None else cache.read_json(entry / SUBJECT_FILE).get("name")
+    name = options.name if options.name is not None else read_json(entry / SUBJECT_FILE).get("name")
     return TunedSubject(id, name, config.name, entry, cached, time.monotonic() - started)
 
 
@@ -122,7 +143,7 @@ def resolve_settings(preset: TuningSettings, options: TuneOptions) -> TuningSett
         "batch_size": options.batch_size,
         "lora_rank": options.lora_rank,
     }
-    return replace(preset, **{key: value for key, value in asked.items() if value is not None})
+    return replace(preset, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _check(options: TuneOptions) -> None:
@@ -150,7 +171,7 @@ def _open_photos(options: TuneOptions) -> None:
             pass
 
 
-def _origin_of_poses(options: TuneOptions, estimator: str, note: Note, progress: Progress | None) -> Any:
+def _origin_of_poses(cache: Cache, options: TuneOptions, estimator: str, note: Note, progress: Progress | None) -> Any:
     """What says which poses the photos get: the digests of the pose sources, else of the estimator."""
     if options.poses:
         return {"sources": [source_digest(Path(source)) for source in options.poses], "estimator": None}
@@ -159,12 +180,13 @@ def _origin_of_poses(options: TuneOptions, estimator: str, note: Note, progress:
         _open_photos(options)
         from ..poses.estimator import load_estimator
 
-        load_estimator(estimator, note=note, progress=progress)
+        load_estimator(cache, estimator, note=note, progress=progress)
         found = estimator_fingerprint(estimator)
     return {"sources": None, "estimator": found}
 
 
 def _learn(
+    cache: Cache,
     options: TuneOptions,
     folder: Path,
     config: BaseConfig,
@@ -191,7 +213,7 @@ def _learn(
     autocast = autocast_of(options.dtype, device)
     plan = MemoryPlan.of(settings, device, options.memory, autocast)
     estimator = options.estimator or config.estimator
-    views = read_views(config, options.photos, pictures, options.poses, estimator, options.device, note)
+    views = read_views(cache, config, options.photos, pictures, options.poses, estimator, options.device, note)
     model_cache = model_cache or ModelCache(lean=options.memory == "low")
     model = model_cache.base(folder, device, plan.frozen)
     interpret_blocks(model)  # those that a render before has compiled

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...bases.config import BaseConfig, PoseWindow, SamplingSettings, TuningSettings
 from ...bases.published import IMAGE_ENCODER, STABLE_DIFFUSION, VAE
 from ...bases.repositories import origin
+from ...cache import Cache
 from ...errors import BaseError
 from ...reporting import Note, Progress, no_note
 from ...version import __version__
@@ -69,6 +70,7 @@ ANIMATE_ANYONE_BASE = BaseConfig(
 
 
 def import_magicanimate(
+    cache: Cache,
     *,
     weights: Path,
     stable_diffusion: Path,
@@ -84,7 +86,7 @@ def import_magicanimate(
     All are folders in the layout they have on the Hub. `halves`: the base is kept in float16, in which its authors compute.
     Returns the base's folder. Raises BaseError, OutputExistsError.
     """
-    require_name(name, overwrite)
+    require_name(cache, name, overwrite)
     unet = _unet(stable_diffusion / "unet", MAGICANIMATE)
     _require_same_shape(weights / "appearance_encoder", unet)
     encoder = pretrained.weight_file("unet", weights / "appearance_encoder")
@@ -115,6 +117,7 @@ def import_magicanimate(
         vae=vae,
     )
     return publish(
+        cache,
         config,
         EPS_LINEAR,
         parts,
@@ -126,6 +129,7 @@ def import_magicanimate(
 
 
 def import_animate_anyone(
+    cache: Cache,
     *,
     weights: Path,
     stable_diffusion: Path,
@@ -140,7 +144,7 @@ def import_animate_anyone(
     """Make `denoising_unet.pth`, `reference_unet.pth`, `pose_guider.pth` and `motion_module.pth` in `weights` the base `name`;
     as `import_magicanimate`. What the first does not have of the UNet is Stable Diffusion's.
     """
-    require_name(name, overwrite)
+    require_name(cache, name, overwrite)
     note = note or no_note
     unet = _unet(stable_diffusion / "unet", ANIMATE_ANYONE)
     denoising, reference, guider, motion = (
@@ -179,6 +183,7 @@ def import_animate_anyone(
         image_encoder=image_encoder,
     )
     return publish(
+        cache,
         config,
         V_ZERO_SNR,
         parts,
@@ -189,10 +194,14 @@ def import_animate_anyone(
     )
 
 
-IMPORTERS: dict[str, Callable[..., Path]] = {"magicanimate": import_magicanimate, "animate-anyone": import_animate_anyone}
+IMPORTERS: dict[str, Callable[..., Path]] = {
+    "magicanimate": import_magicanimate,
+    "animate-anyone": import_animate_anyone,
+}
 
 
 def import_published(
+    cache: Cache,
     kind: str,
     weights: Path,
     *,
@@ -211,7 +220,7 @@ def import_published(
     """
     if not weights.is_dir():
         raise BaseError(f"{weights} is no folder; download the weights of {kind} into one.")
-    require_name(name, overwrite)  # before anything is fetched
+    require_name(cache, name, overwrite)  # before anything is fetched
     fetching: dict[str, Any] = {"progress": progress, "note": note}
     needed: tuple[str, ...] = ("unet/config.json",)
     options: list[list[str]] = []
@@ -226,7 +235,7 @@ def import_published(
         files = [[f"image_encoder/{file}" for file in pretrained.WEIGHT_FILES["image_encoder"]]]
         encoder = pretrained.folder_of(image_encoder, IMAGE_ENCODER, ("image_encoder/config.json",), files, **fetching)
         folders["image_encoder"] = _inner(encoder, "image_encoder")
-    return IMPORTERS[kind](**folders, name=name, overwrite=overwrite, progress=progress, note=note)
+    return IMPORTERS[kind](cache, **folders, name=name, overwrite=overwrite, progress=progress, note=note)
 
 
 def _inner(folder: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ import torch
 
 from ...bases.config import BaseConfig, PoseWindow, TuningSettings
 from ...bases.registry import OFFICIAL_HOME
+from ...cache import Cache
 from ...errors import BaseError
 from ...reporting import Note, Progress, no_note
 from ...version import __version__
@@ -46,6 +47,7 @@ OFFICIAL = BaseConfig(
 
 
 def import_official(
+    cache: Cache,
     folder: Path,
     *,
     name: str,
@@ -62,7 +64,7 @@ def import_official(
     `epoch` chooses UNet and adapter, else the highest of each. All files are compared before anything is written, and
     at most one component is in memory at a time. Raises BaseError, OutputExistsError.
     """
-    require_name(name, overwrite)
+    require_name(cache, name, overwrite)
     note = note or no_note
     files = find_checkpoints(Path(folder), epoch)
     note("checkpoints: " + ", ".join(file.name for file in files.values()) + ".")
@@ -92,6 +94,7 @@ def import_official(
         },
     )
     return publish(
+        cache,
         config,
         schedule,
         {part: Part.read(part, modules[part], source) for part, source in sources.items()},
@@ -102,9 +105,13 @@ def import_official(
     )
 
 
-def import_downloaded(*, weights: Path, stable_diffusion: Path, image_encoder: Path, halves: bool, **options) -> Path:
+def import_downloaded(
+    cache: Cache, *, weights: Path, stable_diffusion: Path, image_encoder: Path, halves: bool, **options
+) -> Path:
     """As `import_official`, of folders that were just downloaded; always in the precision they come in, to be tuned."""
-    return import_official(weights, stable_diffusion=str(stable_diffusion), image_encoder=str(image_encoder), **options)
+    return import_official(
+        cache, weights, stable_diffusion=str(stable_diffusion), image_encoder=str(image_encoder), **options
+    )
 
 
 def find_checkpoints(folder: Path, epoch: int | None = None) -> dict[str, Path]:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
-from ... import cache
+from ...cache import file_digest
 from ...errors import MediaError, OutputError
 
 THREADS = 4  # hashing leaves the interpreter's lock, and disks like several readers
@@ -76,7 +76,7 @@ class Digests:
     def _read(self, path: str) -> str:
         place = os.path.abspath(path)
         stat = _stat(path, place)  # before it is read: what changes meanwhile is read again
-        digest = cache.file_digest(place)
+        digest = file_digest(place)
         found = (stat.st_size, stat.st_mtime_ns, digest)
         self._known[place] = found
         if time.time() - stat.st_mtime > SETTLED:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from typing import Any
 
+from ...cache import Cache
 from ...errors import EngineError
 from . import engine as engines
 from .engine import Event
@@ -29,7 +30,7 @@ SHOWN_LINES = 3
 class _Process:
     """A worker process and the threads that read what it says."""
 
-    def __init__(self, name: str, device: str, threads: int | None, events: queue.Queue):
+    def __init__(self, name: str, root: str, device: str, threads: int | None, events: queue.Queue):
         self.name, self.events, self.was_ready, self.step = name, events, False, None
         self.words: deque[str] = deque(maxlen=20)
         environment = dict(os.environ)
@@ -39,7 +40,7 @@ class _Process:
         if sys.platform == "win32":
             apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dreampose_cli.workflows.batch.worker", device],
+            [sys.executable, "-m", "dreampose_cli.workflows.batch.worker", root, device],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, encoding="utf-8", errors="surrogateescape", env=environment,
             **apart,  # Ctrl-C is for the driver, which tells the workers
@@ -94,8 +95,8 @@ class LocalEngine:
 
     name = "local"
 
-    def __init__(self, workers: int = 1, devices: list[str] | None = None, threads: int | None = None):
-        devices = devices or ["auto"]
+    def __init__(self, cache: Cache, workers: int = 1, devices: list[str] | None = None, threads: int | None = None):
+        self.cache, devices = cache, devices or ["auto"]
         self.devices = {f"{i + 1}": devices[i % len(devices)] for i in range(max(workers, len(devices)))}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         several = len(self.devices) > 1
@@ -109,7 +110,7 @@ class LocalEngine:
             self._spawn(name)
 
     def _spawn(self, name: str) -> None:
-        self._processes[name] = _Process(name, self.devices[name], self.threads, self._events)
+        self._processes[name] = _Process(name, str(self.cache.root), self.devices[name], self.threads, self._events)
 
     def submit(self, worker: str, step: str, task: dict[str, Any], ahead: dict[str, Any] | None) -> None:
         process = self._processes[worker]

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ...cache.filelock import hold
 from ...errors import OutputError
+from ...locks import hold
 from ...media.outputs import disk_full
 
 NAME = "manifest"

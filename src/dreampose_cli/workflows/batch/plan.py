@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ... import cache
 from ...bases.config import read_config
 from ...bases.fingerprint import fingerprint
 from ...bases.registry import resolve_base
+from ...cache import Cache
+from ...cache import key as cache_key
 from ...errors import OutputExistsError
 from ...poses.extraction import is_doodle_reader
 from ...poses.files import is_pose_source
@@ -75,8 +76,8 @@ class _Who:
 class Planner:
     """Makes plans. `done`: what earlier runs found out, by step id (`results_of`)."""
 
-    def __init__(self, digests: Digests, done: dict[str, str] | None = None, note: Note | None = None):
-        self.digests, self.done, self.note = digests, done or {}, note
+    def __init__(self, cache: Cache, digests: Digests, done: dict[str, str] | None = None, note: Note | None = None):
+        self.cache, self.digests, self.done, self.note = cache, digests, done or {}, note
         self._bases: dict[str | None, tuple[Path, str]] = {}
         self._people: dict[tuple, _Who] = {}
         self._poses: dict[tuple, str | None] = {}
@@ -130,7 +131,7 @@ class Planner:
     def _shard_of(self, job: Job, shards: int) -> int:
         """Which shard a job belongs to: all jobs with the same photos, or the same subject, to the same one."""
         content = [self.digests.head(photo) for photo in job.photos] or self._who(job).subject
-        return int(cache.key("shard", content), 16) % shards
+        return int(cache_key("shard", content), 16) % shards
 
     def _who(self, job: Job) -> _Who:
         mark = (job.photos, job.subject, id(job.options))
@@ -142,7 +143,7 @@ class Planner:
     def _subject(self, job: Job) -> _Who:
         """A subject that is in the cache, by its id, a name or a photo."""
         index = job.options.render.get("photo_index", 1)
-        record, home = find_subject(job.subject, job.options.base, index)
+        record, home = find_subject(self.cache, job.subject, job.options.base, index)
         return _Who(record.id, home, record.base["revision"], subject=record.id)
 
     def _photos(self, job: Job) -> _Who:
@@ -154,8 +155,8 @@ class Planner:
         how = self._tuning.get(id(options))
         if how is None:
             content = self._by_content(options, options.tune_content()) if options.tuned else None
-            how = self._tuning[id(options)] = cache.key(content, fingerprint, __version__).encode()
-        key = cache.key(_SUBJECT, how, digests.encode(), poses.encode())
+            how = self._tuning[id(options)] = cache_key(content, fingerprint, __version__).encode()
+        key = cache_key(_SUBJECT, how, digests.encode(), poses.encode())
         return _Who(key, base, fingerprint)
 
     def _digest(self, path: str) -> str:
@@ -171,7 +172,7 @@ class Planner:
 
     def _base(self, name: str | None) -> tuple[Path, str]:
         if name not in self._bases:
-            folder = resolve_base(name, self.note).absolute()
+            folder = resolve_base(self.cache, name, self.note).absolute()
             self._bases[name] = folder, fingerprint(folder)
         return self._bases[name]
 
@@ -181,9 +182,11 @@ class Planner:
         mark = (id(job.options), who.fingerprint)
         how = self._rendering.get(mark)
         if how is None:
-            how = cache.key(self._by_content(job.options, job.options.render_content()), who.fingerprint, __version__).encode()
+            how = cache_key(
+                self._by_content(job.options, job.options.render_content()), who.fingerprint, __version__
+            ).encode()
             self._rendering[mark] = how
-        return cache.key(_VIDEO, how, who.key.encode(), self._digest(job.poses).encode())
+        return cache_key(_VIDEO, how, who.key.encode(), self._digest(job.poses).encode())
 
     def _request(self, job: Job) -> dict[str, Any]:
         """What a video depends on, as its metadata will say it."""
@@ -215,7 +218,7 @@ class Planner:
             task["subject"] = who.subject
         elif options.tuned:
             known = self.done.get(who.key)
-            if known is not None and cache.get("subject", known) is not None:
+            if known is not None and self.cache.get("subject", known) is not None:
                 task["subject"] = known
             else:
                 needs.append(self._add_subject(plan, job, who, number))
@@ -225,7 +228,7 @@ class Planner:
             task["photo"], *task["photo_poses"] = map(os.path.abspath, of_photo)
         wanted = tuple(step for step in needs if step is not None)
         # Two places may ask for the same video: the step is that of the place.
-        id = cache.key(request["id"], job.output)
+        id = cache_key(request["id"], job.output)
         plan.steps[id] = Step(id, VIDEO, job.label, number, task, wanted)
 
     def _add_poses(self, plan: Plan, job: Job, who: _Who, number: int) -> str | None:
@@ -235,12 +238,12 @@ class Planner:
         mark = (job.poses, who.fingerprint, *options.values())
         if mark not in self._poses:
             content = self._by_content(job.options, options)
-            id = cache.key(POSES, [self._digest(job.poses), who.fingerprint, content, __version__])
+            id = cache_key(POSES, [self._digest(job.poses), who.fingerprint, content, __version__])
             known = self.done.get(id)
             estimator = options["estimator"]
             if (
                 is_pose_source(job.poses)
-                or (known is not None and cache.path_of("poses", known).exists())
+                or (known is not None and self.cache.path_of("poses", known).exists())
                 or (estimator is not None and is_doodle_reader(estimator))
                 or self._joint(who.base)
             ):

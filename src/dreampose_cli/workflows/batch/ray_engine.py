@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ... import cache
 from ...bases.registry import lasting_name
+from ...cache import Cache, export_entry, import_entry
 from ...errors import EngineError, sentence
 from ...media.atomic import atomic_folder, atomic_path
 from ...version import __version__
@@ -40,12 +40,13 @@ class RayEngine:
 
     def __init__(
         self,
+        cache: Cache,
         plan: Plan,
         address: str | None = None,
         workers: int | None = None,
         note: Callable[[str], None] | None = None,
     ):
-        self.plan, self.address, self.wanted, self.note = plan, address, workers, note
+        self.cache, self.plan, self.address, self.wanted, self.note = cache, plan, address, workers, note
         self._actors: dict[str, Any] = {}
         self._hosts: dict[str, str] = {}
         self._hellos: dict[Any, str] = {}  # by the reference to the answer
@@ -79,7 +80,9 @@ class RayEngine:
         actor = ray.remote(RayWorker).options(max_restarts=-1, max_concurrency=2, **share)
         for number in range(workers):
             name = str(number + 1)
-            self._actors[name] = actor.remote("auto" if gpus else "cpu", bases)
+            self._actors[name] = actor.remote(
+                "auto" if gpus else "cpu", bases, str(self.cache.root) if self._shared else None
+            )
             self._greet(name)
 
     def _connect(self, ray) -> None:
@@ -112,8 +115,8 @@ class RayEngine:
         """Ask every node what it has; EngineError says what they lack, before the first step."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        cache.ensure()
-        tokens = [folder / f".shared-{uuid.uuid4().hex}" for folder in (cache.root(), self.plan.folder)]
+        self.cache.ensure()
+        tokens = [folder / f".shared-{uuid.uuid4().hex}" for folder in (self.cache.root, self.plan.folder)]
         try:
             for token in tokens:
                 token.touch()
@@ -122,7 +125,9 @@ class RayEngine:
             for node in nodes:
                 there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
                 options = {"num_cpus": 0, "scheduling_strategy": there, "max_retries": 0}
-                request = look.options(**options).remote(bases, __version__, str(cache.root()), list(map(str, tokens)))
+                request = look.options(**options).remote(
+                    bases, __version__, str(self.cache.root), list(map(str, tokens))
+                )
                 asked[request] = node["NodeManagerAddress"]
             found, lacking = [], []
             until = time.monotonic() + LOOK_SECONDS
@@ -176,10 +181,10 @@ class RayEngine:
             wanted.append(("poses", task["poses_entry"]))
         found = []
         for kind, id in wanted:
-            entry = cache.get(kind, id) if id not in self._sent[worker] else None
+            entry = self.cache.get(kind, id) if id not in self._sent[worker] else None
             if entry is not None:
                 raw = io.BytesIO()
-                cache.export_entry(entry, raw)
+                export_entry(entry, raw)
                 found.append(raw.getvalue())
                 self._sent[worker].add(id)
         return found
@@ -245,9 +250,9 @@ class RayEngine:
     def _bring_home(self, task: dict[str, Any], made: bytes) -> None:
         """Put what a node made where it belongs here."""
         if task["kind"] in (SUBJECT, POSES):
-            kind, id, _, _ = cache.import_entry(io.BytesIO(made), "what a node sent")
+            kind, id, _, _ = import_entry(self.cache, io.BytesIO(made), "what a node sent")
             if kind == "subject" and os.path.isdir(task["base"]):
-                cache.note_place(id, Path(task["base"]))
+                self.cache.note_place(id, Path(task["base"]))
             return
         output = task["output"]
         os.makedirs(os.path.dirname(output.rstrip("/")), exist_ok=True)
@@ -260,12 +265,7 @@ class RayEngine:
                 (part / "made").rmdir()
         else:
             with atomic_path(output) as part:
-                folder = part.with_name(part.name + ".d")
-                try:
-                    os.replace(unpack(made, folder), part)
-                finally:
-                    with contextlib.suppress(OSError):
-                        folder.rmdir()
+                os.replace(unpack(made, part.with_name("made")), part)
 
     def _ask_for_progress(self) -> None:
         now = time.monotonic()

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import cache
 from ...bases.fingerprint import fingerprint as fingerprint_of
 from ...bases.registry import resolve_base
+from ...cache import Cache, export_entry, import_entry, user_cache
 from ...errors import BaseError, DreamposeError
 from ...version import __version__
 from .plan import POSES, SUBJECT, VIDEO
@@ -30,15 +30,15 @@ MARGIN = 1 << 30  # bytes that a node's disk should have free
 def look_around(bases: Sequence[Base], version: str, root: str, tokens: Sequence[str]) -> dict[str, Any]:
     """What this node lacks, in sentences, and whether it shares the driver's files: `root` is the driver's cache, and
     `tokens` are files in the cache and in the output folder."""
-    lacks = []
+    lacks, cache = [], user_cache()
     if version != __version__:
         lacks.append(f"has dreampose-cli {__version__}, and the driver {version}; install the same version")
     for base in bases:
         try:
-            local_base(base)
+            local_base(cache, base)
         except DreamposeError as error:
             lacks.append(str(error).rstrip("."))
-    home = cache.root()
+    home = cache.root
     above = next(path for path in (home, *home.parents) if path.exists())
     free = shutil.disk_usage(above).free
     if free < MARGIN:
@@ -47,13 +47,13 @@ def look_around(bases: Sequence[Base], version: str, root: str, tokens: Sequence
     return {"host": platform.node(), "lacks": lacks, "shared": shared, "cache": str(home), "free": free}
 
 
-def local_base(base: Base) -> str:
+def local_base(cache: Cache, base: Base) -> str:
     """Where this node has a base. Raises BaseError."""
     path, name, fingerprint = base
     found = []
     for candidate in (path, name):
         try:
-            folder = resolve_base(candidate)
+            folder = resolve_base(cache, candidate)
         except BaseError:
             continue
         if fingerprint_of(folder) == fingerprint:
@@ -64,13 +64,17 @@ def local_base(base: Base) -> str:
 
 
 class RayWorker:
-    """One worker of a cluster. It runs one step at a time, while it can be asked how far it is."""
+    """One worker of a cluster. It runs one step at a time, while it can be asked how far it is.
 
-    def __init__(self, device: str, bases: Sequence[Base]):
+    root: the driver's cache where the nodes share it, None for the node's own.
+    """
+
+    def __init__(self, device: str, bases: Sequence[Base], root: str | None):
         from .steps import StepRunner
 
-        self.runner = StepRunner(device)
-        self.bases = {base[0]: local_base(base) for base in bases}
+        self.cache = user_cache() if root is None else Cache(root)
+        self.runner = StepRunner(self.cache, device)
+        self.bases = {base[0]: local_base(self.cache, base) for base in bases}
         self.place = Path(tempfile.mkdtemp(prefix="dreampose-batch-"))
         self._progress: tuple[int, int | None, str] = (0, None, "")
         self._notes: list[str] = []
@@ -103,13 +107,13 @@ class RayWorker:
             return self.runner.run(task, ahead, self._report, self._note)
         with tempfile.TemporaryDirectory(dir=self.place) as folder:
             for entry in entries:
-                kind, id, _, _ = cache.import_entry(io.BytesIO(entry), "an entry from the driver")
+                kind, id, _, _ = import_entry(self.cache, io.BytesIO(entry), "an entry from the driver")
                 if kind == "subject":
-                    cache.note_place(id, Path(task["base"]))
+                    self.cache.note_place(id, Path(task["base"]))
             local = _placed(task, inputs, Path(folder))
             kind, data = self.runner.run(local, None, self._report, self._note)
             if "result" in data:
-                data["made"] = _made(local, data["result"])
+                data["made"] = _made(self.cache, local, data["result"])
             return kind, data
 
     def _report(self, done: int, total: int | None = None, note: str = "") -> None:
@@ -140,7 +144,7 @@ def _placed(task: dict[str, Any], inputs: dict[str, bytes], folder: Path) -> dic
     return local
 
 
-def _made(task: dict[str, Any], result: dict[str, Any]) -> bytes:
+def _made(cache: Cache, task: dict[str, Any], result: dict[str, Any]) -> bytes:
     """What a step has made: a video, or an entry of the cache."""
     if task["kind"] == VIDEO:
         return pack(task["output"].rstrip("/"))
@@ -148,7 +152,7 @@ def _made(task: dict[str, Any], result: dict[str, Any]) -> bytes:
     entry = cache.get(kind, result[kind])
     assert entry is not None  # the step has just made it
     raw = io.BytesIO()
-    cache.export_entry(entry, raw)
+    export_entry(entry, raw)
     return raw.getvalue()
 
 

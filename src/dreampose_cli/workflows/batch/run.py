@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...cache import Cache, user_cache
 from ...errors import OutputError, UsageError
 from ...reporting import Note, Progress
 from .digests import Digests
@@ -51,16 +52,23 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, what it will take, and what was measured before; free: bytes of the folder's disk; the inputs' digests."""
+    """A plan, what it will take, and what was measured before; free: bytes of the folder's disk; the inputs' digests; the cache."""
 
     plan: Plan
     forecast: Forecast
     measured: Measured
     free: int
     digests: Digests
+    cache: Cache
 
 
-def plan_batch(options: BatchOptions, progress: Progress | None = None, note: Note | None = None) -> Planned:
+def plan_batch(
+    options: BatchOptions,
+    progress: Progress | None = None,
+    note: Note | None = None,
+    *,
+    cache: Cache | None = None,
+) -> Planned:
     """What is missing, and what it will take. Writes nothing. Raises UsageError, MediaError, BaseError, SubjectError,
     OutputError, OutputExistsError."""
     folder = _folder(options)
@@ -69,10 +77,11 @@ def plan_batch(options: BatchOptions, progress: Progress | None = None, note: No
     if folder.is_dir():  # line by line: of a large catalogue the manifest is larger than all else
         done = results_of(measured.through(read_lines(folder, "done")))
     digests = Digests(folder / DIGESTS)
-    planner = Planner(digests, done, note)
+    cache = cache or user_cache()
+    planner = Planner(cache, digests, done, note)
     plan = planner.plan(jobs, folder, shard=options.shard, overwrite=options.overwrite, progress=progress)
     above = next(path for path in (folder, *folder.parents) if path.exists())
-    return Planned(plan, forecast(plan, measured), measured, shutil.disk_usage(above).free, digests)
+    return Planned(plan, forecast(plan, measured), measured, shutil.disk_usage(above).free, digests, cache)
 
 
 def run_batch(options: BatchOptions, planned: Planned, listener: Listener, on_driver=None) -> Summary:
@@ -92,13 +101,13 @@ def make_engine(options: BatchOptions, planned: Planned, note: Note | None = Non
     """The engine that was asked for, not started yet."""
     kind, _, address = options.engine.partition("=")
     if kind == "local" and not address:
-        return LocalEngine(options.workers or 1, list(options.devices), options.threads)
+        return LocalEngine(planned.cache, options.workers or 1, list(options.devices), options.threads)
     if kind == "ray":
         if options.devices:
             raise UsageError("--devices is for the local engine; a cluster knows its own devices.")
         from .ray_engine import RayEngine
 
-        return RayEngine(planned.plan, address or None, options.workers, note)
+        return RayEngine(planned.cache, planned.plan, address or None, options.workers, note)
     raise UsageError(f"there is no engine {options.engine!r}; choose local, ray or ray=ADDRESS.")
 
 

@@ -15,6 +15,7 @@ import torch
 from ...bases.config import read_config
 from ...bases.fingerprint import fingerprint
 from ...bases.registry import resolve_base
+from ...cache import Cache
 from ...device import pick_device, release
 from ...errors import BaseError, MediaError
 from ...networks.model_cache import ModelCache
@@ -35,8 +36,8 @@ GIVEN_UP = 60.0  # seconds to wait for poses that were begun ahead, before they 
 class StepRunner:
     """Runs steps one after the other on `device`. The base stays in memory from one to the next."""
 
-    def __init__(self, device: str = "auto"):
-        self.device = device
+    def __init__(self, cache: Cache, device: str = "auto"):
+        self.cache, self.device = cache, device
         self.models = ModelCache(keep=True)
         self.digests = Digests()
         self._ahead: tuple[str, threading.Thread] | None = None
@@ -72,7 +73,7 @@ class StepRunner:
         return pick_device(self.device).type != "cpu"
 
     def _base(self, task: dict[str, Any]) -> Path:
-        folder = resolve_base(task["base"])
+        folder = resolve_base(self.cache, task["base"])
         if fingerprint(folder) != task["base_fingerprint"]:
             raise BaseError(
                 f"the base in {folder} has changed since the batch was planned; run the same command again."
@@ -95,6 +96,7 @@ class StepRunner:
         config, options, began = read_config(base), dict(task["options"]), time.time()
         windows = config.poses
         sequence, _, _ = load_poses(
+            self.cache,
             Path(task["poses"]),
             estimator=options.pop("estimator") or config.estimator,
             kind=None,
@@ -129,7 +131,9 @@ class StepRunner:
             device=self.device,
             **task["options"],
         )
-        subject = tune(options, model_cache=None if low else self.models, progress=progress, note=note)
+        subject = tune(
+            options, cache=self.cache, model_cache=None if low else self.models, progress=progress, note=note
+        )
         size = sum(path.stat().st_size for path in subject.path.iterdir() if path.is_file())
         return {"subject": subject.id, "bytes": size, "cached": subject.cached}
 
@@ -148,7 +152,9 @@ class StepRunner:
             [Path(task["poses"])], task["output"], device=self.device, overwrite=there, **who, **given
         )
         about = {REQUEST: task[REQUEST]}
-        made = render(options, model_cache=self.models, extra_metadata=about, progress=progress, note=note)
+        made = render(
+            options, cache=self.cache, model_cache=self.models, extra_metadata=about, progress=progress, note=note
+        )
         return {"frames": made.frames, "poses": task["poses_digest"], "bytes": _size(task["output"])}
 
 

@@ -47,8 +47,8 @@ class Line:
         return report
 
 
-def main(device: str) -> int:
-    """Work until stdin ends."""
+def main(root: str, device: str) -> int:
+    """Work until stdin ends, with the cache in `root`."""
     back = Line(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)  # what libraries print must not come between the messages
     if not sys.warnoptions:
@@ -56,9 +56,10 @@ def main(device: str) -> int:
     tasks: queue.Queue = queue.Queue()
     threading.Thread(target=_read, args=(tasks,), name="tasks", daemon=True).start()
     try:
+        from ...cache import Cache
         from .steps import StepRunner
 
-        runner = StepRunner(device)
+        runner = StepRunner(Cache(root), device)
         back.say("ready", host=platform.node(), pid=os.getpid())
         while (message := tasks.get()) is not None:
             task, step = message["task"], message["task"]["id"]
@@ -85,6 +86,6 @@ def _read(tasks: queue.Queue) -> None:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1] if len(sys.argv) > 1 else "auto")
+    code = main(sys.argv[1], sys.argv[2])
     sys.stderr.flush()
     os._exit(code)  # threads of libraries may not want to end
