@@ -250,7 +250,7 @@ def test_the_photos_pose_is_estimated_only_when_it_is_needed(poses, monkeypatch)
     from dreampose_cli.inference import alignment as module
 
     asked = []
-    monkeypatch.setattr(module, "estimate_photo", lambda picture, *rest: asked.append(picture.shape) or poses[0])
+    monkeypatch.setattr(module, "estimate_photo", lambda cache, picture, *rest: asked.append(picture.shape) or poses[0])
     unknown = subject_of(np.zeros((3, 160, 128), np.float32))
     same = PosesInMemory(poses, 12.0)
     assert place(user_cache(), same, unknown) == (same, None) and not asked

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+import types
 from collections import deque
 
 import numpy as np
@@ -243,7 +244,7 @@ def test_a_subject_that_an_earlier_run_tuned_is_not_planned(place, tiny_base, mo
         [{"event": "done", "kind": "subject", "step": subject.id, "result": {"subject": "0123456789abcdef"}}]
     )
     assert plan(jobs, done=done).count("subject") == 1  # the cache does not have it any more
-    monkeypatch.setattr("dreampose_cli.cache.get", lambda kind, id: (kind, id))
+    monkeypatch.setattr("dreampose_cli.cache.Cache.get", lambda self, kind, id: (kind, id))
     (step,) = plan(jobs, done=done).steps.values()
     assert step.task["subject"] == "0123456789abcdef"
 
@@ -318,8 +319,8 @@ def test_inputs_are_hashed_once_until_they_change(place, monkeypatch):
     reads = []
     from dreampose_cli.workflows.batch import digests
 
-    real = digests.cache.file_digest
-    monkeypatch.setattr(digests.cache, "file_digest", lambda path: reads.append(path) or real(path))
+    real = digests.file_digest
+    monkeypatch.setattr(digests, "file_digest", lambda path: reads.append(path) or real(path))
     assert Digests(place / "digests.jsonl").of("a.jpg") == digest and not reads
     (place / "a.jpg").write_bytes(b"different")
     assert Digests(place / "digests.jsonl").of("a.jpg") != digest and len(reads) == 1
@@ -577,8 +578,9 @@ def test_a_large_jobs_file_is_read_line_by_line(place):
 def test_engines_are_named(place, tiny_base):
     from dreampose_cli.workflows.batch.run import BatchOptions, make_engine
 
-    assert make_engine(BatchOptions("out", workers=3), None).devices == {"1": "auto", "2": "auto", "3": "auto"}
-    two = make_engine(BatchOptions("out", devices=["cuda:0", "cuda:1"]), None)
+    planned = types.SimpleNamespace(cache=user_cache())
+    assert make_engine(BatchOptions("out", workers=3), planned).devices == {"1": "auto", "2": "auto", "3": "auto"}
+    two = make_engine(BatchOptions("out", devices=["cuda:0", "cuda:1"]), planned)
     assert two.devices == {"1": "cuda:0", "2": "cuda:1"} and two.threads
     with pytest.raises(UsageError, match="no engine 'spark'"):
-        make_engine(BatchOptions("out", engine="spark"), None)
+        make_engine(BatchOptions("out", engine="spark"), planned)

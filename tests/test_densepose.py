@@ -108,7 +108,7 @@ def scripted(tmp_path_factory):
 def trusted(monkeypatch, request):
     """The files here are our own; the tests of trust itself leave it out."""
     if "untrusted" not in request.fixturenames:
-        monkeypatch.setattr(densepose, "require_trusted", lambda file: None)
+        monkeypatch.setattr(densepose, "require_trusted", lambda cache, file: None)
 
 
 @pytest.fixture

@@ -384,7 +384,7 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_pat
     import errno
     from pathlib import Path
 
-    from dreampose_cli.media import atomic
+    from dreampose_cli.media import outputs
     from dreampose_cli.networks.storage import load_base
     from dreampose_cli.poses.files import PoseWriter
     from dreampose_cli.training.denoising import encode_frames
@@ -393,7 +393,7 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_pat
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
-            raise atomic.disk_full(self._path) from error
+            raise outputs.disk_full(self._path) from error
 
     shutil.copy(sorted((clips / "train").iterdir())[0] / "video.mp4", tmp_path / "a.mp4")
     monkeypatch.setattr(PoseWriter, "append", full)
