@@ -156,13 +156,13 @@ def test_checkpoints_from_the_drive_are_unpacked_flat_and_nothing_else_is(drive_
         ("DreamPose/readme.txt", b"hello"),
     )
     seen = []
-    folder = drive.fetch("ID", "dreampose", tmp_path, progress=lambda *a: seen.append(a))
+    folder = drive.fetch(store.user_cache(), "ID", "dreampose", tmp_path, progress=lambda *a: seen.append(a))
     assert {path.name: path.stat().st_size for path in folder.iterdir()} == {
         "unet_epoch_20.pth": 5000, "adapter_20.pth": 100,
     }  # fmt: skip
     assert not (tmp_path.parent / "evil.py").exists() and not (tmp_path / "drive.zip").exists()
     assert seen and seen[-1][2] == "MB from Google Drive"
-    assert drive.fetch("ID", "dreampose", tmp_path) == folder  # once
+    assert drive.fetch(store.user_cache(), "ID", "dreampose", tmp_path) == folder  # once
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_what_is_not_the_file_is_refused_with_the_link(drive_file, tmp_path, con
     if content:
         path.write_bytes(content)
     with pytest.raises(BaseError, match=said) as caught:
-        drive.fetch("ID", "dreampose", tmp_path)
+        drive.fetch(store.user_cache(), "ID", "dreampose", tmp_path)
     assert "https://drive.google.com/file/d/ID/view" in str(caught.value)
     assert "dreampose base import FOLDER --name dreampose" in str(caught.value)
 
@@ -190,13 +190,13 @@ def test_a_drive_that_refuses_is_one_sentence_with_the_link(monkeypatch, tmp_pat
 
     monkeypatch.setattr(gdown, "download", refuse)
     with pytest.raises(BaseError, match="its quota is used up.*https://drive.google.com/file/d/ID/view.*base import"):
-        drive.fetch("ID", "dreampose", tmp_path)
+        drive.fetch(store.user_cache(), "ID", "dreampose", tmp_path)
 
 
 def test_without_gdown_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gdown", None)
     with pytest.raises(BaseError, match=r"dreampose-cli\[drive\]"):
-        drive.fetch("ID", "dreampose", tmp_path)
+        drive.fetch(store.user_cache(), "ID", "dreampose", tmp_path)
 
 
 def test_what_the_drive_gives_is_imported_with_the_rest_from_the_hub(people, drive_file, monkeypatch, tmp_path):

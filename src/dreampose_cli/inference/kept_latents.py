@@ -31,7 +31,7 @@ class Progressed:
 
 
 class KeptLatents:
-    """What `latest` was last told, in memory and, where there is a `file` in a `cache`, there; `plan` says what windows a step has."""
+    """What `latest` was last told, in memory and in `file`, of a `cache`, where there is one; `plan`: the windows of a step."""
 
     def __init__(self, file: Path | None, plan: tuple[int, int] = (0, 0), cache: Cache | None = None) -> None:
         self.cache, self.file, self.plan = cache, file, plan

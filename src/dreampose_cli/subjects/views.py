@@ -47,7 +47,7 @@ def read_views(
     For a base that follows keypoints poses are their drawings, (N, 3, H, W) in [0, 1], and photos are used whole.
     """
     if config.poses.kind == "keypoints":
-        return _drawn_views(config, photos, pictures, poses, estimator, device, note)
+        return _drawn_views(cache, config, photos, pictures, poses, estimator, device, note)
     fitted, frames, crops = [], [], []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
         if poses:
@@ -79,6 +79,7 @@ def read_views(
 
 
 def _drawn_views(
+    cache: Cache,
     config: BaseConfig,
     photos: Sequence[Path],
     pictures: Sequence[np.ndarray],
@@ -90,7 +91,7 @@ def _drawn_views(
     fitted, drawn = [], []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
         source = poses[i] if poses else path
-        found, _, _ = load_poses(source, estimator=estimator, kind="keypoints", device=device, note=note)
+        found, _, _ = load_poses(cache, source, estimator=estimator, kind="keypoints", device=device, note=note)
         skeleton = draw_skeleton(found.frame(0), found.size)
         if not skeleton.any():
             raise NoPersonError(f"there is nobody to be seen in {source}.")

@@ -137,7 +137,7 @@ def _denoise(
         offload(*(network.module(name) for name in network.encoders if name.partition(".")[0] not in network.away))
     portions = plan_clip(network, size, settings.window, settings.overlap, used, options.memory)
     file = None if kept is None or kept.file is None else kept.file.with_name(LATENTS)
-    latents = KeptLatents(file, (portions.window, portions.overlap), kept.cache)
+    latents = KeptLatents(file, (portions.window, portions.overlap), kept.cache if kept is not None else None)
     if latents.latest is not None:
         note(f"the render resumes in step {min(latents.latest.state.step + 1, plan.steps)} of {plan.steps}.")
     while True:
