@@ -559,7 +559,7 @@ def test_a_checkpoint_without_motion_modules_is_said(sources, tmp_path):
     source = copied(sources["magicanimate"], tmp_path)
     tiny_hub.write_weights(source.weights / "temporal_attention/temporal_attention.ckpt", {"conv_in.bias": torch.ones(32)})
     with pytest.raises(BaseError, match="holds no motion modules .*without them a video flickers"):
-        import_magicanimate(**vars(source), name="still")
+        import_magicanimate(user_cache(), **vars(source), name="still")
 
 
 def test_a_text_encoder_of_another_width_is_said(sources, tmp_path):
@@ -574,7 +574,7 @@ def test_a_text_encoder_of_another_width_is_said(sources, tmp_path):
     shutil.rmtree(tmp_path / "sd/text_encoder")
     CLIPTextModel(wide).save_pretrained(tmp_path / "sd/text_encoder")
     with pytest.raises(BaseError, match="width 32, but those of .*text_encoder are 48 wide"):
-        import_magicanimate(**vars(source) | {"stable_diffusion": tmp_path / "sd"}, name="wide")
+        import_magicanimate(user_cache(), **vars(source) | {"stable_diffusion": tmp_path / "sd"}, name="wide")
 
 
 def test_too_little_disk_for_an_import_is_said_before_anything_is_written(sources, monkeypatch, cache):
@@ -585,7 +585,7 @@ def test_too_little_disk_for_an_import_is_said_before_anything_is_written(source
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(importing.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     with pytest.raises(BaseError, match="GB free; make room, or set DREAMPOSE_CACHE"):
-        import_magicanimate(**vars(sources["magicanimate"]), name="full")
+        import_magicanimate(user_cache(), **vars(sources["magicanimate"]), name="full")
     assert not (cache / "bases" / "full").exists()
 
 

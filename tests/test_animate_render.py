@@ -12,6 +12,7 @@ from PIL import Image
 import animate_reference as plain
 import tiny_hub
 from dreampose_cli.__main__ import main
+from dreampose_cli.cache import user_cache
 from dreampose_cli.poses.control_picture import VIRIDIS
 
 WIDTH, HEIGHT, FRAMES = 64, 80, 6
@@ -301,7 +302,7 @@ def copy_base(bases):
 
     from dreampose_cli import cache
 
-    with cache.publish_folder("base", "magic") as target:
+    with cache.user_cache().publish_folder("base", "magic") as target:
         shutil.copytree(bases / "bases" / "magic", target, dirs_exist_ok=True)
 
 
@@ -408,7 +409,7 @@ def test_several_people_are_said_and_the_largest_is_followed(tmp_path, monkeypat
         torch.jit.save(torch.jit.script(People()), tmp_path / "people.torchscript")
     media.write_frames(tmp_path / "two.mp4", [picture(red(10), blue(50))] * 2, fps=10.0)
     notes: list[str] = []
-    found, _, _ = load_poses(tmp_path / "two.mp4", estimator=str(tmp_path / "people.torchscript"), note=notes.append)
+    found, _, _ = load_poses(user_cache(), tmp_path / "two.mp4", estimator=str(tmp_path / "people.torchscript"), note=notes.append)
     assert any("shows up to 2 people at once; the largest is followed" in note for note in notes)
     columns = np.flatnonzero((found.frame(0)[0] > 0).any(0))
     assert columns.min() >= 8 and columns.max() < 34  # the red one

@@ -115,9 +115,9 @@ def _poses(
     return sequence, estimator
 
 
-def look_for_somebody(photo: Path, estimator: str, device: str, note: Note) -> None:
+def look_for_somebody(cache: Cache, photo: Path, estimator: str, device: str, note: Note) -> None:
     """A warning where the estimator that found the dancer finds nobody in the photo: then nobody will dance."""
     try:
-        estimate_photo(media.read_photo(photo), photo, estimator, device)
+        estimate_photo(cache, media.read_photo(photo), photo, estimator, device)
     except NoPersonError as error:
         note(Caution(f"{error} The video will show nobody either; give a photo of a person, as a whole and large."))

@@ -221,7 +221,7 @@ def render_clips(
         )
     estimator = next((clip.estimator for clip in clips if clip.estimator), None)
     if estimator is not None and options.photo is not None:
-        look_for_somebody(options.photo, estimator, options.device, note)
+        look_for_somebody(cache, options.photo, estimator, options.device, note)
     model_cache = model_cache or ModelCache(lean=options.memory == "low")
     if request.record is None:
         assert options.photo is not None  # `read_request` has opened it

@@ -78,16 +78,16 @@ def read_request(
     return request
 
 
-def _subject(options: RenderOptions) -> tuple[SubjectRecord, Path]:
+def _subject(cache: Cache, options: RenderOptions) -> tuple[SubjectRecord, Path]:
     """The subject, and its base; where there is none and none was named, a base that needs no tuning asks for a photo."""
     try:
-        return find_subject(options.subject, options.base, options.photo_index)
+        return find_subject(cache, options.subject, options.base, options.photo_index)
     except SubjectError as error:
-        name = options.base or default_base(options.device).name
-        published = None if is_here(name) else PUBLISHED.get(name)
-        if options.subject is not None or (published is None and not is_here(name)):
+        name = options.base or default_base(cache, options.device).name
+        published = None if is_here(cache, name) else PUBLISHED.get(name)
+        if options.subject is not None or (published is None and not is_here(cache, name)):
             raise
-        if published.tuning if published else read_config(resolve_base(name)).network.needs_tuning:
+        if published.tuning if published else read_config(resolve_base(cache, name)).network.needs_tuning:
             raise
         raise UsageError(
             f"who is to be rendered? The base {name} needs no tuning: name a photo with --photo (a subject that was tuned on "
