@@ -1,6 +1,7 @@
 """MagicAnimate at its real size (Stable Diffusion 1.5 with 20 motion modules, 512x512) without its weights.
 
     python benchmarks/full_animate.py import FOLDER     # write the published layout with random weights, and import it
+                                                        # (`layout FOLDER` does the first alone)
     python benchmarks/full_animate.py window            # one window of one step on the CPU or a GPU
 
 What can be measured on it is time and memory, never quality. `import` needs 14 GB of disk in FOLDER and about as little
@@ -103,7 +104,8 @@ def write_layout(folder: Path) -> None:
     tiny_hub.write_weights(sd / "unet" / "diffusion_pytorch_model.fp16.safetensors", fill(unet, torch.float16))
     vocabulary = tiny_hub.write_tokenizer(sd / "tokenizer")
     encoder = CLIPTextModel(CLIPTextConfig(vocab_size=vocabulary, hidden_size=768, intermediate_size=3072,
-                                           num_hidden_layers=12, num_attention_heads=12))  # fmt: skip
+                                           num_hidden_layers=12, num_attention_heads=12,
+                                           bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1))  # fmt: skip
     encoder.config.save_pretrained(sd / "text_encoder")
     tiny_hub.write_weights(sd / "text_encoder" / "model.fp16.safetensors", encoder.half().state_dict())
     tiny_hub.write_config(vae, auto)
@@ -120,18 +122,18 @@ class _Filled(dict):
 def measure_import(folder: Path) -> dict:
     """Write the layout if it is not there, then import it in a process of its own and read its peak."""
     if not (folder / "vae" / "config.json").is_file():
-        write_layout(folder)
+        subprocess.run([sys.executable, __file__, "layout", str(folder)], check=True)  # whose memory is given back
     script = (
-        "import sys, resource, json, time; from pathlib import Path\n"
+        "import sys, json, time; from pathlib import Path\n"
         "from dreampose_cli.networks.animate.importers import import_magicanimate\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; began = time.monotonic()\n"
+        "def peak():  # of this process alone: getrusage knows that of its parent too\n"
+        "    return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')) / 1e6\n"
+        "before = peak(); began = time.monotonic()\n"
         "f = Path(sys.argv[1])\n"
         "path = import_magicanimate(weights=f / 'MagicAnimate', stable_diffusion=f / 'stable-diffusion', vae=f / 'vae',\n"
         "    name='full', halves=True, overwrite=True)\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "size = sum(p.stat().st_size for p in path.rglob('*.safetensors'))\n"
-        "anonymous = [l for l in open('/proc/self/status') if l.startswith(('RssAnon', 'VmHWM'))]\n"
-        "print(json.dumps({'seconds': round(time.monotonic() - began, 1), 'peak_gb': peak / 1e6, 'imports_gb': before / 1e6,\n"
+        "print(json.dumps({'seconds': round(time.monotonic() - began, 1), 'peak_gb': peak(), 'imports_gb': before,\n"
         "    'base_gb': size / 1e9}))\n"
     )
     environment = {**os.environ, "DREAMPOSE_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
@@ -173,7 +175,7 @@ def measure_window(device: str, dtype: torch.dtype, frames: int, side: int, low:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("import", "window"))
+    parser.add_argument("what", choices=("layout", "import", "window"))
     parser.add_argument("folder", nargs="?", type=Path, default=Path("full-animate"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
@@ -181,6 +183,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--low", action="store_true", help="branches in turn, and on a GPU modules put away")
     chosen = parser.parse_args()
+    if chosen.what == "layout":
+        write_layout(chosen.folder)
+        return
     if chosen.what == "import":
         found = measure_import(chosen.folder)
     else:

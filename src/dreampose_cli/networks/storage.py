@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ..bases.families import find, network_class
 from ..bases.schedule import SCHEDULER_FILE, read_schedule
 from ..errors import BaseError
 from .network import AnyModule, Network
+from .weight_files import open_to_readers
 
 
 def load_base(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
@@ -141,9 +141,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype |
     file.parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in tensors.items()}
     save_file(tensors, file, metadata={"format": "pt"})
-    mask = os.umask(0)  # there is no other way to ask for it; safetensors writes for the owner alone
-    os.umask(mask)
-    file.chmod(0o666 & ~mask)
+    open_to_readers(file)
 
 
 def fingerprint(modules: Mapping[str, AnyModule], *depends_on: Any) -> str:

@@ -6,6 +6,7 @@ unpickler, which knows tensors and nothing else, after a look at the zip; there 
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -142,6 +143,14 @@ def write_weights(tensors: Mapping[str, Tensor], file: Path, dtype: torch.dtype 
         storages.add(tensor.untyped_storage().data_ptr())
         whole[name] = tensor
     save_file(whole, file, metadata={"format": "pt"})
+    open_to_readers(file)
+
+
+def open_to_readers(file: Path) -> None:
+    """The permissions of any new file, since safetensors writes for the owner alone."""
+    mask = os.umask(0)  # there is no other way to ask for it
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

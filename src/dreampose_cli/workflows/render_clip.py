@@ -131,10 +131,13 @@ def _denoise(
     settings, size = plan.settings, plan.config.resolution
     branches = network.branches(plan.guidance)
     used = sum(branch.weight != 0.0 for branch in branches)
+    encoders = [network.module(name) for name in network.encoders if name.partition(".")[0] not in network.away]
+    for module in encoders:
+        module.to(network.device)  # where a clip before this one has put them away
     with torch.inference_mode():
         reference = network.reference(views)
     if options.memory == "low":
-        offload(*(network.module(name) for name in network.encoders if name.partition(".")[0] not in network.away))
+        offload(*encoders)
     portions = plan_clip(network, size, settings.window, settings.overlap, used, options.memory)
     file = None if kept is None or kept.file is None else kept.file.with_name(LATENTS)
     latents = KeptLatents(file, (portions.window, portions.overlap), kept.cache if kept is not None else None)

@@ -63,7 +63,7 @@ def tune(
     _check(options)
     if to_download(cache, options.base):
         _open_photos(options)
-    folder = resolve_base(cache, options.base, note, progress)
+    folder = resolve_base(cache, options.base, note, progress, options.device)
     config = read_config(folder)
     estimator = options.estimator or config.estimator
     settings = resolve_settings(config.tuning, options)
