@@ -125,12 +125,13 @@ def measure_import(folder: Path) -> dict:
         subprocess.run([sys.executable, __file__, "layout", str(folder)], check=True)  # whose memory is given back
     script = (
         "import sys, json, time; from pathlib import Path\n"
+        "from dreampose_cli.cache import user_cache\n"
         "from dreampose_cli.networks.animate.importers import import_magicanimate\n"
         "def peak():  # of this process alone: getrusage knows that of its parent too\n"
         "    return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')) / 1e6\n"
         "before = peak(); began = time.monotonic()\n"
         "f = Path(sys.argv[1])\n"
-        "path = import_magicanimate(weights=f / 'MagicAnimate', stable_diffusion=f / 'stable-diffusion', vae=f / 'vae',\n"
+        "path = import_magicanimate(user_cache(), weights=f / 'MagicAnimate', stable_diffusion=f / 'stable-diffusion', vae=f / 'vae',\n"
         "    name='full', halves=True, overwrite=True)\n"
         "size = sum(p.stat().st_size for p in path.rglob('*.safetensors'))\n"
         "print(json.dumps({'seconds': round(time.monotonic() - began, 1), 'peak_gb': peak(), 'imports_gb': before,\n"
