@@ -421,7 +421,7 @@ def test_a_region_that_cuts_the_person_is_widened(poses, monkeypatch):
     legs[:, :110] = 0  # all that was seen from afar
     seen = []
 
-    def estimate(picture, path, estimator, device, note=None):
+    def estimate(cache, picture, path, estimator, device, note=None):
         seen.append(picture.shape)
         found = np.repeat(picture[None, ..., 0] / 10, 3, 0).astype(np.float32)
         return legs if len(seen) == 1 else found

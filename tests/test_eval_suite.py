@@ -41,7 +41,7 @@ def dataset(tmp_path_factory):
 def exact_photo_poses(monkeypatch, dataset):
     """The estimator of mannequins knows 128 x 160: the poses of tiny photos are the clip's."""
 
-    def estimate(picture, path, estimator, device, note=None):
+    def estimate(cache, picture, path, estimator, device, note=None):
         path = Path(path)
         return open_poses(dataset / "test" / path.parent.name / "video.poses").frame(int(path.stem))
 

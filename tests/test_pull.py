@@ -213,7 +213,7 @@ def test_what_the_drive_gives_is_imported_with_the_rest_from_the_hub(people, dri
     drive_file(("c/unet_epoch_5.pth", b"u"), ("c/adapter_5.pth", b"a"))
     given = {}
 
-    def imported(folder, **options):
+    def imported(cache, folder, **options):
         given.update(options, files=sorted(path.name for path in folder.iterdir()))
         given["sd"] = sorted(p.name for p in Path(options["stable_diffusion"]).rglob("*.safetensors"))
         with store.user_cache().publish_folder("base", options["name"]) as target:
