@@ -401,7 +401,7 @@ def test_several_people_are_said_and_the_largest_is_followed(tmp_path, monkeypat
     from test_densepose import People, blue, picture, red
 
     densepose.ensure_torchvision_operators()
-    monkeypatch.setattr(densepose, "require_trusted", lambda file: None)
+    monkeypatch.setattr(densepose, "require_trusted", lambda *_: None)
     import warnings
 
     with warnings.catch_warnings():
