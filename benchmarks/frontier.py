@@ -162,6 +162,7 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     """One subject: for each setting scores, rows and seconds a frame; and a picture of each for the sheet."""
     import numpy as np
     import torch
+    from poses_in_memory import PosesInMemory
 
     from dreampose_cli.device import pick_device
     from dreampose_cli.inference.clip import pose_windows
@@ -171,7 +172,6 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     from dreampose_cli.mannequins.subject import draw_subject
     from dreampose_cli.media.fitting import fit_pose
     from dreampose_cli.networks.storage import load_base
-    from dreampose_cli.poses.sequence import PosesInMemory
     from dreampose_cli.subjects.views import Views
     from dreampose_cli.training.tuning import fit_subject
     from dreampose_cli.workflows.options import TuneOptions

@@ -99,6 +99,7 @@ class Evaluated:
 def evaluate(chosen: argparse.Namespace, base: Path, preset, sampling: dict, index: int, work: Path) -> Evaluated:
     """Draw subject `index`, tune it once, and render it before, between and after the phases."""
     import numpy as np
+    from poses_in_memory import PosesInMemory
 
     from dreampose_cli import media
     from dreampose_cli.device import pick_device
@@ -108,7 +109,6 @@ def evaluate(chosen: argparse.Namespace, base: Path, preset, sampling: dict, ind
     from dreampose_cli.networks.storage import load_base
     from dreampose_cli.poses.estimator import load_estimator
     from dreampose_cli.poses.files import PoseWriter
-    from dreampose_cli.poses.sequence import PosesInMemory
     from dreampose_cli.subjects.views import read_views
     from dreampose_cli.training.tuning import fit_subject
 

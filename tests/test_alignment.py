@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from poses_in_memory import PosesInMemory
 
 from dreampose_cli import cache as store
 from dreampose_cli import media
@@ -23,7 +24,7 @@ from dreampose_cli.media.fitting import FILLED, SMALL, Crop, Fit, body_box, fit_
 from dreampose_cli.networks.dreampose.presets import MINI
 from dreampose_cli.poses.files import PoseWriter, open_poses
 from dreampose_cli.poses.photo import estimate_photo
-from dreampose_cli.poses.sequence import PoseSequence, PosesInMemory, subsequence
+from dreampose_cli.poses.sequence import PoseSequence, subsequence
 from dreampose_cli.subjects import views as reading
 from dreampose_cli.subjects.loading import LoadedSubject, find_subject, load_photo, load_subject
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions

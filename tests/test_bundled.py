@@ -83,12 +83,12 @@ def test_larger_pictures_with_room_around_the_figure():
 
 def test_the_untuned_base_beats_the_copied_photo(tmp_path):
     import torch
+    from poses_in_memory import PosesInMemory
 
     from dreampose_cli.evaluation.metrics import ssim
     from dreampose_cli.inference.clip import pose_windows
     from dreampose_cli.inference.denoise import RenderSettings, prepare, render_batch
     from dreampose_cli.networks.storage import load_base
-    from dreampose_cli.poses.sequence import PosesInMemory
 
     base = load_base(bundled())
     copied, rendered = [], []

@@ -17,7 +17,7 @@ from dreampose_cli.evaluation.frame_pairs import AlignedFrames, resize, scored_s
 from dreampose_cli.evaluation.metric_registry import METRICS, NETWORK_METRICS, parse_limits, parse_metrics, parse_size
 from dreampose_cli.evaluation.pairing import find_pairs
 from dreampose_cli.evaluation.scoring import evaluate
-from dreampose_cli.evaluation.warping import warp_error
+from dreampose_cli.evaluation.warping import warp_errors
 from dreampose_cli.poses.files import PoseWriter
 
 KEYS = [
@@ -354,12 +354,12 @@ def textured(shift, frames=4, size=(48, 40)):
 
 def test_a_texture_that_moves_with_its_surface_does_not_warp():
     clip, poses = textured(3)
-    assert warp_error(clip[0], clip[1], poses[0], poses[1]) < 0.01
-    stuck = warp_error(clip[0], clip[0], poses[0], poses[1])  # the body moves, the picture does not
+    assert warp_errors([(clip[0], clip[1])], poses[0], poses[1])[0] < 0.01
+    stuck = warp_errors([(clip[0], clip[0])], poses[0], poses[1])[0]  # the body moves, the picture does not
     assert stuck > 0.1
     base, shifted = np.minimum(clip[0], 200), np.minimum(clip[1], 200) + np.uint8(51)  # lighter by a fifth
-    assert warp_error(base, shifted, poses[0], poses[1]) == pytest.approx(0.2, abs=0.01)
-    assert warp_error(clip[0], clip[1], poses[0], np.zeros_like(poses[0])) is None
+    assert warp_errors([(base, shifted)], poses[0], poses[1])[0] == pytest.approx(0.2, abs=0.01)
+    assert warp_errors([(clip[0], clip[1])], poses[0], np.zeros_like(poses[0]))[0] is None
 
 
 def pose_file(path, poses):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from poses_in_memory import PosesInMemory
 
 from dreampose_cli import cache as store
 from dreampose_cli import media
@@ -24,7 +25,7 @@ from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
 from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
-from dreampose_cli.poses.sequence import PosesInMemory, subsequence
+from dreampose_cli.poses.sequence import subsequence
 from dreampose_cli.training import tuning
 from dreampose_cli.training.crops import random_crop
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions

@@ -10,12 +10,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from poses_in_memory import PosesInMemory
 
 from dreampose_cli import media
 from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import StoreError, TrainingError
 from dreampose_cli.poses.files import PoseWriter, open_poses, write_dreampose_folder
-from dreampose_cli.poses.sequence import PosesInMemory
 from dreampose_cli.training import preparation
 from dreampose_cli.training.data import find_clips, find_test_clips
 from dreampose_cli.training.frames import LazyFrames, prepare_frames

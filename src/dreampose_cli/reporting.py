@@ -20,7 +20,3 @@ class Caution(str):
 
 def no_note(text: str, /) -> None:
     """A `Note` for those who want to hear nothing."""
-
-
-def no_progress(done: int, total: int | None = None, note: str = "", /) -> None:
-    """A `Progress` for those who want to see nothing."""

@@ -16,19 +16,14 @@ from ..networks.dreampose.surface import build_surface, carry
 SEEN = 0.9  # confidence from which a surface point counts as seen in the frame before
 
 
-def warp_error(before: np.ndarray, after: np.ndarray, pose_before: np.ndarray, pose_after: np.ndarray) -> float | None:
-    """Mean absolute difference, 0 to 1, over the surface points that both frames show; None where there are none.
-
-    Frames uint8 (H, W, 3); poses float32 (3, H, W) of the same size.
-    """
-    return warp_errors([(before, after)], pose_before, pose_after)[0]
-
-
 @torch.no_grad()
 def warp_errors(
     pairs: list[tuple[np.ndarray, np.ndarray]], pose_before: np.ndarray, pose_after: np.ndarray
 ) -> list[float | None]:
-    """As `warp_error`, for several clips (frame before, frame after) that share their poses."""
+    """Mean absolute differences, 0 to 1, over the surface points that both frames show; None where there are none.
+
+    pairs: of each clip a frame and the next one, uint8 (H, W, 3); poses float32 (3, H, W) of the same size, which they share.
+    """
     first = _pictures([before for before, _ in pairs])
     second = _pictures([after for _, after in pairs])
     poses = [

@@ -63,18 +63,6 @@ class PoseSequence(ABC):
             raise IndexError(f"pose frame {i} of {self._length}")
 
 
-class PosesInMemory(PoseSequence):
-    """A pose sequence of arrays float32 (3, H, W) that are there already."""
-
-    def __init__(self, frames: Sequence[np.ndarray], fps: float, *, has_parts: bool = True, source: str = "") -> None:
-        super().__init__(len(frames), frames[0].shape[1:], fps, has_parts=has_parts, source=source)
-        self._frames = frames
-
-    def frame(self, i: int) -> np.ndarray:
-        self._require_index(i)
-        return np.array(self._frames[i], np.float32)
-
-
 class _Part(PoseSequence):
     """A part of another sequence, at another rate: frame n is the one shown at start + n / fps."""
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND, seen
+from .keypoints import FACE, LEFT_HAND, RIGHT_HAND, seen
 
 #: The limbs in drawing order: pairs of body points.
 LIMBS = (
@@ -52,11 +52,6 @@ def draw_skeleton(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         if (place.astype(int) > 0).all():
             _disc(picture, place, 3, (255, 255, 255))
     return picture
-
-
-def draw_preview(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The skeleton picture, or black where nothing is sure: what `--preview` shows of keypoints."""
-    return draw_skeleton(frame, size) if seen(frame)[BODY].any() else np.zeros((*size, 3), np.uint8)
 
 
 def _ellipse(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
