@@ -95,4 +95,6 @@ class Display:
                 words = f"{worker.running.step.label}{count}, {duration(time.monotonic() - worker.running.began)}"
             lines.append(f"worker {worker.name}{f' on {worker.host}' if worker.host else ''}: {words}")
         more = len(lines) - MOST_WORKERS
+        if not lines:
+            lines = ["workers start"]
         return lines if more <= 0 else [*lines[:MOST_WORKERS], f"and {more} more workers"]

@@ -75,7 +75,6 @@ class RayWorker:
         self.cache = user_cache() if root is None else Cache(root)
         self.runner = StepRunner(self.cache, device)
         self.bases = {base[0]: local_base(self.cache, base) for base in bases}
-        self.place = Path(tempfile.mkdtemp(prefix="dreampose-batch-"))
         self._progress: tuple[int, int | None, str] = (0, None, "")
         self._notes: list[str] = []
         self._lock = threading.Lock()
@@ -105,7 +104,7 @@ class RayWorker:
             ahead = {**ahead, "base": self.bases[ahead["base"]]}
         if inputs is None:
             return self.runner.run(task, ahead, self._report, self._note)
-        with tempfile.TemporaryDirectory(dir=self.place) as folder:
+        with tempfile.TemporaryDirectory(prefix="dreampose-batch-") as folder:
             for entry in entries:
                 kind, id, _, _ = import_entry(self.cache, io.BytesIO(entry), "an entry from the driver")
                 if kind == "subject":
