@@ -31,6 +31,8 @@ class ModelCache:
             for name, module in self._model.tuned.items():
                 module.load_state_dict(self._weights[name])
             model = self._model.to(device)
+            if not self.lean:
+                model.put_away()  # nothing
             self._lay_out(model, device)  # as it was: a subject must not depend on who came before
             return model
         self.clear()

@@ -214,7 +214,7 @@ def _learn(
     plan = MemoryPlan.of(settings, device, options.memory, autocast)
     estimator = options.estimator or config.estimator
     views = read_views(cache, config, options.photos, pictures, options.poses, estimator, options.device, note)
-    model_cache = model_cache or ModelCache(lean=options.memory == "low")
+    model_cache = model_cache or ModelCache(lean=options.memory == "low" and device.type == "cpu")
     model = model_cache.base(folder, device, plan.frozen)
     interpret_blocks(model)  # those that a render before has compiled
     release(device)  # what reading and loading took

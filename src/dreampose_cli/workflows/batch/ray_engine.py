@@ -104,11 +104,12 @@ class RayEngine:
                     ray.init(address="auto", **options)
                     return
             ray.init(address=address, **({} if address else {"include_dashboard": False}), **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
             text = str(error).strip().splitlines()
             raise EngineError(
                 f"the Ray cluster{f' at {address}' if address else ''} cannot be used ({text[0] if text else error}); "
-                "check that `ray status` works there, and that Python and ray are of the same version."
+                "check that `ray status` works there, that Python and ray are of the same version, and, where the cluster "
+                "asks for a token, that RAY_AUTH_MODE=token is set here too."
             ) from error
 
     def _look(self, ray, nodes: list[dict[str, Any]], bases: list[Base]) -> None:
