@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dreampose_cli import cache, media
+from dreampose_cli import media
 from dreampose_cli.__main__ import main
-from dreampose_cli.cache import user_cache
+from dreampose_cli.cache import Cache, user_cache
 from dreampose_cli.workflows.batch.manifest import read_lines
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.render import render
@@ -84,10 +84,10 @@ def test_a_batch_makes_what_the_commands_make_and_is_done_once(shop, tiny_base, 
     assert (failed["reason"], failed["again"]) == ("input", False) and "2.png" in failed["error"]
     # each of the two subjects was tuned on a base that the other, and a render, had used before
     for i in (0, 1):
-        made = tune(TuneOptions([Path(f"photos/{i}.png")], base=str(tiny_base), steps=2, decoder_steps=1))
+        options = TuneOptions([Path(f"photos/{i}.png")], base=str(tiny_base), steps=2, decoder_steps=1)
+        made = tune(options)
         assert made.cached  # the batch has tuned the very same
-        with cache.within(shop / "another"):
-            alone = tune(TuneOptions([Path(f"photos/{i}.png")], base=str(tiny_base), steps=2, decoder_steps=1))
+        alone = tune(options, cache=Cache(shop / "another"))
         assert alone.id == made.id and not alone.cached
         for file in made.path.glob("*.safetensors"):
             assert file.read_bytes() == (alone.path / file.name).read_bytes(), (i, file.name)
