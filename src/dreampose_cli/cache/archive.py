@@ -7,7 +7,9 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated, Literal
+
+import msgspec
 
 from ..errors import StoreError, UsageError
 from .digests import file_digest
@@ -20,6 +22,16 @@ HEADER = "entry.json"
 TRAVELS = ("subject", "poses")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # one date for all members: the same entry gives the same bytes
 _BLOCK = 1 << 20
+# What the zip module raises for damaged files, besides its own.
+_DAMAGED = (KeyError, TypeError, ValueError, EOFError, RuntimeError, NotImplementedError, OverflowError)
+
+
+class _Header(msgspec.Struct):
+    format: Literal["dreampose-entry"]
+    version: int
+    kind: Literal["subject", "poses"]
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+    files: dict[Annotated[str, msgspec.Meta(max_length=200)], Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]]
 
 
 def export_entry(entry: Entry, file: str | os.PathLike | IO[bytes]) -> None:
@@ -61,13 +73,15 @@ def import_entry(
     what = name or str(file)
     try:
         with zipfile.ZipFile(file) as archive:
-            header = json.loads(archive.read(HEADER))
-            kind, id, files = header["kind"], header["id"], header["files"]
-            if header["format"] != FORMAT or kind not in TRAVELS or not all(map(_is_safe, files)):
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise KeyError(FORMAT)  # what is compressed could be without end
+            header = msgspec.json.decode(archive.read(HEADER), type=_Header)
+            kind, id, files = header.kind, header.id, header.files
+            if not all(map(_is_safe, files)):
                 raise KeyError(FORMAT)
-            if header["version"] != VERSION:
+            if header.version != VERSION:
                 raise StoreError(
-                    f"{what} is of another version ({header['version']}, this one reads {VERSION}); export it again with "
+                    f"{what} is of another version ({header.version}, this one reads {VERSION}); export it again with "
                     "the dreampose that reads it here."
                 )
             final = cache.path_of(kind, id)
@@ -88,7 +102,11 @@ def import_entry(
             return kind, id, final, True
     except FileNotFoundError as error:
         raise StoreError(f"{what} does not exist; check the path.") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, AttributeError) as error:
+    except PermissionError as error:
+        raise StoreError(f"{what} cannot be read: {error.strerror}; check its permissions.") from error
+    except StoreError:
+        raise
+    except (zipfile.BadZipFile, msgspec.MsgspecError, OSError, *_DAMAGED) as error:
         raise StoreError(
             f"{what} is no entry that `dreampose cache export` wrote, or it is damaged; export or copy it again."
         ) from error

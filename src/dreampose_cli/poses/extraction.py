@@ -26,6 +26,7 @@ from ..cache import key as cache_key
 from ..errors import MediaError, NoPersonError, PoseError, UsageError
 from ..names import POSE_FORMATS, check_choice
 from ..reporting import Note, Progress
+from .damaged import DAMAGED
 from .files import (
     PoseWriter,
     copy_poses,
@@ -402,7 +403,7 @@ def _is_whole(path: Path) -> bool:
     try:
         _gaps(path)
         open_poses(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, PoseError):
+    except (OSError, PoseError, *DAMAGED):
         return False
     return True
 

@@ -15,7 +15,6 @@ import re
 import shutil
 import threading
 import zipfile
-import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from PIL import Image
 from ..errors import PoseError, UsageError
 from ..media.atomic import atomic_folder, atomic_path
 from ..media.files import list_files
+from .damaged import DAMAGED
 from .detectron2_dump import SUFFIXES as DUMP_SUFFIXES
 from .detectron2_dump import DumpPoses
 from .keypoint_files import holds_keypoints, is_openpose, read_keypoints, read_openpose
@@ -270,13 +270,13 @@ class _ZipPoses(PoseSequence):
         try:
             header = json.loads(self._zip().read("header.json"))
             form, version = header["format"], header["version"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             form, version = None, None
         if form != FORMAT:
             raise PoseError(f"{self._path} is no .poses file; make one with `dreampose poses VIDEO -o NAME.poses`.")
         if version != VERSION:
             raise PoseError(
-                f"{self._path} is a .poses file of version {version}, and this program reads version {VERSION}; "
+                f"{self._path} is a .poses file of version {str(version)[:20]}, and this program reads version {VERSION}; "
                 "extract the poses again or update dreampose-cli."
             )
         if not _is_sound(header):
@@ -428,7 +428,7 @@ def _is_sound(header: dict) -> bool:
 def _zip_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         raise PoseError(
             f"{path} is cut short, damaged or no .poses file; copy it again or extract the poses again."
         ) from error

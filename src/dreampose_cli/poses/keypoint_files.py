@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import PoseError
 from ..media.atomic import atomic_folder, atomic_path
 from ..media.files import list_files
+from .damaged import DAMAGED
 from .keypoints import BODY, FACE, LEFT_HAND, POINTS, RIGHT_HAND, KeypointsInMemory, seen
 from .sequence import PoseSequence
 
@@ -76,7 +77,7 @@ def holds_keypoints(path: str | os.PathLike) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return MEMBER in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, *DAMAGED):
         return False
 
 
@@ -90,16 +91,21 @@ def read_keypoints(path: Path) -> KeypointsInMemory:
             frames = np.lib.format.read_array(io.BytesIO(archive.read(MEMBER)), allow_pickle=False)
         if header["version"] != VERSION:
             raise PoseError(
-                f"{path} is a .poses file of version {header['version']}, and this program reads keypoints of version "
+                f"{path} is a .poses file of version {str(header['version'])[:20]}, and this program reads keypoints of version "
                 f"{VERSION}; extract the poses again or update dreampose-cli."
             )
         size, fps = (int(header["height"]), int(header["width"])), float(header["fps"])
-        if len(frames) != header["frames"] or not np.isfinite(frames).all() or min(size) < 1 or not 0 < fps < 1e6:
+        if (
+            len(frames) != header["frames"]
+            or not np.isfinite(frames).all()
+            or not 1 <= min(size) <= max(size) <= 16384
+            or not 0 < fps < 1e6
+        ):
             raise ValueError("header and frames differ")
         return KeypointsInMemory(
             frames, size, fps, source=str(header.get("source", "")), estimator=header.get("estimator")
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGED) as error:
         raise PoseError(f"{path} is cut short or damaged; copy it again or extract the poses again.") from error
 
 
