@@ -109,11 +109,17 @@ def test_the_demo_runs_and_tells_the_truth(tmp_path):
     import subprocess
     import sys
 
-    done = subprocess.run(
-        [sys.executable, "-m", "dreampose_cli", "demo", "-o", str(tmp_path / "demo"), "-q"],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    def dreampose(*words):
+        command = [sys.executable, "-m", "dreampose_cli", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    done = dreampose("demo", "-o", str(tmp_path / "demo"))
+    tune, render = (line.split() for line in done.stderr.splitlines()[-2:])  # what it tells to type next, in short
+    dreampose(*tune[1:], "--steps", "2", "--decoder-steps", "0")
+    dreampose(*render[1:], "--steps", "2", "--end", "0.2")
+    assert media.probe_video(tmp_path / "mine.mp4").frames
     folder = tmp_path / "demo"
     assert done.stdout.splitlines()[-1] == str(folder)
     figures = json.loads((folder / "metrics.json").read_text())

@@ -132,6 +132,17 @@ def test_the_short_help_fits_a_screen(name, capsys, monkeypatch):
         assert set(BRIEF[name].split()) <= known
 
 
+@pytest.mark.parametrize("group", ["", "base", "cache", "subject"])
+def test_the_help_of_a_group_fits_a_screen(group, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, page, _ = run(*group.split(), "--help", capsys=capsys)
+    assert code == 0
+    assert len(page.splitlines()) <= BRIEF_LINES and "..." not in page.split("Commands")[1]
+    for name in NAMES:
+        if name.startswith(group):
+            assert f"\n  {name.removeprefix(group).split()[0]} " in page
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_help_and_docs_say_the_same(name):
     text = DOCS.read_text(encoding="utf-8")
@@ -447,6 +458,14 @@ def test_the_demo_prints_its_figures(library, capsys):
     err = run("demo", "-o", "shown", capsys=capsys)[2]
     assert "tuned    0.100  0.900  20.0" in err
     assert "tune 1 min 1 s" in err
+    assert err.splitlines()[-2:] == [
+        "  dreampose tune shown/photo.png",
+        "  dreampose render --poses shown/dance.mp4 -o mine.mp4",
+    ]
+    readme = (DOCS.parent.parent / "README.md").read_text(encoding="utf-8")
+    use = readme.split("## Use it\n")[1].split("\n## ")[0]  # says the same, with the folder that is the default
+    assert "dreampose tune dreampose-demo/photo.png" in use
+    assert "dreampose render --poses dreampose-demo/dance.mp4 -o mine.mp4" in use
 
 
 @pytest.mark.parametrize("name", LIBRARY)

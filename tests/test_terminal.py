@@ -89,6 +89,16 @@ def test_control_characters_never_reach_the_terminal(tmp_path, capsys):
     assert printable("tänzerin 中\n\tok") == "tänzerin 中\n\tok"
 
 
+def test_long_sentences_end_their_lines_between_words_on_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    name = f"{tmp_path}/{'long' * 12}.jpg"
+    assert main(["tune", "--name", "../x", name]) == 2
+    assert max(map(len, capsys.readouterr().err.splitlines())) <= 40
+    assert main(["cache", "rm", name]) == 1
+    assert name in capsys.readouterr().err  # what can be copied stays whole
+
+
 # ---- errors as JSON
 
 

@@ -104,8 +104,17 @@ def _prepare_streams() -> None:
 
 
 def _say(text: str) -> None:
+    """A sentence on stderr; on a terminal its lines end between words."""
+    text = printable(text)
     with contextlib.suppress(OSError, ValueError):
-        print(printable(text), file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            from shutil import get_terminal_size
+            from textwrap import fill
+
+            width = max(20, get_terminal_size().columns)
+            lines = (fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
+            text = "\n".join(lines)
+        print(text, file=sys.stderr, flush=True)
 
 
 def _flush(code: int) -> int:

@@ -20,7 +20,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")]
 
-STEPS = 40
+STEPS = 12
 
 
 @pytest.fixture
@@ -216,10 +216,10 @@ def test_streams_that_are_gone(place, cache):
     id = dreampose(*TUNE).stdout.strip()
     assert id
     for redirect in (">&-", ">/dev/full"):
-        done = dreampose_shell("tune photo.png --poses dance.poses --steps 40 --decoder-steps 4", redirect)
+        done = dreampose_shell("tune photo.png --poses dance.poses --steps 12 --decoder-steps 4", redirect)
         sentence_of(done, "standard output", "send it elsewhere")
     for redirect in ("2>&-", "2>/dev/full", "<&-", "<&- 2>&-"):
-        done = dreampose_shell("tune photo.png --poses dance.poses --steps 40 --decoder-steps 4 -q", redirect)
+        done = dreampose_shell("tune photo.png --poses dance.poses --steps 12 --decoder-steps 4 -q", redirect)
         assert (done.returncode, done.stdout.strip()) == (0, id)
     done = dreampose_shell(" ".join(RENDER) + " -o out.mp4", ">&-")
     sentence_of(done, "standard output")

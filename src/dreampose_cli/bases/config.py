@@ -116,11 +116,11 @@ class BaseConfig:
 def _build(cls: type, raw: Any, classes: dict[str, type] | None = None):
     """A dataclass, and those within it, from parsed JSON. Raises ValueError or TypeError for what does not belong there."""
     if not isinstance(raw, dict):
-        raise ValueError(f"{raw!r} is no group of settings")
+        raise ValueError(f"{repr(raw)[:60]} is no group of settings")
     known = typing.get_type_hints(cls) | (classes or {})
     surplus = sorted(set(raw) - {f.name for f in dataclasses.fields(cls)})
     if surplus:
-        raise ValueError(f"unknown setting {', '.join(surplus)}")
+        raise ValueError(f"unknown setting {', '.join(surplus)[:300]}")
     values = {}
     for key, value in raw.items():
         if dataclasses.is_dataclass(known[key]):

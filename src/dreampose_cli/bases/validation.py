@@ -16,6 +16,7 @@ from ..names import GUIDANCE_RANGE, SAMPLERS, STEPS_RANGE
 MAX_BYTES = 4_000_000  # of a description: provenance and figures take kilobytes
 _MAX_DEPTH = 16
 _MAX_TEXT = 100_000
+_MAX_NAME = 200  # of a setting, and of a module's tensor
 _LARGEST = 1e12
 
 # By field, or by class and field where a name means several things; every number of a field lies within.
@@ -129,6 +130,8 @@ def _limit(value: Any, name: str, depth: int) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             _limit(key, f"a name in {here}", depth + 1)
+            if len(key) > _MAX_NAME:
+                raise ValueError(f"a name in {here} is too long")
             _limit(item, f"{name}.{key}" if name else key, depth + 1)
     elif isinstance(value, list):
         for number, item in enumerate(value):

@@ -12,14 +12,17 @@ from typer.core import TyperGroup
 from ..version import __version__
 from . import base, batch, cache, completion, demo, doctor, edit, poses, render, subject, synth, train, tune
 from . import eval as evaluation
-from .help import Command
+from .help import Command, Group
 from .options import described
 from .settings import name_variables
 
 app = typer.Typer(
     name="dreampose",
+    cls=Group,
+    subcommand_metavar="COMMAND ...",
     help="A fashion photo and a dance become a video, with the method of DreamPose.\n\n"
     "\b\n"
+    "  dreampose demo                 see it work, without files of your own\n"
     "  dreampose tune photo.jpg\n"
     "  dreampose render --poses dance.mp4 -o out.mp4",
     no_args_is_help=True,

@@ -11,7 +11,7 @@ import typer
 from ..errors import UsageError
 from ..names import BASE_KINDS, check_name
 from . import candidates, options
-from .help import Command
+from .help import Command, Group
 from .output import Output, plain, table
 
 
@@ -235,6 +235,6 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "-" if value in (None, {}) else str(value)
 
 
-app = typer.Typer(help="List, describe, import and download bases.", no_args_is_help=True)
+app = typer.Typer(help="List, describe, import and download bases.", no_args_is_help=True, cls=Group)
 for command in (ls, info, import_, pull):
     app.command(command.__name__.rstrip("_"), help=options.described(command), cls=Command)(command)

@@ -11,7 +11,7 @@ import typer
 from ..errors import UsageError
 from . import candidates, options
 from .cache_travel import export, import_
-from .help import Command
+from .help import Command, Group
 from .output import Output, size, table, when
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
     out.result([folder] if done else [], {"dry_run": dry_run, "cleared": folder if done else None})
 
 
-app = typer.Typer(help="List, move and remove what is kept: subjects, bases, poses.", no_args_is_help=True)
+app = typer.Typer(help="List, move and remove what is kept: subjects, bases, poses.", no_args_is_help=True, cls=Group)
 COMMANDS: dict[str, Callable] = {"dir": folder, "ls": ls, "rm": rm, "prune": prune, "repair": repair, "verify": verify}
 for name, command in (COMMANDS | {"export": export, "import": import_}).items():
     app.command(name, help=options.described(command), cls=Command)(command)

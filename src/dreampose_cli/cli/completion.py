@@ -27,7 +27,7 @@ def completion(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Print the script that completes commands, options and names in a shell.
+    """Print the script by which a shell completes commands and names.
 
     Put it where the shell looks for such scripts, and open a new terminal.
 

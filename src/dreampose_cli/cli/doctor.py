@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from ..errors import UsageError
@@ -25,6 +27,8 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: op
     findings = [*examine(), *_settings()]
     lines = table(["", "WHAT", "HERE"], [[MARKS[f.state], f.what, f.here] for f in findings])[1:]
     advice = [f"{f.what}: {f.remedy}" for f in findings if f.remedy]
+    lines = _wrapped(lines, 6 + max((len(f.what) for f in findings), default=0))
+    advice = _wrapped(advice, 2)
     problems = [f.what for f in findings if f.state == "problem"]
     out.page(
         [*lines, *(["", *advice] if advice else [])],
@@ -33,6 +37,21 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: op
     )
     if problems:
         raise typer.Exit(1)
+
+
+def _wrapped(lines: list[str], indent: int) -> list[str]:
+    """On a terminal: lines that end between words, and go on under the column where they began."""
+    if not sys.stdout.isatty():
+        return lines
+    from shutil import get_terminal_size
+    from textwrap import fill
+
+    width = max(40, get_terminal_size().columns)
+    folded = (
+        fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+        for line in lines
+    )
+    return [part for text in folded for part in text.split("\n")]
 
 
 def _settings() -> list:

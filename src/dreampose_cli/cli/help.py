@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from ..errors import UsageError
 
@@ -104,6 +104,21 @@ class Command(TyperCommand):
 
     def _is_brief(self, ctx, path: str) -> bool:
         return bool(ctx.meta.get("brief")) and path in BRIEF
+
+
+class Group(TyperGroup):
+    """A group whose help is its commands, a line each, so that it fits a screen."""
+
+    def format_options(self, ctx, formatter) -> None:
+        rows = [(name, _summary(command.help or "")) for name, command in self.commands.items() if not command.hidden]
+        version = any(one.name == "version" for one in self.params)
+        with formatter.section(f"Commands (-h after one says more{'; -V prints the version' if version else ''})"):
+            formatter.write_dl(rows)
+
+
+def _summary(help: str) -> str:
+    """What a command does, without what it prints."""
+    return f"{help.partition(chr(10))[0].partition(';')[0].rstrip('.')}."
 
 
 def _section(formatter, title: str, rows: list[tuple[str, str]], width: int) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import candidates, options
-from .help import Command
+from .help import Command, Group
 from .output import Output
 
 
@@ -43,7 +43,7 @@ def export(
     out.result(output, {"path": output, "id": entry.id})
 
 
-app = typer.Typer(help="Give a tuned subject away.", no_args_is_help=True)
+app = typer.Typer(help="Give a tuned subject away.", no_args_is_help=True, cls=Group)
 app.command("export", help=options.described(export), cls=Command)(export)
 
 

@@ -1,16 +1,16 @@
-"""What reading a damaged zip file raises: the zip module's own errors, and a dozen of others."""
+"""What reading damaged files raises, besides the system's errors: the readers' own kinds, and a dozen of others."""
 
+import tokenize
 import zipfile
 import zlib
 
+# numpy reads the head of an array with Python's own parser.
+DAMAGED_ARRAY = (ValueError, TypeError, EOFError, SyntaxError, tokenize.TokenError, MemoryError, OverflowError, RecursionError)
 DAMAGED = (
+    *DAMAGED_ARRAY,
     zipfile.BadZipFile,
     zlib.error,
-    ValueError,
     KeyError,
-    TypeError,
-    EOFError,
-    OverflowError,
     NotImplementedError,
-    RuntimeError,  # RecursionError too
+    RuntimeError,
 )

@@ -26,7 +26,7 @@ from PIL import Image
 from ..errors import PoseError, UsageError
 from ..media.atomic import atomic_folder, atomic_path
 from ..media.files import list_files
-from .damaged import DAMAGED
+from .damaged import DAMAGED, DAMAGED_ARRAY
 from .detectron2_dump import SUFFIXES as DUMP_SUFFIXES
 from .detectron2_dump import DumpPoses
 from .keypoint_files import holds_keypoints, is_openpose, read_keypoints, read_openpose
@@ -326,7 +326,7 @@ class _NpyPoses(_FilePoses):
     def _read(self, file: Path) -> np.ndarray:
         try:
             planes = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, *DAMAGED_ARRAY) as error:
             raise PoseError(f"{file} cannot be read: it is damaged, cut short or no .npy file of numbers.") from error
         if not isinstance(planes, np.ndarray) or planes.ndim != 3 or planes.shape[0] != 2 or 0 in planes.shape:
             shape = getattr(planes, "shape", "unknown")

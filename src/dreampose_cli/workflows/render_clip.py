@@ -32,6 +32,7 @@ from ..media.metadata import NOTICE
 from ..networks.animate.pictures import clip_pixels, fit
 from ..networks.model_cache import ModelCache
 from ..networks.network import Network, Views
+from ..poses.damaged import DAMAGED_ARRAY
 from ..reporting import Caution, Note, Progress, no_note
 from ..sampling import context_windows, joint_noise, make_sampler
 from ..subjects.loading import load_subject
@@ -62,7 +63,7 @@ def read_start_noise(path: Path, frames: int, shape: tuple[int, int, int], multi
     """
     try:
         noise = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, *DAMAGED_ARRAY) as error:
         raise UsageError(f"--start-noise {path} cannot be read as an .npy file of numbers: {error}.") from error
     channels, height, width = shape
     most = max(padded(frames, multiple), frames)
