@@ -19,6 +19,7 @@ SCREENS = [
 def test_a_screen_is_that_of_today(screen, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")  # without the bar, which is gone when a command has ended
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
     words, _, expected = screen.partition("\n")

@@ -141,6 +141,7 @@ def test_one_document_only(cache, capsys):
 def test_the_systems_limits_have_words():
     assert "ulimit -n" in sentence(OSError(errno.EMFILE, "Too many open files"))
     assert "ulimit -f" in sentence(OSError(errno.EFBIG, "File too large"))
+    assert "ulimit -f" in sentence(RuntimeError("Error while serializing: I/O error: File too large (os error 27)"))
     found = document(OSError(errno.EACCES, "Permission denied", "/a/b"), [])
     assert found["error"] | {"message": ""} == {"code": "system_error", "message": "", "hint": None, "file": "/a/b"}
     assert document(RuntimeError("x"), [])["error"]["code"] == "unexpected_error"

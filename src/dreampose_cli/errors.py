@@ -131,7 +131,7 @@ def sentence(problem: BaseException) -> str:
         return f"the disk is full{f' (while writing {where})' if where else ''}; make room and run the command again."
     if getattr(problem, "errno", None) in (errno.EMFILE, errno.ENFILE):
         return "too many files are open; raise the limit (`ulimit -n 4096`) and run the command again."
-    if getattr(problem, "errno", None) == errno.EFBIG:
+    if getattr(problem, "errno", None) == errno.EFBIG or "File too large (os error" in text:  # the latter of safetensors
         return "a file would grow beyond the limit for files here; raise it (`ulimit -f unlimited`) and run the command again."
     if name == "OutOfMemoryError" or isinstance(problem, MemoryError):
         return "out of memory; try --batch-size 1, a smaller photo, or another --device."
