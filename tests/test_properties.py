@@ -296,8 +296,8 @@ def test_descriptions_of_subjects(document, tmp_path, cache):
     (cache / "cache-version").write_text("1\n")
     (folder / "subject.json").write_text(text_of(document), encoding="utf-8")
     says(read_subject, folder)
-    says(store.list_entries)
-    says(store.find_subject, "anna")
+    says(store.user_cache().list_entries)
+    says(store.user_cache().find_subject, "anna")
 
 
 @of_everything
@@ -316,7 +316,7 @@ def test_subjects_that_travel(data, tmp_path, cache):
         archive.writestr("subject.json", text_of(SUBJECT))
     if data.draw(st.booleans()):
         path.write_bytes(data.draw(damaged(path.read_bytes())))
-    says(store.import_entry, path)
+    says(store.import_entry, store.user_cache(), path)
     assert not [one for one in tmp_path.parent.rglob("*") if one.name == "x" and one.is_file()]  # nothing lands outside
 
 
