@@ -236,10 +236,11 @@ def test_magicanimate_from_noise_to_frames(networks, magicanimate, sources, phot
 
 def run(network, photo, labels, noise, guidance, steps=STEPS, **options):
     windows = context_windows(len(noise), WINDOW, OVERLAP)
+    follow = poses if network.config.poses.kind == "densepose" else control
     return denoise_clip(
         network,
         reference_of(network, photo),
-        lambda frames: poses(labels[frames]),
+        lambda frames: follow(labels[frames]),
         noise,
         make_sampler("ddim", network.schedule),
         steps,
@@ -263,7 +264,9 @@ def test_animate_anyone_from_noise_to_frames(networks, animate_anyone, sources, 
     assert all(close(reference.bank[name], bank[name], 1e-5) for name in bank)
 
     features = plain.pose_features(plain.Weights(weights["pose_guider"]), control(labels))
-    assert close(network.condition(reference, poses(labels)).pose, features, 1e-5)
+    assert close(network.condition(reference, control(labels)).pose, features, 1e-5)
+    drawn = control(labels)[:, None]  # windows of one drawing, as `tune` and `train` hand them over
+    assert close(network.condition(reference, drawn).pose, features, 1e-5)
 
     def predict(x, t, window):
         same = {"moving": weights["motion_module"], "features": features[window]}
@@ -537,7 +540,7 @@ def test_weights_that_do_not_fit_are_refused(sources, tmp_path, cache, kind, fil
     change(source.weights / file, edit)
     importer = {"magicanimate": import_magicanimate, "animate-anyone": import_animate_anyone}[kind]
     with pytest.raises(BaseError) as caught:
-        importer(**vars(source), name="wrong")
+        importer(**vars(source), name="wrong", cache=user_cache())
     assert said in str(caught.value) and not (cache / "bases" / "wrong").exists()
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tiny_hub
-from dreampose_cli import cache
 from dreampose_cli.__main__ import main
+from dreampose_cli.cache import user_cache
 from dreampose_cli.networks.animate.unet import forward
 from dreampose_cli.networks.storage import load_base
 
@@ -70,7 +70,7 @@ def pictures(folder):
 @pytest.mark.parametrize(("base", "pose", "dance"), [("magic", "pose", "dance"), ("anyone", "pose.json", "pose.json")])
 def test_a_subject_is_low_rank_and_renders_through_the_same_path(here, capsys, base, pose, dance):
     assert tune(here, base, pose) == 0
-    subject = cache.find_subject(capsys.readouterr().out.strip())
+    subject = user_cache().find_subject(capsys.readouterr().out.strip())
     learned = {name: load_file(subject.path / f"{name}.safetensors") for name in ("unet", "appearance", "vae.decoder")}
     for name in ("unet", "appearance"):
         layers = {re.sub(r"\.lora_[AB]\.weight$", "", key) for key in learned[name]}

@@ -57,7 +57,7 @@ def whole(dataset, tiny_base, tmp_path_factory):
         patch.setattr(
             tuning,
             "estimate_photo",
-            lambda picture, path, *_: open_poses(dataset / "test" / Path(path).parent.name / "video.poses").frame(
+            lambda _cache, picture, path, *_: open_poses(dataset / "test" / Path(path).parent.name / "video.poses").frame(
                 int(Path(path).stem)
             ),
         )

@@ -104,6 +104,8 @@ class Crop:
 
         A side that is the photo's own does not.
         """
+        import numpy as np
+
         body = np.any(pose > 0, axis=0)
         return (
             self.top > 0 and bool(body[0].any()),
