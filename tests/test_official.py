@@ -528,7 +528,7 @@ def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch,
     monkeypatch.setattr(starting, "PAPER", dataclasses.replace(starting.PAPER, resolution=(48, 32)))
     words = f"train {clips} -o {tmp_path}/people --base {world.stable_diffusion} --image-encoder {world.clip_folder}"
     words += " --max-steps 1 --batch-size 1 --device cpu"
-    monkeypatch.setattr(validation, "write_strip", lambda *a, **k: None)  # a hundred steps of sampling
+    monkeypatch.setattr(validation, "write_sample_grid", lambda *a, **k: None)  # a hundred steps of sampling
     assert main(words.split()) == 0, capsys.readouterr().err
     base = load_base(tmp_path / "people")
     assert base.unet.config.in_channels == 14
