@@ -90,7 +90,7 @@ def test_a_card_that_was_changed_is_kept(clips, tiny_base, tmp_path):
     card.write_text(changed)
     phase1.train(TrainOptions(clips, out, max_steps=3, resume=True, **options), note=notes.append)
     assert "| network | 3 | 2 |" in card.read_text() and (out / "README.md.old").read_text() == changed
-    assert sum("was changed by hand; it is kept as README.md.old beside" in note for note in notes) == 1
+    assert sum("was changed by hand; it is kept as README.md.old next to" in note for note in notes) == 1
     card.write_text(changed)
     phase1.train(TrainOptions(clips, out, max_steps=1, overwrite=True, **options), note=notes.append)
     assert "| network | 1 | 2 |" in card.read_text()
