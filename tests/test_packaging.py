@@ -30,7 +30,8 @@ def read(path):
 def required():
     project = PROJECT["project"]
     lists = [project["dependencies"], PROJECT["build-system"]["requires"], *project["optional-dependencies"].values()]
-    return [Requirement(text) for texts in lists for text in texts]
+    requirements = [Requirement(text) for texts in lists for text in texts]
+    return [each for each in requirements if each.name != project["name"]]  # dev takes the project's own extras
 
 
 def pins():
