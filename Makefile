@@ -4,9 +4,12 @@ VENV ?= .venv
 # More for pip, such as --index-url or --extra-index-url https://download.pytorch.org/whl/cpu
 PIP_ARGS ?=
 DEMO_ARGS ?=
+# Test processes, one thread each; a number, or auto for one a core.
+TEST_WORKERS ?= auto
 TEST_ARGS ?=
 
 BIN := $(VENV)/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --maxprocesses 4 --dist worksteal
 INSTALLED := $(VENV)/.installed
 
 # Threads that wait by spinning slow each other down where cores are few or shared.
@@ -19,15 +22,16 @@ demo: $(INSTALLED)
 	$(BIN)/dreampose demo $(DEMO_ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+	$(PYTEST) -m "not slow" $(TEST_ARGS)
 
+# One after another: the slow tests measure, kill and fill what they share.
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" $(TEST_ARGS)
+	$(PYTEST) -m "not slow" $(TEST_ARGS)
 
 clean:
 	rm -rf build dist dreampose-demo .pytest_cache .ruff_cache .mypy_cache
