@@ -546,7 +546,11 @@ def test_a_folder_that_cannot_be_made(monkeypatch):
 
 @pytest.mark.parametrize(
     "problem",
-    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O: No space left on device (os error 28)")],
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 8575488 vs 8575380"),
+    ],
 )
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(cache, problem):
     with (
@@ -555,6 +559,12 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(cache, problem):
     ):
         raise problem
     assert store.user_cache().list_entries() == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EFBIG])
+def test_limits_of_the_process_are_not_the_caches(cache, number):
+    with pytest.raises(OSError, match="a limit"), store.user_cache().publish_folder("subject", "abcd"):
+        raise OSError(number, "a limit")
 
 
 def test_errors_of_other_files_pass_through_unchanged():

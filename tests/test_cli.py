@@ -192,7 +192,11 @@ def test_version(capsys):
         ("render --poses p -o o --batch-size 0", "--batch-size is 0"),
         ("render --poses p -o o --photo-index 0", "--photo-index is 0"),
         ("render --poses p -o o --fps 0", "--fps is 0, but must be more than 0"),
-        ("render --poses p -o o --fps inf", "--fps is inf"),
+        ("render --poses p -o o --fps inf", "--fps is inf, but must be 1000 or less"),
+        (f"render --poses p -o o --fps {'9' * 6000}", "--fps is inf, but must be 1000 or less"),
+        (f"render --poses p -o o --steps {'9' * 6000}", "'--steps'"),
+        (f"render --poses p -o o --window {'9' * 6000}", "--window is '99999"),
+        (f"cache prune --max-size {'9' * 6000}", "--max-size is '99999"),
         ("render --poses p -o o --fps 1e308", "--fps is 1e+308, but must be 1000 or less"),
         ("tune a.jpg --learning-rate 2", "--learning-rate is 2, but must be 1 or less"),
         ("render --poses p -o o --start -1", "--start is -1, but must be 0 or more"),
@@ -230,6 +234,7 @@ def test_a_wrong_command_line_is_one_sentence_and_2(words, sentence, capsys):
     assert (code, out) == (2, "")
     assert sentence in err
     assert "Traceback" not in err
+    assert len(err) < 1000
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])
@@ -268,6 +273,7 @@ class OutOfMemoryError(RuntimeError):
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"), 1, "the disk is full;"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), 1, "out of memory; try --batch-size 1"),
         (MemoryError(), 1, "out of memory"),
+        (ValueError("embedded null byte"), 1, "a path holds a NUL"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "error: x: Permission denied.\n"),
         (ModuleNotFoundError("No module named 'diffusers'", name="diffusers"), 1, "'diffusers' is missing"),
         (KeyError("surprise"), 1, "something unexpected happened (KeyError: 'surprise')"),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import shutil
+import signal
+import threading
 
 import pytest
 
@@ -37,3 +42,64 @@ def test_an_input_is_never_the_output(given, words, capsys):
     assert main([*words.format(given).split(), "--overwrite", "-q"]) in (1, 2)
     error = capsys.readouterr().err
     assert "is an input" in error or "which would be replaced" in error, error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "base info {0}/base",
+        "poses {0}/json -o {0}/out.poses",
+        "poses {0}/npy -o {0}/out.poses",
+        "poses {0}/png -o {0}/out.poses",
+        "eval {0}/png {0}/frames",
+        "tune {0}/frames/00000.png --base {0}/weights --poses {0}/dance.mp4",
+        "cache import {0}/json/000000_keypoints.json",
+        "batch --jobs /dev/zero -o {0}/out",
+    ],
+)
+def test_pipes_and_devices_stop_nothing(given, tiny_base, words, capsys):
+    """A pipe in a folder from elsewhere, into which nobody writes, is refused without being opened."""
+    shutil.copytree(tiny_base, given / "weights")
+    next((given / "weights").rglob("*.safetensors")).unlink()
+    for name in ("base/base.json", "json/000000_keypoints.json", "npy/frame_0_densepose.npy", "png/00000.png"):
+        (given / name).parent.mkdir()
+        os.mkfifo(given / name)
+    os.mkfifo(given / "weights" / "unet" / "more.safetensors")
+    with alarm(30):
+        assert main([*words.format(given).split(), "-q"]) in (1, 2)
+    error = capsys.readouterr().err
+    assert "a pipe or a device" in error or "no entry that" in error, error
+    shutil.rmtree(given / "weights")
+
+
+@contextlib.contextmanager
+def alarm(seconds):
+    """TimeoutError where the block takes longer, even if it waits in the system."""
+
+    def late(*_):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_jobs_may_come_from_a_command(given, monkeypatch):
+    """As of `--jobs <(a command)`; and a pipe is no config file."""
+    from dreampose_cli.workflows.batch.jobs import read_jobs
+
+    os.mkfifo(given / "jobs")
+    line = json.dumps({"photo": str(given / "frames" / "00000.png"), "poses": str(given / "dance.mp4")})
+    writer = threading.Thread(target=(given / "jobs").write_text, args=(line + "\n",))
+    writer.start()
+    assert len(read_jobs(given / "jobs", given / "out")) == 1
+    writer.join()
+    monkeypatch.setenv("DREAMPOSE_CONFIG", str(given / "jobs"))
+    with alarm(30):
+        assert main(["cache", "dir"]) == 2

@@ -19,7 +19,7 @@ from poses_in_memory import PosesInMemory
 from dreampose_cli import cache as store
 from dreampose_cli import media
 from dreampose_cli.cache import user_cache
-from dreampose_cli.errors import MediaError, OutputExistsError, SubjectError, UsageError
+from dreampose_cli.errors import MediaError, OutputExistsError, StoreError, SubjectError, UsageError
 from dreampose_cli.inference.batch_plan import SMALLEST, BatchPlan
 from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
@@ -99,6 +99,19 @@ def test_a_tune_killed_before_it_was_published_is_not_tuned_again(tiny_base, pho
     assert (again.id, again.name) == (subject.id, "anna")
     assert not (again.path / "checkpoints").exists() and not partial.exists()
     assert store.user_cache().find_subject("anna").id == subject.id
+
+
+def test_a_disk_that_is_full_while_tuning_is_the_caches(tiny_base, clip, photo, cache, monkeypatch):
+    def full(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 8575488 vs 8575380")
+
+    monkeypatch.setattr("dreampose_cli.training.checkpoints.torch.save", full)
+    options = TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2)
+    with pytest.raises(StoreError, match=f"disk of the cache {cache} is full"):
+        tune(options)
+    monkeypatch.undo()
+    monkeypatch.setenv("DREAMPOSE_CACHE", str(cache))
+    assert not tune(options).cached
 
 
 def test_random_crops_move_a_picture_and_its_pose_together():

@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 
-from .errors import UsageError, document, printable
+from .errors import UsageError, document, printable, shown
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -105,7 +105,7 @@ def _prepare_streams() -> None:
 
 def _say(text: str) -> None:
     """A sentence on stderr; on a terminal its lines end between words."""
-    text = printable(text)
+    text = printable(shown(text))
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr.isatty():
             from shutil import get_terminal_size

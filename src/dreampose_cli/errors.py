@@ -118,15 +118,20 @@ class OutputExistsError(OutputError):
         return cls(f"{path} exists already; add --overwrite to replace it, or choose another -o.", path=path)
 
 
+def is_full_disk(problem: BaseException) -> bool:
+    """Whether it says so: by its number, or as safetensors (by the system's words) and torch (of a write cut short) do."""
+    text = str(problem)
+    cut = "inline_container" in text and "unexpected pos" in text
+    return getattr(problem, "errno", None) in _FULL_DISK or "No space left on device" in text or cut
+
+
 def sentence(problem: BaseException) -> str:
     """One sentence about `problem` for the user, with the way out where there is one."""
     if isinstance(problem, DreamposeError):
         return str(problem)
     text = " ".join(str(problem).split())
     name = type(problem).__name__
-    # safetensors and torch report a full disk as exceptions of their own: by the system's words, or by a write cut short
-    full = "No space left on device" in text or ("inline_container" in text and "unexpected pos" in text)
-    if getattr(problem, "errno", None) in _FULL_DISK or full:
+    if is_full_disk(problem):
         where = getattr(problem, "filename", None)
         return f"the disk is full{f' (while writing {where})' if where else ''}; make room and run the command again."
     if getattr(problem, "errno", None) in (errno.EMFILE, errno.ENFILE):
@@ -135,6 +140,8 @@ def sentence(problem: BaseException) -> str:
         return "a file would grow beyond the limit for files here; raise it (`ulimit -f unlimited`) and run the command again."
     if name == "OutOfMemoryError" or isinstance(problem, MemoryError):
         return "out of memory; try --batch-size 1, a smaller photo, or another --device."
+    if isinstance(problem, ValueError) and text == "embedded null byte":
+        return "a path holds a NUL, which no name of a file can; check the paths."
     if isinstance(problem, ModuleNotFoundError) and problem.name and not problem.name.startswith("dreampose_cli"):
         return f"the Python package {problem.name!r} is missing; install dreampose-cli again."
     if isinstance(problem, OSError) and problem.strerror:
@@ -168,6 +175,11 @@ def document(problem: BaseException, words: list[str]) -> dict[str, dict[str, st
         file = found[0].rstrip(".") if found else None
     hint = told.rpartition("; ")[2] if "; " in told else None
     return {"error": {"code": code, "message": told, "hint": hint, "file": file}}
+
+
+def shown(text: str) -> str:
+    """An error's words as they are shown: of a value without end, its two ends. The longest path has 4096 letters."""
+    return re.sub(r"\S{5000,}", lambda match: f"{match[0][:60]}…{match[0][-60:]}", text)
 
 
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from ..errors import BaseError
+from ..regular import read_regular_text
 from .validation import parse
 
 _Count = Annotated[int, Meta(ge=1, le=512)]
@@ -90,11 +91,11 @@ def read_component(path: Path, weights: Path | None = None) -> dict[str, Any]:
     Raises BaseError with file and key.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_regular_text(path)
     except FileNotFoundError as error:
         raise BaseError(f"{path.parent} has no {path.name}; give a folder in the layout of diffusers.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BaseError(f"{path} cannot be read: {error}.") from error
+        raise BaseError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     raw = parse(text, path)
     if not isinstance(raw, dict):
         raise BaseError(f"{path} holds no settings.")

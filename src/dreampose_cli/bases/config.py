@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import BaseError
 from ..names import BASE_ESTIMATORS
+from ..regular import read_regular_text
 from .families import FamilySettings, settings_class
 from .validation import checked, parse
 
@@ -135,8 +136,8 @@ def read_config(folder: Path) -> BaseConfig:
     """The config of the base in `folder`. Raises BaseError when it is none."""
     path = Path(folder) / CONFIG_FILE
     try:
-        return BaseConfig.from_json(path.read_text(encoding="utf-8"), path)
+        return BaseConfig.from_json(read_regular_text(path), path)
     except FileNotFoundError:
         raise BaseError(f"{folder} is not a base: it has no {CONFIG_FILE}.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise BaseError(f"{path} cannot be read ({error}).") from error
+        raise BaseError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error

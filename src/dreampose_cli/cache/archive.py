@@ -12,6 +12,7 @@ from typing import IO, Annotated, Literal
 import msgspec
 
 from ..errors import StoreError, UsageError
+from ..regular import require_regular
 from .digests import file_digest
 from .entries import Entry
 from .folder import SUBJECT_JSON
@@ -72,6 +73,8 @@ def import_entry(
     """
     what = name or str(file)
     try:
+        if isinstance(file, str | os.PathLike):
+            require_regular(file)
         with zipfile.ZipFile(file) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise KeyError(FORMAT)  # what is compressed could be without end

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from ..errors import MediaError
+from ..regular import require_regular
 
 _SMALL = 1 << 17  # bytes of a file that is read at once
 
@@ -28,6 +29,7 @@ def key(*parts: Any) -> str:
 def file_digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file's bytes, 64 hex digits. MediaError when it cannot be read."""
     try:
+        require_regular(path)
         with open(path, "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size <= _SMALL:  # the buffer of file_digest costs more than such a file
                 return hashlib.sha256(file.read()).hexdigest()

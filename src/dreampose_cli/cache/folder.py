@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import atomic
-from ..errors import DreamposeError, StoreError
+from ..errors import DreamposeError, StoreError, is_full_disk
 
 VERSION = 1
 VERSION_FILE = "cache-version"
@@ -133,14 +133,16 @@ class CacheFolder:
         try:
             yield
         except OSError as problem:
+            if problem.errno in (errno.EMFILE, errno.ENFILE, errno.EFBIG):  # limits of the process, not of the cache
+                raise
             ours = within is None or str(problem.filename or "").startswith(str(within))
             if ours or problem.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self.store_error(problem, "write") from problem
             raise
         except DreamposeError:
             raise
-        except Exception as problem:  # safetensors and torch: a full disk only shows in the text
-            if "No space left on device" in str(problem):
+        except Exception as problem:  # of safetensors and torch
+            if is_full_disk(problem):
                 raise self.store_error(OSError(errno.ENOSPC, "No space left on device"), "write") from problem
             raise
 

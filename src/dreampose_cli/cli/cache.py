@@ -28,7 +28,7 @@ def _bytes(value: str | None) -> str | None:
 
 
 def _count(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)b?", text.strip().lower())
     if not match:
         raise UsageError(f"--max-size is {text!r}, but must be a size such as 500MB or 2GB.")
     return int(float(match[1]) * _UNITS[match[2]])

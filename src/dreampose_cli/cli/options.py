@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +49,7 @@ def positive(option: str, *, zero: bool = False, high: float = MANY) -> Callable
     """A check that the number given with `option` is above zero (or zero, where that makes sense), and at most `high`."""
 
     def check(value: float | None) -> float | None:
-        if value is not None and not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+        if value is not None and not (value > 0 or (zero and value == 0)):  # as it is for nan
             raise UsageError(f"{option} is {value:g}, but must be {'0 or more' if zero else 'more than 0'}.")
         if value is not None and value > high:
             raise UsageError(f"{option} is {value:g}, but must be {high:g} or less.")

@@ -24,6 +24,7 @@ from typing import Any
 from typer.core import TyperOption
 
 from ..errors import UsageError
+from ..regular import require_regular
 from .help import long_name
 
 FILE_VARIABLE = "DREAMPOSE_CONFIG"
@@ -114,7 +115,10 @@ def read(root) -> dict[str, Any]:
     """The user's file as defaults of the command line's parser; {} where there is none. UsageError for what cannot be
     read, a command or an option that does not exist, and a value that an option cannot have."""
     path = config_file()
+    if os.fspath(path) == os.devnull:  # none, and no other device
+        return {}
     try:
+        require_regular(path)
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from ..errors import MediaError, UsageError
+from ..regular import SPECIAL
 
 
 def require_file(path: str | os.PathLike) -> None:
@@ -22,7 +23,7 @@ def require_file(path: str | os.PathLike) -> None:
         raise MediaError(f"{path} is a folder; give a file.")
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
-            raise MediaError(f"{path} is a pipe or a device, which is read only once; save it as a file first.")
+            raise MediaError(f"{path} is {SPECIAL}.")
         with open(file, "rb") as stream:
             empty = not stream.read(1)
     except (FileNotFoundError, NotADirectoryError):
@@ -36,8 +37,18 @@ def require_file(path: str | os.PathLike) -> None:
 
 
 def list_files(folder: Path, suffixes: set[str]) -> list[Path]:
-    """The visible files of these suffixes, in the order of the numbers in their names: 9 before 10."""
-    names = [name for name in os.listdir(folder) if not name.startswith(".") and Path(name).suffix.lower() in suffixes]
+    """The visible files of these suffixes, in the order of the numbers in their names: 9 before 10.
+
+    Raises OSError, and MediaError for a pipe or a device among them.
+    """
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or Path(entry.name).suffix.lower() not in suffixes:
+                continue
+            if not entry.is_file() and not entry.is_dir() and os.path.exists(entry):  # a broken link is named by its reader
+                raise MediaError(f"{entry.path} is {SPECIAL}.")
+            names.append(entry.name)
     return [folder / name for name in sorted(names, key=natural_order)]
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import BaseError
+from ..regular import require_regular
 
 SHOWN = 3  # names given of each kind of misfit
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
@@ -29,6 +30,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     A prefix `module.` on every name (training in several processes) is dropped. Raises BaseError naming the file.
     """
     path = Path(path)
+    try:
+        require_regular(path)
+    except OSError as error:
+        raise BaseError(f"{path} cannot be read: {error.strerror}.") from error
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}

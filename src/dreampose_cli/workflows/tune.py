@@ -102,20 +102,21 @@ def tune(
                     },
                     **{name: identity[name] for name in ("settings", "seed")},
                 }
-                _learn(
-                    cache,
-                    options,
-                    folder,
-                    config,
-                    settings,
-                    identity,
-                    about,
-                    partial,
-                    started,
-                    model_cache,
-                    progress,
-                    note,
-                )
+                with cache.storing(within=partial):
+                    _learn(
+                        cache,
+                        options,
+                        folder,
+                        config,
+                        settings,
+                        identity,
+                        about,
+                        partial,
+                        started,
+                        model_cache,
+                        progress,
+                        note,
+                    )
             shutil.rmtree(partial / "checkpoints", ignore_errors=True)
             entry = cache.publish_partial(id, "subject")
         cache.note_place(id, folder)

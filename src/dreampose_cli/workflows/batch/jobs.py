@@ -9,6 +9,7 @@ import csv
 import functools
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ...errors import UsageError
 from ...media.files import list_files
 from ...media.outputs import output_kind
 from ...media.photos import SUFFIXES
+from ...regular import require_regular
 from .job_options import NAMES, JobOptions, OptionSets
 
 FIELDS = ("photo", "subject", "poses", "output")
@@ -143,6 +145,8 @@ def _in_words(file: str | os.PathLike, bad: list[tuple[int, str]]) -> str:
 
 def _rows(file: str | os.PathLike) -> Iterator[tuple[int, dict | str]]:
     """(line number, fields), or in place of the fields what is wrong with the line. Lines are read one at a time."""
+    if not stat.S_ISFIFO(os.stat(file).st_mode):  # as of `--jobs <(a command)`: read once, from its beginning to its end
+        require_regular(file)
     with open(file, "rb") as stream:
         if Path(file).suffix.lower() == ".csv":
             yield from _csv_rows(_lines(stream))
