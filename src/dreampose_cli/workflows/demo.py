@@ -1,8 +1,8 @@
 """The demo: a photo of a mannequin that no base was trained on, and a dance of another one, through `tune` and `render`.
 
 Everything is generated from a seed and goes the way a user's files go: a photo as PNG, a driving video as mp4, poses by
-the estimator. Because the studio can draw the photographed mannequin in the dancer's poses, the result has a truth to be
-compared with. The dancer has the subject's build, so that the two outlines agree; another build is a matter of `--align`.
+the estimator. The dancer has a build of its own, which its poses show; a network follows poses, so what it makes of the
+photo has that build. The studio can draw the photographed mannequin so, and in its own build too: two truths to compare with.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ OWN = ("photo.png", "dance.mp4", "dance.poses", "result.mp4", "out.mp4", "strip.
 def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note | None = None) -> dict:
     """Run the demo, replacing an earlier one in its folder; returns what metrics.json holds.
 
-    metrics.json: "untuned" and "tuned", each l1, ssim, psnr against the truth (RGB in [0, 1], the base's resolution,
-    means over frames), and "seconds" for tune and render. Raises OutputError for a folder that holds other files.
+    metrics.json: "untuned" and "tuned", each l1, ssim, psnr against the truth in the dancer's build (RGB in [0, 1], the
+    base's resolution, means over frames), "own_build": the same of both against the subject's own build, and "seconds" for
+    tune and render. Raises OutputError for a folder that holds other files.
     """
     note = note or no_note
     output, seed = Path(options.output), options.seed
@@ -55,7 +56,7 @@ def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note |
         tempfile.TemporaryDirectory(prefix="dreampose-demo-") as private,
     ):
         cache = Cache(private)  # the user's subjects, and which was tuned last, stay as they are
-        photo, truth = _studio(folder, seed)
+        photo, truth, own = _studio(folder, seed)
         poses = extract(
             cache,
             folder / "dance.mp4",
@@ -80,9 +81,10 @@ def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note |
             shots[name] = (list(media.open_frames(folder / name)), result.seconds)
             shutil.rmtree(folder / name)
         media.write_frames(folder / "result.mp4", shots["tuned"][0], fps=FPS, metadata={"notice": NOTICE})
-        _pictures(folder, truth, shots["untuned"][0], shots["tuned"][0])
+        _pictures(folder, truth, own, shots["untuned"][0], shots["tuned"][0])
         figures = {
             **{name: compare(frames, truth) for name, (frames, _) in shots.items()},
+            "own_build": {name: compare(frames, own) for name, (frames, _) in shots.items()},
             "seconds": {"tune": round(tuned_in, 1), "render": round(shots["tuned"][1], 1)},
             "frames": len(truth),
             "seed": seed,
@@ -100,22 +102,23 @@ def compare(frames: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, floa
     return {name: round(float(np.mean([v for v in values if v is not None])), 4) for name, values in scores.items()}
 
 
-def _studio(folder: Path, seed: int) -> tuple[Path, list[np.ndarray]]:
-    """Draw the subject's photo, the dancer's video, and the truth: the subject in the dancer's poses."""
+def _studio(folder: Path, seed: int) -> tuple[Path, list[np.ndarray], list[np.ndarray]]:
+    """Draw the subject's photo, the dancer's video, and the truth: the subject dancing, in the dancer's build and in its own."""
     subject = draw_subject(plan_clip(DATASET_SEED, "test", 2 * seed).subject_seed)
     plan = plan_clip(DATASET_SEED, "test", 2 * seed + 1)
-    dancer = dataclasses.replace(draw_subject(plan.subject_seed), body=subject.body)
+    dancer = draw_subject(plan.subject_seed)
     dance = draw_dance(plan.dance_seed, FRAMES, FPS)
-    truth = [frame.picture for frame in perform(subject, dance)]
+    truth = [frame.picture for frame in perform(dataclasses.replace(subject, body=dancer.body), dance)]
+    own = [frame.picture for frame in perform(subject, dance)]
     standing = draw_dance(plan_clip(DATASET_SEED, "test", 2 * seed).dance_seed, 12, FPS)
     picture = next(iter(perform(subject, standing))).picture
     Image.fromarray(picture).save(folder / "photo.png")
     media.write_frames(folder / "dance.mp4", (frame.picture for frame in perform(dancer, dance)), fps=FPS)
-    return folder / "photo.png", truth
+    return folder / "photo.png", truth, own
 
 
-def _pictures(folder: Path, truth, untuned, tuned) -> None:
-    """out.mp4: photo | driving video | pose | result; strip.png: six moments of each, with the truth below."""
+def _pictures(folder: Path, truth, own, untuned, tuned) -> None:
+    """out.mp4: photo | driving video | pose | result; strip.png: seven moments of each, with both truths below."""
     photo = media.read_photo(folder / "photo.png")
     dance = list(media.open_frames(folder / "dance.mp4"))
     poses = [colorize_iuv(frame) for frame in open_poses(folder / "dance.poses")]
@@ -123,10 +126,13 @@ def _pictures(folder: Path, truth, untuned, tuned) -> None:
     frames = (_beside([photo, dance[i], poses[i], tuned[i]], names) for i in range(len(tuned)))
     media.write_frames(folder / "out.mp4", frames, fps=FPS, metadata={"notice": NOTICE})
     chosen = np.linspace(0, len(tuned) - 1, 7).round().astype(int)
-    rows = {"driving video": dance, "pose": poses, "untuned": untuned, "tuned": tuned, "truth": truth}
+    rows = {
+        "driving video": dance, "pose": poses, "untuned": untuned, "tuned": tuned,
+        "truth, dancer's build": truth, "truth, own build": own,
+    }  # fmt: skip
     columns = [
         _captioned(
-            np.concatenate([photo] + [np.full_like(photo, 255)] * 4), "photo, and right of it the driving video", 2
+            np.concatenate([photo] + [np.full_like(photo, 255)] * (len(rows) - 1)), "photo, and right of it the driving video", 2
         )
     ]
     for i in chosen:
@@ -137,7 +143,7 @@ def _pictures(folder: Path, truth, untuned, tuned) -> None:
     height = photo.shape[0] * 2
     for k, name in enumerate(rows):
         if k:
-            draw.text((12, 24 + height * k + height // 2), name, fill=(60, 60, 60), font=ImageFont.load_default(24))
+            draw.text((12, 24 + height * k + height // 2), name, fill=(60, 60, 60), font=ImageFont.load_default(20))
     picture.save(folder / "strip.png")
 
 
