@@ -194,3 +194,28 @@ def test_the_figure_counts_twice(base, poses):
     assert near.shape == (1, 1, 12, 8) and near[0, 0, 0, 4] and not near[0, 0, 11, 7]  # two cells beyond the body
     rate = LoopSettings(steps=100, learning_rate=1.0, batch_size=1, decay=0.4, floor=0.05)
     assert rate.rate(50) == 1.0 and rate.rate(99) < 0.06 and rate.rate(99) > 0.05
+
+
+def test_keys_and_values_of_a_photo_are_computed_once(base, poses, monkeypatch):
+    picture = np.random.default_rng(3).integers(0, 255, (48, 32, 3), dtype=np.uint8)
+    settings = RenderSettings.of(base, {"image": 2.0, "pose": 2.0}, steps=3)
+    looked_at = []
+    layers = [module for name, module in base.unet.named_modules() if name.endswith("attn2.to_k")]
+    hooks = [layer.register_forward_hook(lambda *_: looked_at.append(1)) for layer in layers]
+    prepared = prepare(base, picture, poses[0, 2].numpy())
+    frames = render_batch(base, prepared, poses, settings)
+    again = render_batch(base, prepared, poses.flip(0), settings)
+    assert len(looked_at) == len(layers)  # three steps, two branches, two batches
+    for hook in hooks:
+        hook.remove()
+    monkeypatch.setattr(code.SurfaceQuery, "__post_init__", lambda self: object.__setattr__(self, "kept", None), raising=False)
+    assert np.array_equal(frames, render_batch(base, prepare(base, picture, poses[0, 2].numpy()), poses, settings))
+    assert np.array_equal(frames[::-1], again)
+
+
+def test_while_weights_learn_nothing_is_kept(base, poses):
+    picture = np.zeros((1, 48, 32, 3), np.uint8)
+    reference = base.reference(base.views(picture, poses[:1, 2].numpy()))
+    condition = base.condition(reference, poses)
+    base.predict(torch.zeros(5, base.latent_channels, *base.latent_size), torch.tensor(500), condition)
+    assert condition.kept is None and not reference.kept

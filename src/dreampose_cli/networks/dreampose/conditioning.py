@@ -19,7 +19,7 @@ from ..network import SHARED, Condition
 from .prior import Prior
 from .settings import PoseSettings, settings_of
 from .surface import Surface, surface_channels
-from .surface_code import CODE
+from .surface_code import CODE, Kept
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,15 @@ class DreamPoseReference:
     """What photos contribute, whatever the pose.
 
     tokens (N, T, D): c_I; null_tokens (1, T, D): those of the null image, None where no row will be without its image;
-    latents (N, C, h, w) of the image condition; surface or None, by `PhotoSettings.unet_channels`.
+    latents (N, C, h, w) of the image condition; surface or None, by `PhotoSettings.unet_channels`; kept: keys and values
+    of the tokens, by the layer that computed them (see `surface_code.SurfaceQuery`).
     """
 
     tokens: Tensor
     null_tokens: Tensor | None
     latents: Tensor
     surface: Surface | None
+    kept: Kept = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class DreamPoseCondition(Condition):
     guessed (R,): where it may be used. photo_needs_pose: the photo's channels are made of image and pose.
 
     Of a base with a surface code: code (R, CODE, h, w), that of the targets' own poses; image (R,), 1 where the photo is
-    seen; and in place of `tokens` those of N photos as they are, photo_tokens (N, T, D), R / N rows each.
+    seen; and in place of `tokens` those of N photos as they are, photo_tokens (N, T, D), R / N rows each, with what layers
+    `kept` of them.
     """
 
     tokens: Tensor | None
@@ -56,6 +59,7 @@ class DreamPoseCondition(Condition):
     code: Tensor | None = None
     image: Tensor | None = None
     photo_tokens: Tensor | None = field(default=None, metadata=SHARED)
+    kept: Kept | None = field(default=None, metadata=SHARED)
     null_tokens: Tensor | None = field(default=None, metadata=SHARED)
     null_pose: float = field(default=0.0, metadata=SHARED)
     photo_needs_pose: bool = field(default=False, metadata=SHARED)

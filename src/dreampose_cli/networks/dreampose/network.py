@@ -110,6 +110,7 @@ class DreamPose(Network):
         if settings.photo.surface_code:
             code = surface_code(target, self.vae_scale_factor)
             coded = {"code": code, "image": code.new_ones(rows), "photo_tokens": reference.tokens}
+            coded["kept"] = None if torch.is_grad_enabled() else reference.kept
         return DreamPoseCondition(
             None if coded else each(reference.tokens, rows),
             pose,
@@ -134,7 +135,7 @@ class DreamPose(Network):
         tokens, query, channels = condition.tokens, None, [latents, condition.pose, condition.photo]
         if condition.code is not None:
             tokens, channels = condition.photo_tokens, [latents, condition.pose, condition.code, condition.photo]
-            query = {"surface": SurfaceQuery(condition.code, condition.image)}
+            query = {"surface": SurfaceQuery(condition.code, condition.image, condition.kept)}
         assert tokens is not None
         inputs = torch.cat(channels, dim=1).to(self.dtype)
         output = self.unet(inputs, t, encoder_hidden_states=tokens.to(self.dtype), cross_attention_kwargs=query)

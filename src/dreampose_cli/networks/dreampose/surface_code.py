@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -97,13 +98,21 @@ def _spread() -> Tensor:
     return code @ code.T / code.shape[1]
 
 
+Kept: TypeAlias = dict[nn.Module, tuple[Tensor, Tensor]]
+
+
 @dataclass(frozen=True)
 class SurfaceQuery:
     """What the layers need to know of B target frames: code (B, CODE, h, w) of their poses, and `image` (B,), 1 where
-    the photo is seen and 0 where it is null; None: everywhere."""
+    the photo is seen and 0 where it is null; None: everywhere.
+
+    kept: keys and values of the photos' tokens, which a layer computes once and finds here at the next steps and frames;
+    None where weights learn, and they change from step to step.
+    """
 
     code: Tensor
     image: Tensor | None = None
+    kept: Kept | None = None
 
     def level(self, positions: int) -> tuple[int, int]:
         """Height and width of the level of the UNet that has so many positions."""
@@ -164,13 +173,18 @@ class SurfaceAttention(nn.Module):
         height, width = surface.code.shape[-2:]
         size = (height, width)
         level, cells = surface.level(positions), height * width
-        if encoder_hidden_states.shape[1] > cells:
-            loose, grid = encoder_hidden_states.tensor_split([encoder_hidden_states.shape[1] - cells], dim=1)
-            encoder_hidden_states = torch.cat([loose, _resized(grid, size, level)], dim=1)
-        tokens, code = encoder_hidden_states.split([encoder_hidden_states.shape[-1] - CODE, CODE], dim=-1)
         here = F.adaptive_avg_pool2d(surface.code, level).flatten(2).transpose(1, 2)
         query = attn.to_q(hidden_states) + self.code(here.to(hidden_states))
-        key, value = attn.to_k(tokens) + self.code(code), attn.to_v(tokens)
+        if surface.kept is not None and self in surface.kept:
+            key, value = surface.kept[self]
+        else:
+            if encoder_hidden_states.shape[1] > cells:
+                loose, grid = encoder_hidden_states.tensor_split([encoder_hidden_states.shape[1] - cells], dim=1)
+                encoder_hidden_states = torch.cat([loose, _resized(grid, size, level)], dim=1)
+            tokens, code = encoder_hidden_states.split([encoder_hidden_states.shape[-1] - CODE, CODE], dim=-1)
+            key, value = attn.to_k(tokens) + self.code(code), attn.to_v(tokens)
+            if surface.kept is not None:
+                surface.kept[self] = key, value
         query, key, value = (x.reshape(photos, -1, attn.heads, x.shape[-1] // attn.heads) for x in (query, key, value))
         seen = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         seen = seen.transpose(1, 2).reshape(batch, positions, -1)
