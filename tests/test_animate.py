@@ -18,6 +18,7 @@ from dreampose_cli.inference.joint import decode_frames, denoise_clip
 from dreampose_cli.networks.animate.importers import import_animate_anyone, import_magicanimate
 from dreampose_cli.networks.animate.settings import MAGICPOSE, AnimateSettings
 from dreampose_cli.networks.animate.unet import FrameNorm, clip_norm_count
+from dreampose_cli.networks.network import Branch
 from dreampose_cli.networks.storage import load_base, save_base
 from dreampose_cli.poses.control_picture import VIRIDIS, draw_control_picture, read_control_picture
 from dreampose_cli.sampling import context_windows, joint_noise, make_sampler
@@ -234,17 +235,18 @@ def test_magicanimate_from_noise_to_frames(networks, magicanimate, sources, phot
     assert np.abs(made.astype(int) - decode(sources["magicanimate"], theirs)).max() <= 1
 
 
-def run(network, photo, labels, noise, guidance, steps=STEPS, **options):
+def run(network, photo, labels, noise, guidance, steps=STEPS, at=None, branches=None, **options):
     windows = context_windows(len(noise), WINDOW, OVERLAP)
     follow = poses if network.config.poses.kind == "densepose" else control
+    reference = reference_of(network, photo)
     return denoise_clip(
         network,
-        reference_of(network, photo),
+        reference if at is None else network.at(reference, at),
         lambda frames: follow(labels[frames]),
         noise,
         make_sampler("ddim", network.schedule),
         steps,
-        network.branches({"image": guidance}),
+        branches or network.branches({"image": guidance}),
         windows,
         **options,
     )
@@ -279,6 +281,51 @@ def test_animate_anyone_from_noise_to_frames(networks, animate_anyone, sources, 
     assert close(ours, theirs)
     made = np.stack(list(decode_frames(network, ours)))
     assert np.abs(made.astype(int) - decode(sources["animate-anyone"], theirs)).max() <= 1
+
+
+# What is computed once
+
+
+@torch.no_grad()
+def test_a_photo_is_looked_at_once_or_in_every_step_by_the_schedule(networks, photo, labels, monkeypatch):
+    """At timestep zero, once equals every step to the bit; what a reference knows of a step, every later step takes."""
+    from dreampose_cli.networks.animate import network as module
+
+    looks = []
+    real = module.read_photos
+    monkeypatch.setattr(module, "read_photos", lambda unet, x, t, *more: looks.append(int(t[0])) or real(unet, x, t, *more))
+    noise = joint_noise("tiled", FRAMES, (4, 10, 8), seed=3, period=WINDOW)
+    followed = run(networks["magicanimate"], photo, labels, noise, guidance=2.0, steps=3)
+    assert looks == [667, 334, 1]  # for all windows and both halves of the guidance
+    looks.clear()
+    once = run(networks["magicanimate"], photo, labels, noise, guidance=2.0, steps=3, at=torch.tensor(0))
+    assert looks == [0] and not close(once, followed)
+    looks.clear()
+    network = networks["animate-anyone"]
+    once = run(network, photo, labels, noise, guidance=2.0, steps=3)
+    assert looks == [0]
+    monkeypatch.setattr(network, "at", lambda reference, t: network._with_bank(reference, torch.tensor(0)))
+    assert torch.equal(once, run(network, photo, labels, noise, guidance=2.0, steps=3)) and len(looks) == 1 + 1 + 3
+
+
+@torch.no_grad()
+def test_the_pose_control_is_computed_once_for_both_halves(networks, photo, labels, monkeypatch):
+    """Which changes nothing but rounding; and null rows without the pose would not make it less."""
+    from dreampose_cli.networks.animate import network as module
+
+    network, rows = networks["magicanimate"], []
+    noise = joint_noise("tiled", FRAMES, (4, 10, 8), seed=3, period=WINDOW)
+    halves = [Branch(-1.0, drop_image=True, drop_pose=True), Branch(2.0)]
+    hook = network.modules["control"].register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    try:
+        once = run(network, photo, labels, noise, guidance=2.0, steps=1)
+        without = run(network, photo, labels, noise, guidance=2.0, steps=1, branches=halves)
+        monkeypatch.setattr(module, "_repeats", lambda *_: False)
+        twice = run(network, photo, labels, noise, guidance=2.0, steps=1)
+    finally:
+        hook.remove()
+    assert rows == [WINDOW] * 4 + [2 * WINDOW] * 2  # of two windows
+    assert close(twice, once, 1e-5) and not close(without, once)
 
 
 # Conventions
@@ -376,17 +423,6 @@ def test_guidance_of_one_computes_the_full_branch_alone(networks, photo, labels)
         assert set(rows) == {WINDOW, 2 * WINDOW}
     finally:
         del network.predict
-
-
-def test_control_is_computed_once_for_both_branches(networks, photo, labels):
-    network = networks["magicanimate"]
-    rows = []
-    hook = network.modules["control"].register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
-    try:
-        run(network, photo, labels, joint_noise("tiled", FRAMES, (4, 10, 8), 3, WINDOW), guidance=2.0, steps=1)
-    finally:
-        hook.remove()
-    assert rows == [WINDOW, WINDOW]
 
 
 @torch.no_grad()

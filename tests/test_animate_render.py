@@ -188,6 +188,23 @@ def test_memory_low_and_guidance_one_and_what_the_result_says_of_itself(here, ca
     assert not np.array_equal(frames(here / "plain"), frames(here / "out"))
 
 
+def test_the_photo_is_looked_at_once_where_that_is_asked_for(here, capsys):
+    for base, changes in (("magic", True), ("anyone", False)):  # the second does so anyway
+        drawn = ["--pose-pictures"] if base == "anyone" else []
+        poses = "drawn" if drawn else "iuv"
+        assert render(here, base, *drawn, poses=poses, out=f"{base}-each", steps=1) == 0
+        capsys.readouterr()
+        assert render(here, base, *drawn, "--appearance-once", "--json", poses=poses, out=f"{base}-once", steps=1) == 0
+        assert json.loads(capsys.readouterr().out)["settings"]["appearance_once"] is True
+        assert np.array_equal(frames(here / f"{base}-each"), frames(here / f"{base}-once")) is not changes
+
+
+def test_a_few_steps_of_pndm(here, capsys):
+    assert render(here, "magic", "--sampler", "pndm", "--json", steps=3) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["steps"] == 3
+    assert frames(here / "out").shape == (FRAMES, HEIGHT, WIDTH, 3)
+
+
 def test_without_a_size_the_photo_keeps_its_aspect(here, capsys):
     """The base's 64x64, with the edges of a 70x90 photo repeated around it, and cut off again."""
     command = ["render", "--base", "magic", "--photo", str(here / "photo.png"), "--poses", str(here / "iuv")]
@@ -223,7 +240,7 @@ def test_keypoint_bases_draw_keypoints(here):
 
 
 def test_options_of_joint_denoising_mean_nothing_on_mini(here, capsys):
-    for words in (["--window", "4:1"], ["--pose-pictures"], ["--size", "64x80"], ["--start-noise", "x.npy"]):
+    for words in (["--window", "4:1"], ["--pose-pictures"], ["--appearance-once"], ["--size", "64x80"], ["--start-noise", "x.npy"]):
         command = ["render", "--base", "mini", "--photo", str(here / "photo.png"), "--poses", str(here / "iuv")]
         assert main([*command, "-o", f"{here / 'out'}/", *words]) == 2
         assert f"{words[0]} means nothing on the base mini" in capsys.readouterr().err

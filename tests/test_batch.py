@@ -132,6 +132,7 @@ def test_any_option_of_tune_and_render_is_a_field(place):
     values = {
         "base": "mini", "tune": False, "edit": "a red dress", "edit-where": "mask.png", "size": "128x160", "window": "16:4",
         "start-noise": "n.npy", "pose-pictures": True, "facing": "back", "interpolate": 3, "estimator": "doodle",
+        "appearance-once": True,
         "guidance-interval": "0.2:1", "image-guidance": 3, "pose-guidance": 2.5, "sampler": "ddim", "steps": 7, "seed": 4,
         "noise": "per-frame", "align": "on", "fps": 12, "start": 1, "end": 2, "side-by-side": True, "audio": True,
         "batch-size": 2, "compile": True, "c2pa-key": "key.pem", "dtype": "float32", "memory": "low", "photo-pose": "y.poses",

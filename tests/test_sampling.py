@@ -6,6 +6,7 @@ import torch
 
 from dreampose_cli.errors import UsageError
 from dreampose_cli.names import SAMPLERS
+from dreampose_cli.networks.animate.settings import EPS_LINEAR, V_ZERO_SNR
 from dreampose_cli.networks.dreampose.presets import MINI, SCHEDULE, build_mini
 from dreampose_cli.sampling import clip_noise, guide, make_sampler, sample
 
@@ -39,6 +40,20 @@ def test_every_sampler_finds_what_an_oracle_predicts(name, steps, schedule):
     assert torch.isfinite(found).all()
     # Stable Diffusion's schedule ends at its first alpha, not at one: a noise of 0.03 remains by design.
     assert (found - truth).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("schedule", [SCHEDULE, EPS_LINEAR, V_ZERO_SNR])
+def test_a_few_steps_are_a_few_calls_on_every_schedule(name, schedule):
+    for steps in (1, 2, 3, 4):
+        seen = []
+
+        def predict(latents, timestep, seen=seen):
+            seen.append(timestep)
+            return 0.1 * latents
+
+        found = sample(predict, torch.ones(1, 4, 2, 2), make_sampler(name, schedule), steps)
+        assert len(seen) == (steps if name != "pndm" or steps == 1 else steps + 1) and torch.isfinite(found).all()
 
 
 def test_guidance_is_the_papers_formula():

@@ -23,7 +23,7 @@ PANELS = {
     "Scores": "metrics fail_under fail_over tune ablations",
     "Poses": "estimator trust_code estimator_size person facing interpolate align pose_pictures where face",
     "Denoising": "model guidance image_guidance pose_guidance guidance_interval steps sampler strength seed noise "
-    "start_noise window",
+    "start_noise window appearance_once",
     "Learning": "preset stages resume epochs max_steps steps:tune tune_steps decoder_steps learning_rate "
     "decoder_learning_rate lora_rank ema pose_window pose_channels unet_image_input clip_only save_every keep "
     "validate_every tracker seed:tune seed:train",

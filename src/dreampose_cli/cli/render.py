@@ -101,6 +101,9 @@ def render(
     pose_pictures: Annotated[
         bool, typer.Option("--pose-pictures", help="--poses are drawn poses, to be taken as they are.")
     ] = False,
+    appearance_once: Annotated[
+        bool, typer.Option("--appearance-once", help="Look at the photo once, not in every step.")
+    ] = False,
     estimator: options.Estimator = None,
     trust_code: options.TrustCode = False,
     facing: options.Facing = "front",
@@ -162,6 +165,7 @@ def render(
         window=options.window(window),
         start_noise=start_noise,
         pose_pictures=pose_pictures,
+        appearance_once=appearance_once,
         image_guidance=image_guidance,
         pose_guidance=pose_guidance,
         guidance_interval=options.interval(guidance_interval),

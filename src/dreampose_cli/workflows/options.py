@@ -45,8 +45,9 @@ class RenderOptions:
     end means a folder. subject: id, name or a photo it was tuned from; None: the one tuned last. photo_index: which of
     the subject's photos conditions, from 1. guidance_interval: the noise levels (1 is pure noise) with guidance. noise:
     "shared", one draw for the clip, or "per-frame". size (height, width), window (frames, overlap), start_noise (a .npy
-    file) and pose_pictures are for bases that denoise frames together, see `workflows.render_clip`. align: "auto", "on" or
-    "off", see `inference.alignment`. fps, start and end (seconds) choose among the driving video's frames. edit: an
+    file), pose_pictures and appearance_once (the appearance network sees the photo once, as without noise, and not in every
+    step) are for bases that denoise frames together, see `workflows.render_clip`. align: "auto", "on" or "off", see
+    `inference.alignment`. fps, start and end (seconds) choose among the driving video's frames. edit: an
     instruction by which `photo` is changed first, within edit_where (see EditOptions). c2pa_key: a PEM file, see
     `media.credentials`.
     """
@@ -64,6 +65,7 @@ class RenderOptions:
     window: tuple[int, int] | None = None
     start_noise: Path | None = None
     pose_pictures: bool = False
+    appearance_once: bool = False
     image_guidance: float | None = None
     pose_guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None

@@ -137,6 +137,8 @@ def _denoise(
         module.to(network.device)  # where a clip before this one has put them away
     with torch.inference_mode():
         reference = network.reference(views)
+        if options.appearance_once:
+            reference = network.at(reference, torch.tensor(0))
     if options.memory == "low":
         offload(*encoders)
     portions = plan_clip(network, size, settings.window, settings.overlap, used, options.memory)
@@ -243,6 +245,7 @@ def render_clips(
         "noise": settled.settings.noise if options.start_noise is None else Path(options.start_noise).name,
         "window": settled.settings.window,
         "overlap": settled.settings.overlap,
+        "appearance_once": options.appearance_once,
         "size": settled.config.resolution,
     }
     about = {

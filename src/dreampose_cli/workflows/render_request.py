@@ -103,6 +103,7 @@ def _check_family(options: RenderOptions, config: BaseConfig) -> None:
         "--window": options.window is not None and not joint,
         "--start-noise": options.start_noise is not None and not joint,
         "--pose-pictures": options.pose_pictures and not joint,
+        "--appearance-once": options.appearance_once and not joint,
         "--pose-guidance": options.pose_guidance is not None and joint,
         "--photo-pose": options.photo_pose is not None and joint,
         "--batch-size": options.batch_size is not None and joint,

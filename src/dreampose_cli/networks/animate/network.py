@@ -33,7 +33,8 @@ from .unet import clip_norm_count, forward, norm_motion_by_frame
 class Reference:
     """All that depends on the photos alone: latents (P, C, h, w), tokens (P, T, D), and their bank where it is known.
 
-    The bank of a network whose appearance network follows the timestep is that of one step: `AnimateNetwork.at`.
+    Where the appearance network follows the timestep, `AnimateNetwork.at` gives the bank of a step. A reference that has a
+    bank keeps it: `at` once, and what it gave serves all steps.
     """
 
     latents: Tensor
@@ -126,7 +127,7 @@ class AnimateNetwork(Network):
         return self._with_bank(reference, torch.tensor(0)) if zero else reference
 
     def at(self, reference: Reference, t: Tensor) -> Reference:
-        return reference if self.settings.reference_timestep == "zero" else self._with_bank(reference, t)
+        return reference if reference.bank is not None else self._with_bank(reference, t)
 
     def _with_bank(self, reference: Reference, t: Tensor) -> Reference:
         latents = reference.latents

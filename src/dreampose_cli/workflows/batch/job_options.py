@@ -148,6 +148,7 @@ _RENDER: dict[str, tuple[str, Parser]] = {
     "window": ("window", lambda name, value: parse_window(name, str(value))),
     "start-noise": ("start_noise", _text),
     "pose-pictures": ("pose_pictures", _flag),
+    "appearance-once": ("appearance_once", _flag),
     "facing": ("facing", _choice(FACINGS)),
     "interpolate": ("interpolate", _whole(0, 1000)),
     "image-guidance": ("image_guidance", _number(*GUIDANCE_RANGE)),
@@ -171,7 +172,7 @@ _RENDER: dict[str, tuple[str, Parser]] = {
 _DEFAULTS: dict[str, Any] = {
     "tune": True, "dtype": "auto", "memory": "auto", "tune-seed": 0, "photo-index": 1, "seed": 0, "noise": "shared",
     "align": "auto", "side-by-side": False, "audio": False, "compile": False, "start": 0.0,
-    "pose-pictures": False, "facing": "front", "interpolate": 0,
+    "pose-pictures": False, "appearance-once": False, "facing": "front", "interpolate": 0,
 }  # fmt: skip
 NAMES = ("base", "tune", *_BOTH, *_TUNE, *_RENDER)
 
