@@ -17,7 +17,7 @@ from rich.console import Console
 from dreampose_cli.__main__ import main
 from dreampose_cli.cli.bar import bar
 from dreampose_cli.cli.output import Output
-from dreampose_cli.errors import MediaError, OutputError, document, printable, sentence
+from dreampose_cli.errors import MediaError, OutOfMemoryError, OutputError, document, printable, sentence
 from dreampose_cli.reporting import Caution
 
 NOTE = "decoder, loss 0.1234, rate 5e-05, 12.3 samples/s, waiting 3 % for data, a note that goes on and on"
@@ -136,6 +136,45 @@ def test_one_document_only(cache, capsys):
     assert json.loads(captured.out)["faults"] == {f"subject/{'0' * 16}": "weights.bin is not what was written"}
     assert "error: 1 entry is not as made" in captured.err
     assert main(["cache", "repair"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "too many files are open"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12582912 bytes"), "out of memory"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "out of memory"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_what_a_limit_broke_is_not_called_damaged(cause, words):
+    error = MediaError("photo.png cannot be read: the picture is damaged or cut short; save it again.")
+    error.__cause__ = cause
+    assert sentence(error).startswith(words)
+    assert sentence(cause).startswith(words)
+    error.__cause__ = ValueError("bad checksum")
+    assert sentence(error) == str(error)
+    error = OutOfMemoryError("too little memory even for one frame; give a smaller --size.")
+    error.__cause__ = cause
+    assert sentence(error) == str(error)  # who raised it knows better
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_ffmpeg_that_cannot_be_started_is_not_missing(monkeypatch):
+    from dreampose_cli.media import ffmpeg
+
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    def full(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(ffmpeg, "get_ffmpeg_exe", missing)
+    with pytest.raises(MediaError, match="was not found"):
+        ffmpeg.Ffmpeg("-version")
+    monkeypatch.setattr(ffmpeg.os, "open", full)
+    with pytest.raises(OSError, match="Too many open files"):
+        ffmpeg.Ffmpeg("-version")
 
 
 def test_the_systems_limits_have_words():

@@ -28,6 +28,8 @@ from __future__ import annotations
 import errno
 import re
 
+_NO_MEMORY = "out of memory; try --batch-size 1, a smaller photo, or another --device."
+_MEMORY_WORDS = ("can't allocate memory", "Cannot allocate memory", "failed to map segment", "std::bad_alloc")  # of libraries
 _FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -128,18 +130,15 @@ def is_full_disk(problem: BaseException) -> bool:
 def sentence(problem: BaseException) -> str:
     """One sentence about `problem` for the user, with the way out where there is one."""
     if isinstance(problem, DreamposeError):
-        return str(problem)
+        ours = isinstance(problem, OutOfMemoryError | BatchError)  # who raises these has said what to do
+        return (None if ours else _limit_behind(problem)) or str(problem)
     text = " ".join(str(problem).split())
     name = type(problem).__name__
     if is_full_disk(problem):
         where = getattr(problem, "filename", None)
         return f"the disk is full{f' (while writing {where})' if where else ''}; make room and run the command again."
-    if getattr(problem, "errno", None) in (errno.EMFILE, errno.ENFILE):
-        return "too many files are open; raise the limit (`ulimit -n 4096`) and run the command again."
-    if getattr(problem, "errno", None) == errno.EFBIG or "File too large (os error" in text:  # the latter of safetensors
-        return "a file would grow beyond the limit for files here; raise it (`ulimit -f unlimited`) and run the command again."
-    if name == "OutOfMemoryError" or isinstance(problem, MemoryError):
-        return "out of memory; try --batch-size 1, a smaller photo, or another --device."
+    if limit := _limit_behind(problem):
+        return limit
     if isinstance(problem, ValueError) and text == "embedded null byte":
         return "a path holds a NUL, which no name of a file can; check the paths."
     if isinstance(problem, ModuleNotFoundError) and problem.name and not problem.name.startswith("dreampose_cli"):
@@ -151,6 +150,27 @@ def sentence(problem: BaseException) -> str:
         f"something unexpected happened ({name}: {text[:300]}). This is a fault of dreampose: please report it with "
         "what `-v` prints for the same command and what `dreampose doctor` says."
     )
+
+
+def _limit_behind(problem: BaseException) -> str | None:
+    """Words for a limit of the system that this error, or one that it was raised from, tells of: a file that could not be
+    read for want of memory is not damaged."""
+    cause: BaseException | None = problem
+    while cause is not None:
+        number, text = getattr(cause, "errno", None), str(cause)
+        if number in (errno.EMFILE, errno.ENFILE):
+            return "too many files are open; raise the limit (`ulimit -n 4096`) and run the command again."
+        if number == errno.EFBIG or "File too large (os error" in text:  # the latter of safetensors
+            return (
+                "a file would grow beyond the limit for files here; raise it (`ulimit -f unlimited`) and run the command "
+                "again."
+            )
+        if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError" or number == errno.ENOMEM:
+            return _NO_MEMORY
+        if any(words in text for words in _MEMORY_WORDS):
+            return _NO_MEMORY
+        cause = cause.__cause__
+    return None
 
 
 def document(problem: BaseException, words: list[str]) -> dict[str, dict[str, str | None]]:

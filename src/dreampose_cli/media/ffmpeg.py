@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -150,6 +151,18 @@ def _executable() -> str:
     try:
         return get_ffmpeg_exe()
     except RuntimeError as error:
+        _require_descriptors()
         raise MediaError(
             "ffmpeg was not found; reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to an ffmpeg of your own."
         ) from error
+
+
+def _require_descriptors() -> None:
+    """Raise OSError where too many files are open to start a process: an ffmpeg that cannot be started is not missing."""
+    opened: list[int] = []
+    try:
+        for _ in range(8):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
