@@ -20,7 +20,7 @@ from dreampose_cli.cli.output import Output
 from dreampose_cli.errors import MediaError, OutOfMemoryError, OutputError, document, printable, sentence
 from dreampose_cli.reporting import Caution
 
-NOTE = "decoder, loss 0.1234, rate 5e-05, 12.3 samples/s, waiting 3 % for data, a note that goes on and on"
+NOTE = "decoder, loss 0.1234, rate 5e-05, 12.3 samples/s, data wait 3 %, a note that goes on and on"
 
 
 def screen(width, steps, label="tuning", **options):
@@ -43,7 +43,7 @@ def test_count_bar_and_time_are_there_at_any_width(width):
     assert "250/500" in line
     assert "━" in line or "╺" in line
     assert " left" in line
-    assert "loss" not in line and "rate 5e-05" not in line
+    assert "loss" not in line and "rate 5e-05" not in line and "data" not in line
     assert ("decoder" in line) == (width >= 60)  # the note is what is cut
     if width == 80:
         assert line.endswith("…")
@@ -58,6 +58,9 @@ def test_of_an_unknown_number_only_the_count_is_shown():
     for steps in ([(0, None, "")], [(0, None, "loading"), (7, None, "frames")]):
         (line,) = screen(80, steps)
         assert "?" not in line and "/" not in line
+    for steps in ([(0, None, "loading the base")], [(36, 36, "poses"), (0, None, "loading the base")]):
+        (line,) = screen(80, steps)
+        assert line.endswith("loading the base") and not any(letter.isdigit() for letter in line)
     assert screen(80, [(3, 10, ""), (1, 4, "")])[0].count("1/4") == 1
 
 
@@ -69,8 +72,10 @@ def test_a_terminal_without_a_cursor_gets_lines(capsys, monkeypatch):
     with Output().progress(10, "tuning") as report:
         report(1, 10, NOTE)
         report(2, 10, NOTE)
+        report(0, None, "loading the base")
     shown = capsys.readouterr().err
     assert "tuning: 2/10, about" in shown
+    assert "\ntuning, loading the base\n" in shown
     assert "\x1b" not in shown and "loss" not in shown
 
 
@@ -97,6 +102,11 @@ def test_long_sentences_end_their_lines_between_words_on_a_terminal(tmp_path, ca
     assert max(map(len, capsys.readouterr().err.splitlines())) <= 40
     assert main(["cache", "rm", name]) == 1
     assert name in capsys.readouterr().err  # what can be copied stays whole
+    out = Output()
+    out.note(Caution("mini, which ships with the package, knows mannequins only, at 128x160"))
+    out.note(f"  dreampose tune {name}")
+    said = capsys.readouterr().err
+    assert said.startswith("warning: mini, which ships with the\npackage, knows") and f"\n  dreampose tune {name}\n" in said
 
 
 # ---- errors as JSON

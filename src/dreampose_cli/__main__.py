@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 
-from .errors import UsageError, document, printable, shown
+from .errors import UsageError, document, printable, shown, wrapped
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,14 +107,7 @@ def _say(text: str) -> None:
     """A sentence on stderr; on a terminal its lines end between words."""
     text = printable(shown(text))
     with contextlib.suppress(OSError, ValueError):
-        if sys.stderr.isatty():
-            from shutil import get_terminal_size
-            from textwrap import fill
-
-            width = max(20, get_terminal_size().columns)
-            lines = (fill(line, width, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
-            text = "\n".join(lines)
-        print(text, file=sys.stderr, flush=True)
+        print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
 
 def _flush(code: int) -> int:

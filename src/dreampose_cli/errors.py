@@ -202,6 +202,20 @@ def shown(text: str) -> str:
     return re.sub(r"\S{5000,}", lambda match: f"{match[0][:60]}…{match[0][-60:]}", text)
 
 
+def wrapped(text: str) -> str:
+    """Text in lines that end between words at the terminal's width; what can be copied stays whole: a path, and an indented
+    line, which is a command."""
+    from shutil import get_terminal_size
+    from textwrap import wrap
+
+    width = max(20, get_terminal_size().columns)
+    lines = (
+        wrap(line, width, break_long_words=False, break_on_hyphens=False) if not line.startswith("  ") else [line]
+        for line in text.split("\n")
+    )
+    return "\n".join("\n".join(pieces) for pieces in lines)
+
+
 _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 

@@ -50,12 +50,15 @@ class _Left(TimeRemainingColumn):
 
 
 def _count(task: Task) -> str:
-    return f"{int(task.completed)}/{int(task.total)}" if task.total is not None else f"{int(task.completed)}"
+    if task.total is None:
+        return f"{int(task.completed)}" if task.completed else ""
+    return f"{int(task.completed)}/{int(task.total)}"
 
 
 @contextmanager
 def bar(total: int | None, label: str, *, details: bool = False, console: Console | None = None) -> Iterator:
-    """Yield rich's progress and the callback that moves it. `details`: loss and learning rate stay in the note."""
+    """Yield rich's progress and the callback that moves it. `details`: what is for --verbose stays in
+    the note."""
     console = console or Console(stderr=True)
     width = next(size for columns, size in _BAR.items() if console.width >= columns)
 
@@ -76,7 +79,10 @@ def bar(total: int | None, label: str, *, details: bool = False, console: Consol
             nonlocal last
             note = printable(note if details else brief_note(note))
             known = screen.tasks[0].total
-            if done < last or (total is not None and known is not None and total != known):
+            if done == 0 and total is None and last:  # a stretch of which nobody knows how long it is
+                screen.reset(task, note=note)
+                screen.tasks[0].total = None
+            elif done < last or (total is not None and known is not None and total != known):
                 screen.reset(task, total=total if total is not None else known, note=note)
             elif total is not None:
                 screen.update(task, total=total)

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, UsageError, printable
+from ..errors import OutputError, UsageError, printable, wrapped
 from ..reporting import Caution, Progress
 
 PLAIN_PROGRESS_SECONDS = 10.0
@@ -62,6 +62,8 @@ class Output:
 
     def _say(self, text: str) -> None:
         text = printable(text)
+        if sys.stderr.isatty():
+            text = wrapped(text)
         with suppress(OSError):  # a standard error that is full or gone is no reason to stop the work
             if self._live is not None:
                 self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -71,7 +73,8 @@ class Output:
     @contextmanager
     def progress(self, total: int | None, label: str) -> Iterator[Progress]:
         """Yield the callback `progress(done, total=None, note="")`: a bar with the time left on a terminal, a plain
-        line every ten seconds elsewhere, nothing with --quiet. A total that changes begins a new stretch.
+        line every ten seconds elsewhere, nothing with --quiet. A total that changes begins a new stretch; 0 without a
+        total one of unknown length.
         """
         if self.quiet:
             yield lambda done, total=None, note="": None
@@ -152,12 +155,14 @@ class _PlainProgress:
         now = time.monotonic()
         if self.first is None or done < self.last or (total is not None and total != self.total):
             self.first = (now, done)
+        if done == 0 and total is None and self.last:  # a stretch of which nobody knows how long it is
+            self.total = None
         self.total = total if total is not None else self.total
         self.last = done
         if now - self.said_at < PLAIN_PROGRESS_SECONDS:
             return
         self.said_at = now
-        parts = [f"{self.label}: {done}/{self.total}" if self.total else f"{self.label}: {done}"]
+        parts = [f"{self.label}: {done}/{self.total}" if self.total else f"{self.label}: {done}" if done else self.label]
         began, start = self.first
         if self.total and done > start:
             parts.append(f"about {duration((now - began) / (done - start) * max(0, self.total - done))} left")
@@ -166,8 +171,8 @@ class _PlainProgress:
 
 
 def brief_note(note: str) -> str:
-    """A progress note without loss and learning rate, which are for --verbose."""
-    return ", ".join(part for part in note.split(", ") if not part.startswith(("loss ", "rate ")))
+    """A progress note without loss, learning rate and the time spent waiting for data, which are for --verbose."""
+    return ", ".join(part for part in note.split(", ") if not part.startswith(("loss ", "rate ", "data wait ")))
 
 
 def table(header: list[str], rows: list[list[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:

@@ -55,6 +55,8 @@ def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note |
         media.atomic_folder(output, overwrite=True, owned=OWN.__contains__) as folder,
         tempfile.TemporaryDirectory(prefix="dreampose-demo-") as private,
     ):
+        if progress:
+            progress(0, None, "drawing a mannequin and a dance")
         cache = Cache(private)  # the user's subjects, and which was tuned last, stay as they are
         photo, truth, own = _studio(folder, seed)
         poses = extract(

@@ -61,6 +61,8 @@ def render(
     options, edited = _with_edit(cache, options, progress, note)
     extra_metadata = {**(extra_metadata or {}), **edited}
     config = request.config
+    if progress:
+        progress(0, None, "loading the base")
     if config.network.joint:
         from .render_clip import render_clips
 

@@ -202,6 +202,8 @@ def _learn(
 ) -> None:
     """Tune the base in `folder` and write the subject into `partial`, where its checkpoints are too."""
     pictures = [media.read_photo(path) for path in options.photos]
+    if progress:
+        progress(0, None, "loading the base")
 
     from ..device import autocast_of, pick_device, release
     from ..inference.compilation import interpret_blocks
