@@ -168,7 +168,8 @@ def test_docs_name_the_options_of_the_application_itself():
 
 
 def test_version(capsys):
-    assert run("--version", capsys=capsys) == (0, f"dreampose {__version__}\n", "")
+    for flag in ("--version", "-V"):
+        assert run(flag, capsys=capsys) == (0, f"dreampose {__version__}\n", "")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,10 @@ def given(clip, tmp_path):
         "render --poses {0}/dance.mp4 -o {0}/frames/ --photo {0}/frames/00000.png",
         "poses {0}/frames -o {0}/frames/dance.poses",
         "poses {0}/dance.mp4 -o {0}/new.poses --preview {0}/dance.mp4",
+        "batch {0}/frames --poses {0}/dance.mp4 -o {0}/frames",
+        "batch {0}/frames --poses {0}/dance.mp4 -o {0}/frames/videos",
+        "batch {0}/frames/00000.png --poses {0}/frames -o {0}/frames",
+        "edit {0}/frames/00000.png hat -o {0}/frames/00000.png",
         "train {0} -o {0}/base",
         "train {0}/frames -o {0}/base --photos {0}",
         "eval {0}/frames {0}/frames --report {0}/frames/report.html",
@@ -103,3 +107,25 @@ def test_jobs_may_come_from_a_command(given, monkeypatch):
     monkeypatch.setenv("DREAMPOSE_CONFIG", str(given / "jobs"))
     with alarm(30):
         assert main(["cache", "dir"]) == 2
+
+
+def test_folders_above_a_result_are_made(given, clip, tiny_base, capsys):
+    """mkdir is nobody's job, whatever the command."""
+    new, dance = given / "new", clip / "video.poses"
+    photo = given / "frames" / "00000.png"
+    try:
+        for words in (
+            ["poses", dance, "-o", new / "a" / "b" / "dance.poses", "--preview", new / "p" / "q.mp4"],
+            ["synth", new / "s" / "data", "--subjects", 1, "--test-subjects", 0, "--frames", 2, "--size", "32x48"],
+            ["eval", given / "dance.mp4", given / "dance.mp4", "--metrics", "l1"]
+            + ["--report", new / "r" / "r.html", "--per-frame", new / "f" / "f.csv"],
+            ["tune", photo, "--base", tiny_base, "--poses", dance, "--steps", 1, "--decoder-steps", 0],
+            ["render", "--poses", dance, "--end", 0.01, "--steps", 1, "-o", new / "v" / "w" / "out.png"],
+            ["subject", "export", photo, "-o", new / "x" / "subject"],
+            ["cache", "export", photo, "-o", new / "y" / "anna.dreampose"],
+        ):
+            assert main([*map(str, words), "-q"]) == 0, capsys.readouterr().err
+        made = {path.relative_to(new).as_posix() for path in new.glob("*/*")}
+        assert made == {"a/b", "p/q.mp4", "s/data", "r/r.html", "f/f.csv", "v/w", "x/subject", "y/anna.dreampose"}
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

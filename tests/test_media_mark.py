@@ -152,6 +152,21 @@ def test_content_credentials_are_signed_and_verify(tmp_path, keys, name):
     assert any("mismatch" in code for code in codes)
 
 
+def test_render_signs_what_it_makes(tmp_path, keys, tiny_base, clip):
+    import c2pa
+
+    from dreampose_cli.__main__ import main
+
+    (tmp_path / "key.pem").write_text(keys["private"] + keys["own"] + keys["root"])
+    photo, poses = clip / "frames" / "00000.png", clip / "video.poses"
+    words = ["render", "--poses", poses, "--photo", photo, "--photo-pose", poses, "--base", tiny_base, "--end", 0.01]
+    words += ["--steps", 1, "--c2pa-key", tmp_path / "key.pem", "-o", tmp_path / "out.png", "-q"]
+    assert main([str(word) for word in words]) == 0
+    with c2pa.Reader(str(tmp_path / "out.png")) as reader:
+        assert json.loads(reader.json())["active_manifest"]
+    assert media.read_metadata(tmp_path / "out.png")["notice"] == NOTICE
+
+
 def test_keys_that_are_none_are_refused_before_the_work(tmp_path, keys):
     file = tmp_path / "key.pem"
     for text, reason in (

@@ -19,7 +19,7 @@ import msgspec
 
 from ...errors import UsageError
 from ...media.files import list_files
-from ...media.outputs import output_kind
+from ...media.outputs import output_kind, require_apart
 from ...media.photos import SUFFIXES
 from ...regular import require_regular
 from .job_options import NAMES, JobOptions, OptionSets
@@ -64,12 +64,15 @@ def jobs_of(
     """Every photo, and every subject of the cache, in every dance: FOLDER/PHOTO-DANCE.mp4. A folder stands for the photos
     in it.
 
-    Raises UsageError where two photos or dances would share a name, or where one does not exist.
+    Raises UsageError where two photos or dances would share a name, or where one does not exist; OutputError where the
+    results would lie among the photos.
     """
     home = _folder(folder)
     made = OptionSets(options).of({})
     people: list[str] = []
-    for photo in (os.fspath(photo) for photo in photos):
+    photos = [os.fspath(photo) for photo in photos]
+    require_apart(os.path.join(home, "manifest.jsonl"), filter(os.path.isdir, photos), replaced=False)
+    for photo in photos:
         people += [str(path) for path in list_files(Path(photo), SUFFIXES)] if os.path.isdir(photo) else [photo]
     people, dances = list(dict.fromkeys(people)), list(dict.fromkeys(os.fspath(dance) for dance in poses))
     tuned = list(dict.fromkeys(subjects))
