@@ -65,9 +65,10 @@ def _run(words: list[str], debug: bool) -> int:
 
 def _interrupted(words: list[str]) -> str:
     """What Ctrl-C leaves, by command."""
-    ways = dict.fromkeys(("tune", "batch", "eval", "poses"), "the same command resumes")
+    ways = dict.fromkeys(("tune", "render", "batch", "eval", "poses", "base pull"), "the same command resumes")
     ways["train"] = "the same command with --resume resumes"
-    way = ways.get(next((word for word in words if not word.startswith("-")), ""))
+    names = [word for word in words if not word.startswith("-")]
+    way = ways.get(" ".join(names[:1])) or ways.get(" ".join(names[:2]))
     return f"interrupted; {way}" if way else "interrupted"
 
 

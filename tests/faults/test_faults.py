@@ -93,7 +93,9 @@ def test_a_tune_that_is_ended_at_any_moment_resumes_to_the_same_subject(place, c
         process = start(*TUNE)
         time.sleep(chance.uniform(1, 4) * shortest)
         process.send_signal(how)
-        process.communicate(timeout=120)
+        _, said = process.communicate(timeout=120)
+        if how == signal.SIGINT and process.returncode:
+            assert (process.returncode, said) == (130, "interrupted; the same command resumes\n")
     done = dreampose(*TUNE)
     assert (done.returncode, done.stdout) == (0, undisturbed.stdout), done.stderr
     id = done.stdout.strip()
