@@ -116,7 +116,8 @@ def record(source: Path, inputs: Path, out: Path) -> None:
     )
     dreampose(source, out, *render[:-4], *device, "--photo", photo, "--base", "mini", "--memory", "low", "-o", "low/")
     tune = ("tune", photo, "--base", "mini", "--steps", 3, "--decoder-steps", 3, "--json", *device, *fast)
-    for name, more in (("tuned", ()), ("lora", ("--rank", 4))):
+    rank = "--lora-rank" if "--lora-rank" in dreampose(source, out, "tune", "--help") else "--rank"
+    for name, more in (("tuned", ()), ("lora", (rank, 4))):
         subject = json.loads(dreampose(source, out, *tune, *more))
         keep_weights(Path(subject["path"]), out / name / "weights")
         dreampose(source, out, *render, "--subject", subject["id"], "-o", f"{name}/frames/")

@@ -154,7 +154,7 @@ def measure_window(device: str, dtype: torch.dtype, frames: int, side: int, low:
 
     network = build_full_animate(device, dtype)
     if low and device != "cpu":
-        network.put_away(*network.occasional)
+        network.offload_only(*network.occasional)
     began = time.monotonic()
     latents = torch.randn(frames, 4, side // 8, side // 8, device=device)
     tokens = network.modules["prompt"].tokens
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--low", action="store_true", help="branches in turn, and on a GPU modules put away")
+    parser.add_argument("--low", action="store_true", help="branches in turn, and on a GPU modules offloaded")
     chosen = parser.parse_args()
     if chosen.what == "layout":
         write_layout(chosen.folder)

@@ -37,8 +37,8 @@ def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Samples a second: of mini's step alone, its samples being there already, and of the loader alone, by turns."""
     import torch
 
+    from dreampose_cli.prefetch import Prefetcher
     from dreampose_cli.training.loop import SampleRng
-    from dreampose_cli.training.prefetch import Prefetcher
 
     torch.set_num_threads(args.threads)
     task, settings = mini_task(draw_clips(work, args.clips, (160, 128)))

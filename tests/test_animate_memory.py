@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreampose_cli.inference import joint_plan
-from dreampose_cli.inference.joint_plan import JointPortions, peak_bytes, plan_clip, window_bytes
+from dreampose_cli.inference.joint_plan import JointPlan, peak_bytes, plan_clip, window_bytes
 
 SIZE = (512, 512)
 
@@ -40,38 +40,38 @@ def gpu(full, monkeypatch):
 
 
 def test_low_memory_fits_cards_of_8_gb(full):
-    """5.2 GB of weights; in turn and with modules put away the peak stays below 6 GB."""
-    low, plain = JointPortions(16, 4, in_turn=True, put_away=True), JointPortions(16, 4)
+    """5.2 GB of weights; in turn and with modules offloaded the peak stays below 6 GB."""
+    low, plain = JointPlan(16, 4, in_turn=True, offload=True), JointPlan(16, 4)
     assert peak_bytes(full, SIZE, low, 2) < 6.0e9 < 7.5e9 < peak_bytes(full, SIZE, plain, 2) < 8.5e9
-    assert peak_bytes(full, (768, 768), JointPortions(8, 2, True, True), 2) < 6.2e9
+    assert peak_bytes(full, (768, 768), JointPlan(8, 2, True, True), 2) < 6.2e9
 
 
 def test_a_plan_takes_as_much_at_once_as_fits_and_never_other_windows_unasked(full, gpu):
-    both = window_bytes(full, SIZE, JointPortions(16, 4), 2)
+    both = window_bytes(full, SIZE, JointPlan(16, 4), 2)
     gpu(2 * both)
-    assert plan_clip(full, SIZE, 16, 4, 2) == JointPortions(16, 4)
+    assert plan_clip(full, SIZE, 16, 4, 2) == JointPlan(16, 4)
     gpu(both)  # a fifth of it is left alone
-    assert plan_clip(full, SIZE, 16, 4, 2) == JointPortions(16, 4, in_turn=True)
+    assert plan_clip(full, SIZE, 16, 4, 2) == JointPlan(16, 4, in_turn=True)
     gpu(both // 8)
-    assert plan_clip(full, SIZE, 16, 4, 2) == JointPortions(16, 4, in_turn=True, put_away=True)
+    assert plan_clip(full, SIZE, 16, 4, 2) == JointPlan(16, 4, in_turn=True, offload=True)
 
 
 def test_memory_low_puts_away_and_takes_smaller_windows_where_even_that_does_not_fit(full, gpu):
-    row = window_bytes(full, SIZE, JointPortions(16, 4, in_turn=True), 2)
+    row = window_bytes(full, SIZE, JointPlan(16, 4, in_turn=True), 2)
     gpu(4 * row)
-    assert plan_clip(full, SIZE, 16, 4, 2, "low") == JointPortions(16, 4, True, True)
+    assert plan_clip(full, SIZE, 16, 4, 2, "low") == JointPlan(16, 4, True, True)
     gpu(row)
-    assert plan_clip(full, SIZE, 16, 4, 2, "low") == JointPortions(8, 2, True, True)
+    assert plan_clip(full, SIZE, 16, 4, 2, "low") == JointPlan(8, 2, True, True)
     gpu(0)
-    assert plan_clip(full, SIZE, 16, 4, 2, "low") == JointPortions(4, 1, True, True)  # the smallest
+    assert plan_clip(full, SIZE, 16, 4, 2, "low") == JointPlan(4, 1, True, True)  # the smallest
 
 
 def test_less_at_once_comes_in_an_order():
-    steps, portions = [], JointPortions(16, 4)
-    while (portions := portions.smaller("cuda")) is not None:
-        steps.append((portions.window, portions.overlap, portions.in_turn, portions.put_away))
+    steps, plan = [], JointPlan(16, 4)
+    while (plan := plan.smaller("cuda")) is not None:
+        steps.append((plan.window, plan.overlap, plan.in_turn, plan.offload))
     assert steps == [(16, 4, True, False), (16, 4, True, True), (8, 2, True, True), (4, 1, True, True)]
-    assert JointPortions(16, 4, in_turn=True).smaller("cpu").window == 8  # nothing can be put away there
+    assert JointPlan(16, 4, in_turn=True).smaller("cpu").window == 8  # nothing can be offloaded there
 
 
 @pytest.mark.slow
@@ -99,6 +99,6 @@ def test_a_window_needs_what_is_planned_with(monkeypatch):
             condition = network.condition(now, torch.empty(16, 3, 512, 512))
             condition = dataclasses.replace(condition, sees_pose=everybody)
             network.predict(torch.empty(16, 4, 64, 64), torch.tensor(961), condition, now)
-    planned = window_bytes(network, SIZE, JointPortions(16, 4, in_turn=True), 2)
+    planned = window_bytes(network, SIZE, JointPlan(16, 4, in_turn=True), 2)
     assert window.bytes == pytest.approx(planned, rel=0.03)
     assert appearance.bytes < 0.1e9

@@ -365,12 +365,12 @@ def test_modules_that_are_away_come_for_their_part_of_a_step(bases):
     for name in network.occasional:
         module = network.modules[name]
         module.to = lambda device, name=name: moved.append((name, str(device)))
-    network.put_away(*network.occasional)
+    network.offload_only(*network.occasional)
     assert moved == [("appearance", "cpu"), ("control", "cpu")]
     with network.borrowed("control"), network.borrowed("vae"):
         assert moved[2:] == [("control", "cpu")]  # to the network's device, which is a CPU here
     assert moved[3:] == [("control", "cpu")]
-    network.put_away()
+    network.offload_only()
     assert len(moved) == 6 and network.away == frozenset()
 
 

@@ -5,7 +5,6 @@ Its people are rectangles: a colour channel says who it is, and the green values
 
 import json
 import shutil
-import threading
 import time
 import warnings
 import zipfile
@@ -20,14 +19,14 @@ from dreampose_cli import cache as store
 from dreampose_cli import media
 from dreampose_cli.bases.hub import fetch_file
 from dreampose_cli.cache import user_cache
-from dreampose_cli.errors import BaseError, DreamposeError, MediaError, NoPersonError, PoseError, UsageError
+from dreampose_cli.errors import BaseError, DreamposeError, NoPersonError, PoseError, UsageError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
-from dreampose_cli.poses import densepose, extraction
+from dreampose_cli.poses import densepose, estimation
 from dreampose_cli.poses.densepose import charts_to_pixels, load_densepose, resize_for
 from dreampose_cli.poses.estimator import load_estimator
-from dreampose_cli.poses.extraction import extract, load_poses, read_ahead
+from dreampose_cli.poses.extraction import extract, load_poses
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.torchvision_ops import ensure_torchvision_operators
 from dreampose_cli.poses.tracking import PersonTracker, describe_ranges, nearest_seen, ranges_of
@@ -293,8 +292,8 @@ def test_gaps_take_the_nearest_pose_and_are_named(people, tmp_path):
 def test_poses_are_estimated_once_for_each_setting(people, tmp_path, monkeypatch):
     source = folder_of(tmp_path / "frames", [picture(red(2 * i), blue(60)) for i in range(4)])
     estimated = []
-    original = extraction._estimate
-    monkeypatch.setattr(extraction, "_estimate", lambda *words: estimated.append(words) or original(*words))
+    original = estimation._estimate
+    monkeypatch.setattr(estimation, "_estimate", lambda *words: estimated.append(words) or original(*words))
     settings = {"estimator": str(people), "device": "cpu"}
     for extra in ({}, {}, {"person": 2}, {"person": 2}, {"estimator_size": 90}, {"fps": 5}, {"end": 0.1}, {"end": 0.1}):
         sequence, name, gaps = load_poses(user_cache(), source, **settings, **extra)
@@ -312,7 +311,7 @@ def test_a_part_of_a_video_that_was_estimated_whole_is_not_estimated_again(peopl
     alone, _, _ = load_poses(user_cache(), source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
     (store.user_cache().root / "poses").joinpath(next(iter((store.user_cache().root / "poses").iterdir())).name).unlink()
     whole, _, _ = load_poses(user_cache(), source, **settings)
-    monkeypatch.setattr(extraction, "_estimate", None)
+    monkeypatch.setattr(estimation, "_estimate", None)
     part, _, _ = load_poses(user_cache(), source, start=0.3, end=0.8, fps=5, around=0.2, at_least=12, **settings)
     assert [bounds(pose)[0] for pose in part] == [6, 10, 14]
     assert part.origin()[0] is not part and len(part.origin()[0]) == len(whole) == 12
@@ -380,32 +379,6 @@ def test_formats_and_names_must_agree(tmp_path):
         extract(user_cache(), tmp_path, tmp_path / "out.poses", format="iuv")
     with pytest.raises(UsageError, match="no format"):
         extract(user_cache(), tmp_path, tmp_path / "out.poses", format="bvh")
-
-
-def test_reading_ahead_keeps_order_and_bounds():
-    read = []
-
-    def frames():
-        for i in range(20):
-            read.append(i)
-            yield i
-
-    ahead = read_ahead(frames(), 2)
-    assert next(ahead) == 0
-    time.sleep(0.2)
-    assert len(read) <= 4
-    assert list(ahead) == list(range(1, 20))
-    ahead = read_ahead(frames(), 2)
-    next(ahead)
-    ahead.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
-
-    def broken():
-        yield 1
-        raise MediaError("cut short")
-
-    with pytest.raises(MediaError, match="cut short"):
-        list(read_ahead(broken()))
 
 
 # ---- files that are something else

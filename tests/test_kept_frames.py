@@ -17,7 +17,7 @@ def pictures(count):
     return [np.full((4, 6, 3), i, np.uint8) for i in range(count)]
 
 
-def test_frames_are_kept_in_whole_portions_and_what_is_damaged_is_not(tmp_path):
+def test_frames_are_kept_in_whole_batches_and_what_is_damaged_is_not(tmp_path):
     file = tmp_path / "frames"
     for _ in zip(range(5), KeptFrames(user_cache(), file, 2).then(iter(pictures(9))), strict=False):
         pass

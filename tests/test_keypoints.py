@@ -13,7 +13,7 @@ from PIL import Image
 from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import PoseError, UsageError
 from dreampose_cli.mannequins.dance import draw_dance
-from dreampose_cli.mannequins.doodles import mannequin_joints
+from dreampose_cli.mannequins.doodle_poses import mannequin_joints
 from dreampose_cli.mannequins.posing import NEUTRAL, draw_labels, stature_of
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject

@@ -16,11 +16,11 @@ from dreampose_cli.inference import batch_plan as memory
 from dreampose_cli.inference.batch_plan import SMALLEST, BatchPlan, plan
 from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
-from dreampose_cli.inference.prefetch import prefetch
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 from dreampose_cli.networks.dreampose.settings import PhotoSettings
 from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
+from dreampose_cli.prefetch import THREAD, prefetch
 from dreampose_cli.subjects.views import read_views
 from dreampose_cli.training import memory as memory_module
 from dreampose_cli.training.memory import MemoryPlan
@@ -71,7 +71,7 @@ def hungry(module, most):
 # ---- what is planned
 
 
-def test_portions_follow_what_is_free(base, monkeypatch):
+def test_batches_follow_what_is_free(base, monkeypatch):
     row, decode = memory.row_bytes(base), memory.decode_bytes(base)
 
     def with_free(amount, rows=3, **options):
@@ -92,7 +92,7 @@ def test_portions_follow_what_is_free(base, monkeypatch):
         with_free(0, memory="some")
 
 
-def test_portions_shrink_to_the_smallest():
+def test_batches_shrink_to_the_smallest():
     batch_plan, seen = BatchPlan(8), []
     while batch_plan:
         seen.append(batch_plan)
@@ -123,7 +123,7 @@ def test_out_of_memory_is_known_by_its_words(error, expected):
 
 
 @pytest.mark.parametrize("sampler", ["pndm", "dpm++-sde"])
-def test_portions_do_not_change_a_frame(base, poses, photo, sampler):
+def test_batches_do_not_change_a_frame(base, poses, photo, sampler):
     settings = RenderSettings(sampler, 4, {"image": 2.0, "pose": 1.5}, seed=4)
     one, many = (frames_of(base, poses, photo, settings, p) for p in (SMALLEST, BatchPlan(5, None, 2)))
     assert np.abs(one - many).max() <= 1
@@ -297,7 +297,44 @@ def test_whoever_leaves_ends_the_work():
     next(results)
     results.close()
     assert ended.wait(30)
-    assert not any(thread.name == "ahead" for thread in threading.enumerate())
+    assert not any(thread.name.startswith(THREAD) for thread in threading.enumerate())
+
+
+def test_frames_are_read_ahead_in_their_order_and_no_further():
+    read = []
+
+    def frames(check):
+        for i in range(20):
+            read.append(i)
+            yield i
+
+    ahead = prefetch(frames, 2)
+    assert next(ahead) == 0
+    time.sleep(0.2)
+    assert len(read) <= 4
+    assert list(ahead) == list(range(1, 20))
+    ahead = prefetch(frames, 2)
+    next(ahead)
+    ahead.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(THREAD)]
+
+
+def test_what_the_work_has_entered_is_left_in_its_own_thread():
+    left = []
+
+    def make(check):
+        entered = threading.current_thread()
+        try:
+            while True:
+                yield 0
+        finally:
+            left.append((entered, threading.current_thread()))
+
+    results = prefetch(make, 1)
+    next(results)
+    results.close()
+    [(entered, where)] = left
+    assert entered is where is not threading.main_thread()
 
 
 # ---- tuning
@@ -435,7 +472,7 @@ def test_render_needs_what_is_planned_with():
     assert row.bytes == pytest.approx(memory.row_bytes(base), rel=0.05)
     assert decoded.bytes == pytest.approx(memory.decode_bytes(base), rel=0.05)
     weights = sum(p.numel() * p.element_size() for m in base.modules.values() for p in m.parameters())
-    assert weights + max(row.bytes, decoded.bytes) < 4e9  # `render --memory low`, before anything is put away
+    assert weights + max(row.bytes, decoded.bytes) < 4e9  # `render --memory low`, before anything is offloaded
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from poses_in_memory import PosesInMemory
 
 from dreampose_cli import media
 from dreampose_cli.errors import OutputError, OutputExistsError, PoseError, UsageError
-from dreampose_cli.poses.files import PoseWriter, is_pose_source, open_poses, write_dreampose_folder, write_iuv_folder
+from dreampose_cli.poses.files import PoseWriter, is_pose_source, open_poses
+from dreampose_cli.poses.frame_folders import write_dreampose_folder, write_iuv_folder
 from dreampose_cli.poses.sequence import PoseSequence, subsequence, window_indices
 from dreampose_cli.poses.visualize import BACKGROUND, colorize_iuv
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from poses_in_memory import PosesInMemory
 from dreampose_cli import media
 from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import StoreError, TrainingError
-from dreampose_cli.poses.files import PoseWriter, open_poses, write_dreampose_folder
+from dreampose_cli.poses.files import PoseWriter, open_poses
+from dreampose_cli.poses.frame_folders import write_dreampose_folder
 from dreampose_cli.training import preparation
 from dreampose_cli.training.data import find_clips, find_test_clips
 from dreampose_cli.training.frames import LazyFrames, prepare_frames
@@ -194,11 +196,10 @@ def test_a_shard_gives_back_what_was_put_in(tmp_path):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (5, *SIZE, 3), dtype=np.uint8)
     poses = rng.integers(0, 25, (5, 3, *SIZE), dtype=np.uint8)
-    writer = ShardWriter(tmp_path / "a.shard", SIZE, 24.0, True)
-    for pair in zip(pictures, poses, strict=True):
-        writer.add(*pair)
-    assert not (tmp_path / "a.shard").exists()  # whole, or not at all
-    writer.close()
+    with ShardWriter(tmp_path / "a.shard", SIZE, 24.0, True) as writer:
+        for pair in zip(pictures, poses, strict=True):
+            writer.add(*pair)
+        assert not (tmp_path / "a.shard").exists()  # whole, or not at all
     assert [p.name for p in tmp_path.iterdir()] == ["a.shard"]
     shard = open_shard(tmp_path / "a.shard")
     assert (shard.length, shard.fps, shard.ordered) == (5, 24.0, True)
@@ -220,10 +221,24 @@ def test_a_shard_gives_back_what_was_put_in(tmp_path):
         assert np.array_equal(rows[key], whole[key]), key
     with pytest.raises(IndexError):
         rows[10]
+    with zipfile.ZipFile(tmp_path / "a.shard") as archive:  # what any program reads
+        assert np.array_equal(np.asarray(Image.open(archive.open("000003.png"))), pictures[3])
     data = (tmp_path / "a.shard").read_bytes()
+    place = int(shard.members[0, 0]) + 500  # within the pixels of the first picture
+    (tmp_path / "a.shard").write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    with pytest.raises(StoreError, match="damaged"):
+        read_picture(shard, 0)
+    assert np.array_equal(read_picture(shard, 1), pictures[1])
     (tmp_path / "a.shard").write_bytes(data[:-30])
     with pytest.raises(StoreError, match="damaged"):
         open_shard(tmp_path / "a.shard")
+
+
+def test_a_shard_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="halfway"), ShardWriter(tmp_path / "a.shard", SIZE, 24.0, True) as writer:
+        writer.add(np.zeros((*SIZE, 3), np.uint8), np.zeros((3, *SIZE), np.uint8))
+        raise ValueError("halfway")
+    assert not list(tmp_path.iterdir())
 
 
 def write_clip(folder, *, frames, size, fps, body=True, poses=None, name="video"):

@@ -15,11 +15,11 @@ from torch import nn
 
 from dreampose_cli.__main__ import main
 from dreampose_cli.errors import TrainingError, TrainingStopped, UsageError
+from dreampose_cli.prefetch import Prefetcher
 from dreampose_cli.training import loop as loop_module
 from dreampose_cli.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from dreampose_cli.training.csv_log import CsvLogger
 from dreampose_cli.training.loop import LoopSettings, SampleRng, run
-from dreampose_cli.training.prefetch import Prefetcher
 
 
 class Line(nn.Module):

@@ -20,7 +20,8 @@ _WINDOWS_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds until whoever looks at a 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path of the same name to write to; it becomes `path`, replacing what is there, unless the block fails.
+    """Yield a path of the same name to write to, or to make a folder at; it becomes `path`, replacing what is there, unless
+    the block fails.
 
     Raises OSError.
     """

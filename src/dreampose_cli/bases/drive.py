@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from ..atomic import atomic_file
 from ..cache import Cache
 from ..errors import BaseError
 from ..reporting import Note, Progress, no_note
@@ -81,10 +82,8 @@ def _download(file: str, packed: Path, by_hand: str, progress: Progress | None, 
 
 def _unpack(cache: Cache, packed: Path, target: Path, by_hand: str) -> None:
     """The checkpoints alone, flat, under their own names: nothing of the zip decides where anything is written."""
-    partial = target.with_name(f"{UNPACKED}.new")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        with zipfile.ZipFile(packed) as archive, cache.storing():
+        with zipfile.ZipFile(packed) as archive, cache.storing(), atomic_file(target) as partial:
             members = {Path(member.filename).name: member for member in archive.infolist()}
             chosen = {name: member for name, member in members.items() if WANTED.fullmatch(name)}
             if not chosen or any(member.file_size > MOST for member in chosen.values()):
@@ -109,4 +108,3 @@ def _unpack(cache: Cache, packed: Path, target: Path, by_hand: str) -> None:
         raise BaseError(
             f"the file from Google Drive is damaged ({error}); run the command again, or {by_hand}."
         ) from error
-    partial.rename(target)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import BatchError, UsageError
-from ..names import ALIGNMENTS, NOISES, check_device
+from ..names import check_device
 from . import candidates, options
 from .output import Output, duration, size
 
@@ -72,43 +72,17 @@ def batch(
     trust_code: options.TrustCode = False,
     image_guidance: options.ImageGuidance = None,
     pose_guidance: options.PoseGuidance = None,
-    guidance_interval: Annotated[
-        str | None,
-        typer.Option(
-            "--guidance-interval",
-            metavar="LOW:HIGH",
-            help="Noise levels with guidance; 1 is pure noise.",
-            show_default="0:1, all",
-        ),
-    ] = None,
+    guidance_interval: options.GuidanceInterval = None,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     seed: options.Seed = 0,
-    noise: Annotated[
-        str,
-        typer.Option(
-            "--noise",
-            metavar="NOISE",
-            help="One draw for the clip, or one for each frame.",
-            callback=options.one_of("noise", NOISES),
-            autocompletion=lambda: list(NOISES),
-        ),
-    ] = NOISES[0],
-    align: Annotated[
-        str,
-        typer.Option(
-            "--align",
-            metavar="WHEN",
-            help="Match the dancer's place to the photo's: auto, on or off.",
-            callback=options.one_of("alignment", ALIGNMENTS),
-            autocompletion=lambda: list(ALIGNMENTS),
-        ),
-    ] = "auto",
+    noise: options.Noise = "shared",
+    align: options.Align = "auto",
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
-    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Show photo, pose and result together.")] = False,
-    audio: Annotated[bool, typer.Option("--audio", help="Keep the driving video's sound.")] = False,
+    side_by_side: options.SideBySide = False,
+    audio: options.Audio = False,
     engine: Annotated[
         str,
         typer.Option("--engine", metavar="ENGINE", help="local, ray, or ray=ADDRESS of a cluster."),
@@ -143,10 +117,7 @@ def batch(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is missing and what it will take.")] = False,
-    batch_size: Annotated[
-        int | None,
-        options.whole("--batch-size", "N", "Frames at once.", 1, default="what fits into memory"),
-    ] = None,
+    batch_size: options.RenderBatchSize = None,
     memory: options.Memory = "auto",
     dtype: options.Dtype = "auto",
     overwrite: options.Overwrite = False,

@@ -11,11 +11,13 @@ import typer
 
 from ..errors import UsageError
 from ..names import (
+    ALIGNMENTS,
     DTYPES,
     FACINGS,
     FPS_RANGE,
     GUIDANCE_RANGE,
     MEMORIES,
+    NOISES,
     RATE_RANGE,
     SAMPLERS,
     SEED_RANGE,
@@ -201,6 +203,37 @@ PoseGuidance = Annotated[
         show_default=FROM_BASE,
     ),
 ]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(
+        "--guidance-interval",
+        metavar="LOW:HIGH",
+        help="Noise levels with guidance; 1 is pure noise.",
+        show_default="0:1, all",
+    ),
+]
+Noise = Annotated[
+    str,
+    typer.Option(
+        "--noise",
+        metavar="NOISE",
+        help="One draw for the clip (shared), or per-frame.",
+        callback=one_of("noise", NOISES),
+        autocompletion=lambda: list(NOISES),
+    ),
+]
+Align = Annotated[
+    str,
+    typer.Option(
+        "--align",
+        metavar="WHEN",
+        help="Match the dancer's place to the photo's: auto, on or off.",
+        callback=one_of("alignment", ALIGNMENTS),
+        autocompletion=lambda: list(ALIGNMENTS),
+    ),
+]
+SideBySide = Annotated[bool, typer.Option("--side-by-side", help="Show photo, pose and result together.")]
+Audio = Annotated[bool, typer.Option("--audio", help="Keep the driving video's sound.")]
 Seed = Annotated[int, whole("--seed", "N", "One seed gives one result.", *SEED_RANGE)]
 Fps = Annotated[
     float | None,
@@ -234,6 +267,7 @@ End = Annotated[
 BatchSize = Annotated[
     int | None, whole("--batch-size", "N", "Frames at once; fewer need less memory.", 1, default=FROM_BASE)
 ]
+RenderBatchSize = Annotated[int | None, whole("--batch-size", "N", "Frames at once.", 1, default="what fits into memory")]
 Memory = Annotated[
     str,
     typer.Option(

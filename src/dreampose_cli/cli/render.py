@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from ..names import ALIGNMENTS, NOISES
 from ..workflows.options import RenderOptions
 from . import candidates, options
 from .output import Output, duration
@@ -53,38 +52,12 @@ def render(
     size: options.Size = None,
     image_guidance: options.ImageGuidance = None,
     pose_guidance: options.PoseGuidance = None,
-    guidance_interval: Annotated[
-        str | None,
-        typer.Option(
-            "--guidance-interval",
-            metavar="LOW:HIGH",
-            help="Noise levels with guidance; 1 is pure noise.",
-            show_default="0:1, all",
-        ),
-    ] = None,
+    guidance_interval: options.GuidanceInterval = None,
     steps: options.Steps = None,
     sampler: options.Sampler = None,
     seed: options.Seed = 0,
-    noise: Annotated[
-        str,
-        typer.Option(
-            "--noise",
-            metavar="NOISE",
-            help="One draw for the clip (shared), or per-frame.",
-            callback=options.one_of("noise", NOISES),
-            autocompletion=lambda: list(NOISES),
-        ),
-    ] = "shared",
-    align: Annotated[
-        str,
-        typer.Option(
-            "--align",
-            metavar="WHEN",
-            help="Match the dancer's place to the photo's: auto, on or off.",
-            callback=options.one_of("alignment", ALIGNMENTS),
-            autocompletion=lambda: list(ALIGNMENTS),
-        ),
-    ] = "auto",
+    noise: options.Noise = "shared",
+    align: options.Align = "auto",
     window: Annotated[
         str | None,
         typer.Option(
@@ -111,12 +84,9 @@ def render(
     fps: options.Fps = None,
     start: options.Start = None,
     end: options.End = None,
-    side_by_side: Annotated[bool, typer.Option("--side-by-side", help="Show photo, pose and result together.")] = False,
-    audio: Annotated[bool, typer.Option("--audio", help="Keep the driving video's sound.")] = False,
-    batch_size: Annotated[
-        int | None,
-        options.whole("--batch-size", "N", "Frames at once.", 1, default="what fits into memory"),
-    ] = None,
+    side_by_side: options.SideBySide = False,
+    audio: options.Audio = False,
+    batch_size: options.RenderBatchSize = None,
     memory: options.Memory = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network, where that pays.")] = False,
     device: options.Device = "auto",

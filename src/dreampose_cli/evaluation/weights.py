@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..atomic import atomic_file
 from ..reporting import Progress
 
 REACHABLE_WITHIN = 10.0  # seconds
@@ -168,23 +167,22 @@ def _download(weights: Weights, progress: Progress | None) -> Path:
     if host in _unreachable:
         raise Missing(f"{weights.file} is not on this machine, and {host} cannot be reached")
     target = _zoo() / weights.file
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     digest, done = hashlib.sha256(), 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(weights.url, timeout=REACHABLE_WITHIN) as answer, partial.open("wb") as file:
-            while block := answer.read(_CHUNK):
-                file.write(block)
-                digest.update(block)
-                done += len(block)
-                if progress:
-                    progress(done // 10**6, max(weights.megabytes, done // 10**6), f"MB of {weights.file}")
-        if digest.hexdigest() != weights.sha256:
-            raise Missing(
-                f"what {weights.source} gave is not the file that was published: its SHA-256 is "
-                f"{digest.hexdigest()[:16]}..., not {weights.sha256[:16]}..."
-            )
-        os.replace(partial, target)
+        with atomic_file(target) as part:
+            with urllib.request.urlopen(weights.url, timeout=REACHABLE_WITHIN) as answer, part.open("wb") as file:
+                while block := answer.read(_CHUNK):
+                    file.write(block)
+                    digest.update(block)
+                    done += len(block)
+                    if progress:
+                        progress(done // 10**6, max(weights.megabytes, done // 10**6), f"MB of {weights.file}")
+            if digest.hexdigest() != weights.sha256:
+                raise Missing(
+                    f"what {weights.source} gave is not the file that was published: its SHA-256 is "
+                    f"{digest.hexdigest()[:16]}..., not {weights.sha256[:16]}..."
+                )
     except urllib.error.HTTPError as error:
         raise Missing(f"{weights.source} answered with status {error.code}; try again later") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
@@ -193,9 +191,6 @@ def _download(weights: Weights, progress: Progress | None) -> Path:
         raise Missing(f"{weights.file} is not on this machine, and {host} cannot be reached ({reason})") from error
     except OSError as error:
         raise Missing(f"{weights.file} cannot be saved in {target.parent}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
     return target
 
 

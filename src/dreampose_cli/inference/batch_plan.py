@@ -20,7 +20,7 @@ MARGIN = 0.8  # share of the free memory that is planned with: libraries want wo
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What is computed at once; other batch_plan give the same frames, but for rounding.
+    """What is computed at once; other plans give the same frames, but for rounding.
 
     frames: denoised together; rows: of the UNet in one call, None for all; decoded: frames decoded together; even: the
     last frames are computed in a batch as large as the others, since compiled code is made for one size.
@@ -48,7 +48,7 @@ SMALLEST = BatchPlan(1, 1, 1)
 
 
 def plan(network: Network, rows: int, memory: str = "auto", batch_size: int | None = None) -> BatchPlan:
-    """The batch_plan for `rows` UNet rows a frame on the base's device, whose memory already holds the weights.
+    """The plan for `rows` UNet rows a frame on the base's device, whose memory already holds the weights.
 
     memory "auto": as many frames as fit what is free, up to what pays; "low": one row at a time. `batch_size` frames where it
     is given. Raises UsageError.

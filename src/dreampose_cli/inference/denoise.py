@@ -119,7 +119,7 @@ def render_batch(
 ) -> np.ndarray:
     """Pose windows (B, n, 3, H, W) at the base's resolution -> frames uint8 (B, H, W, 3).
 
-    `first` is the index in the clip of the first window; `batch_plan` bound what is computed at once.
+    `first` is the index in the clip of the first window; `batch_plan` bounds what is computed at once.
     """
     latents = render_latents(network, prepared, windows, settings, first, on_step, batch_plan)
     # Decoded a few at a time: a decode needs several times the memory of a UNet row, and fills a device sooner.
@@ -183,7 +183,7 @@ def render_frames(
     """A stream of pose windows (n, 3, H, W) -> a stream of frames uint8 (H, W, 3), some at a time.
 
     `first` is the number in the clip of the first window, which decides about its noise.
-    Where the device's memory does not suffice for `batch_plan`, they become smaller, and stay so. Raises OutOfMemoryError
+    Where the device's memory does not suffice for `batch_plan`, it becomes smaller, and stays so. Raises OutOfMemoryError
     where it does not suffice for one row.
     """
     waiting: list[Tensor] = []

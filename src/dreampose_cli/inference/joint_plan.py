@@ -1,4 +1,4 @@
-"""How a clip that is denoised as a whole is fitted into memory: what is computed in turn, what is put away, what is smaller."""
+"""How a clip that is denoised as a whole is fitted into memory: what is computed in turn, what is offloaded, what is smaller."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ SMALLEST_WINDOW = 4
 
 
 @dataclass(frozen=True)
-class JointPortions:
-    """What is computed at once. In turn and with modules put away the frames are the same but for rounding; other windows
+class JointPlan:
+    """What is computed at once. In turn and with modules offloaded the frames are the same but for rounding; other windows
     give other frames."""
 
     window: int
     overlap: int
     in_turn: bool = False  # the branches of guidance, one after the other
-    put_away: bool = False  # modules that compute for a part of each step lie in the CPU's memory for the rest of it
+    offload: bool = False  # modules that compute for a part of each step lie in the CPU's memory for the rest of it
 
-    def smaller(self, device: str) -> JointPortions | None:
+    def smaller(self, device: str) -> JointPlan | None:
         """The next way to take less memory, those that change nothing first; None where there is no other."""
         if not self.in_turn:
             return replace(self, in_turn=True)
-        if not self.put_away and device != "cpu":
-            return replace(self, put_away=True)
+        if not self.offload and device != "cpu":
+            return replace(self, offload=True)
         if self.window < 2 * SMALLEST_WINDOW:
             return None
         window = self.window // 2
@@ -41,44 +41,44 @@ class JointPortions:
         parts += ["one branch of guidance at a time"] * self.in_turn
         parts += [
             "the appearance network and the pose control on the device for their part of each step"
-        ] * self.put_away
+        ] * self.offload
         return ", ".join(parts)
 
 
 def plan_clip(
     network: Network, size: tuple[int, int], window: int, overlap: int, branches: int, memory: str = "auto"
-) -> JointPortions:
-    """The portions for frames of `size` (height, width) on a device whose memory already holds the weights.
+) -> JointPlan:
+    """The plan for frames of `size` (height, width) on a device whose memory already holds the weights.
 
-    "auto": as much at once as fits what is free, with the windows that were asked for; "low": in turn and with modules put
-    away, and in smaller windows where even that does not fit. Raises UsageError.
+    "auto": as much at once as fits what is free, with the windows that were asked for; "low": in turn and with modules
+    offloaded, and in smaller windows where even that does not fit. Raises UsageError.
     """
     check_choice("memory", memory, MEMORIES)
     device, room = network.device.type, free_bytes(network.device) * MARGIN
-    portions = JointPortions(window, overlap)
+    plan = JointPlan(window, overlap)
     if memory == "low":
-        portions = replace(portions, in_turn=True, put_away=device != "cpu")
-    while window_bytes(network, size, portions, branches) > room and (less := portions.smaller(device)) is not None:
+        plan = replace(plan, in_turn=True, offload=device != "cpu")
+    while window_bytes(network, size, plan, branches) > room and (less := plan.smaller(device)) is not None:
         if memory != "low" and less.window != window:
             break  # an estimate is no reason to render something else; where it was right, memory runs out
-        portions = less
-    return portions
+        plan = less
+    return plan
 
 
-def window_bytes(network: Network, size: tuple[int, int], portions: JointPortions, branches: int) -> int:
+def window_bytes(network: Network, size: tuple[int, int], plan: JointPlan, branches: int) -> int:
     """About how much memory a window needs besides the weights that lie on the device while it is computed."""
     factor = network.vae_scale_factor
     grid = (size[0] // factor) * (size[1] // factor)
-    rows = portions.window * (1 if portions.in_turn else branches)
+    rows = plan.window * (1 if plan.in_turn else branches)
     return FRAME_MAPS * rows * grid * network.unet.config.block_out_channels[0] * network.dtype.itemsize
 
 
-def peak_bytes(network: Network, size: tuple[int, int], portions: JointPortions, branches: int) -> int:
+def peak_bytes(network: Network, size: tuple[int, int], plan: JointPlan, branches: int) -> int:
     """About the most that a device holds while a clip is rendered: weights and what is computed, without its latents."""
     weights = {name: _bytes(module) for name, module in network.modules.items()}
-    steady = sum(size for name, size in weights.items() if not portions.put_away or name not in network.occasional)
-    visiting = max((weights[name] for name in network.occasional), default=0) if portions.put_away else 0
-    return steady + visiting + max(window_bytes(network, size, portions, branches), decode_bytes(network))
+    steady = sum(size for name, size in weights.items() if not plan.offload or name not in network.occasional)
+    visiting = max((weights[name] for name in network.occasional), default=0) if plan.offload else 0
+    return steady + visiting + max(window_bytes(network, size, plan, branches), decode_bytes(network))
 
 
 def _bytes(module) -> int:

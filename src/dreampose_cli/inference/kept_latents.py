@@ -6,7 +6,6 @@ the predictions of the windows that are done. What is computed from it is the sa
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..atomic import atomic_file
 from ..cache import Cache
 from ..sampling import SamplingState
 
@@ -44,9 +44,8 @@ class KeptLatents:
         started = time.monotonic()
         if self.file is None or self.cache is None or (started < self._free_at and not last):
             return
-        state, partial = progressed.state, self.file.with_name(f"{NAME}.new")
-        total = progressed.total
-        with self.cache.storing():
+        state, total = progressed.state, progressed.total
+        with self.cache.storing(), atomic_file(self.file) as part:
             torch.save(
                 {
                     "step": state.step,
@@ -56,9 +55,8 @@ class KeptLatents:
                     "total": None if total is None else total.cpu(),
                     "plan": list(self.plan),
                 },
-                partial,
+                part,
             )
-            os.replace(partial, self.file)
         ended = time.monotonic()
         self._free_at = ended + (ended - started) / SHARE
 

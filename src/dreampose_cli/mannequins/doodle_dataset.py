@@ -11,7 +11,8 @@ from PIL import Image
 from ..errors import UsageError
 from ..media import atomic_folder
 from ..reporting import Progress
-from .doodles import JOINTS, draw_doodle
+from .doodle_poses import JOINTS
+from .doodles import draw_doodle
 
 VERSION = 1
 LIST = "doodles.json"

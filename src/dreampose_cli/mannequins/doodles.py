@@ -1,4 +1,4 @@
-"""Doodles: stick figures drawn by an unsteady hand from mannequins' skeletons, with the places of their 18 joints.
+"""Doodles: stick figures that an unsteady hand draws from poses of `doodle_poses.py`, with the places of their 18 joints.
 
 A doodle shows a front view unless its caller says otherwise: of two arms the one on the left of the picture is the
 figure's right arm. Where a mannequin shows its back, left and right are exchanged, since a drawing without a face cannot
@@ -14,19 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from .dance import CHANNELS, Dance, draw_dance
-from .geometry import Floats, rotation
-from .skeleton import Body, pose_skeleton
-from .subject import draw_subject
+from .doodle_poses import HEAD, INDEX, acrobat, childlike, dancer, upright_view
+from .geometry import Floats
 
-#: The 18 body points of OpenPose, in its order.
-JOINTS: tuple[str, ...] = (
-    "nose", "neck", "shoulder_r", "elbow_r", "wrist_r", "shoulder_l", "elbow_l", "wrist_l",
-    "hip_r", "knee_r", "ankle_r", "hip_l", "knee_l", "ankle_l", "eye_r", "eye_l", "ear_r", "ear_l",
-)  # fmt: skip
-_J = {name: index for index, name in enumerate(JOINTS)}
-_MIRRORED = [_J[n[:-1] + {"r": "l", "l": "r"}[n[-1]] if n[-2:] in ("_r", "_l") else n] for n in JOINTS]
-_HEAD = [_J[n] for n in ("nose", "eye_r", "eye_l", "ear_r", "ear_l")]
 _CANVAS = (192, 420)  # sides of the picture are drawn from this range
 
 
@@ -42,137 +32,9 @@ class Doodle:
 def draw_doodle(seed: int) -> Doodle:
     """Draw a doodle; the same seed always gives the same one."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    joints = _upright_view(_dancer(rng) if rng.random() < 0.35 else _acrobat(rng))
-    joints = _childlike(joints, rng)
+    joints = upright_view(dancer(rng) if rng.random() < 0.35 else acrobat(rng))
+    joints = childlike(joints, rng)
     return _Hand(rng).draw(joints)
-
-
-def mannequin_joints(body: Body, dance: Dance) -> Floats:
-    """The 18 joints of every frame of a dance: (F, 18, 3), in statures, Y up."""
-    skeleton = pose_skeleton(body, dance)
-    size = body.head
-    found = {
-        "nose": skeleton.at("head", 0, 0.58 * size, 0.41 * size),
-        "eye_r": skeleton.at("head", -0.16 * size, 0.47 * size, 0.38 * size),
-        "eye_l": skeleton.at("head", 0.16 * size, 0.47 * size, 0.38 * size),
-        "ear_r": skeleton.at("head", -0.36 * size, 0.53 * size, 0),
-        "ear_l": skeleton.at("head", 0.36 * size, 0.53 * size, 0),
-    }
-    for side in "rl":
-        for joint, bone in (("shoulder", "upper_arm"), ("elbow", "lower_arm"), ("wrist", "hand")):
-            found[f"{joint}_{side}"] = skeleton.bone(f"{bone}_{side}")[0]
-        for joint, bone in (("hip", "upper_leg"), ("knee", "lower_leg")):
-            found[f"{joint}_{side}"] = skeleton.bone(f"{bone}_{side}")[0]
-        origin, axes, length = skeleton.bone(f"lower_leg_{side}")
-        found[f"ankle_{side}"] = origin + length * axes[:, 1]
-    found["neck"] = (found["shoulder_r"] + found["shoulder_l"]) / 2
-    return np.stack([found[name] for name in JOINTS], 1)
-
-
-def _dancer(rng: np.random.Generator) -> Floats:
-    """A moment of a mannequin's dance: (18, 3)."""
-    body = draw_subject(int(rng.integers(2**31))).body
-    dance = draw_dance(int(rng.integers(2**31)), 24)
-    moment = int(rng.integers(24))
-    one = Dance(dance.seed, dance.channels[moment : moment + 1], dance.yaw[moment : moment + 1], dance.fps)
-    return mannequin_joints(body, one)[0]
-
-
-def _acrobat(rng: np.random.Generator) -> Floats:
-    """A mannequin whose limbs point anywhere that limbs can, mostly within the plane of the picture: (18, 3)."""
-    body = draw_subject(int(rng.integers(2**31))).body
-    rest = Dance(0, np.zeros((1, len(CHANNELS))), np.zeros(1), 12.0)
-    joints = mannequin_joints(body, rest)[0]
-    turn = rotation("y", rng.normal(0, 22)) @ rotation("z", rng.normal(0, 9))
-    hips = (joints[_J["hip_r"]] + joints[_J["hip_l"]]) / 2
-    joints = (joints - hips) @ turn.T + hips
-    waist = (joints[_J["neck"]] + hips) / 2
-    bend = rotation("z", rng.normal(0, 9)) @ rotation("x", rng.normal(0, 8))
-    upper = [i for i, name in enumerate(JOINTS) if not name.startswith(("hip", "knee", "ankle"))]
-    joints[upper] = (joints[upper] - waist) @ bend.T + waist
-    neck = joints[_J["neck"]].copy()
-    joints[_HEAD] = (joints[_HEAD] - neck) @ rotation("z", rng.normal(0, 10)).T + neck
-    both_arms, both_legs = _arm_angles(rng), _leg_angles(rng)
-    for side, sign in (("r", -1.0), ("l", 1.0)):
-        arm = both_arms if rng.random() < 0.35 else _arm_angles(rng)
-        leg = both_legs if rng.random() < 0.35 else _leg_angles(rng)
-        for chain, (first, second, depth), lengths in (
-            (("shoulder", "elbow", "wrist"), arm, (body.upper_arm, body.lower_arm)),
-            (("hip", "knee", "ankle"), leg, (body.thigh, body.shin)),
-        ):
-            for a, b, angle, tilt, length in zip(
-                chain, chain[1:], (first, first + second), (depth[0], depth[1]), lengths, strict=False
-            ):
-                out, down = np.sin(np.deg2rad(angle)), -np.cos(np.deg2rad(angle))
-                flat = np.cos(np.deg2rad(tilt))
-                step = length * np.array([sign * out * flat, down * flat, np.sin(np.deg2rad(tilt))])
-                joints[_J[f"{b}_{side}"]] = joints[_J[f"{a}_{side}"]] + step
-    return joints
-
-
-def _arm_angles(rng: np.random.Generator) -> tuple[float, float, Floats]:
-    """Upper arm from hanging (0) outwards to overhead (180), the forearm's turn against it, and depths, in degrees."""
-    kind = rng.random()
-    if kind < 0.2:  # hanging
-        first, second = rng.normal(14, 8), rng.normal(0, 12)
-    elif kind < 0.4:  # straight, anywhere
-        first, second = rng.uniform(10, 175), rng.normal(0, 8)
-    elif kind < 0.55:  # hand on the hip
-        first, second = rng.normal(45, 10), -rng.normal(95, 18)
-    else:  # bent, up or down
-        first, second = rng.uniform(-10, 165), rng.uniform(-140, 140)
-    return first, second, rng.normal(0, 14, 2)
-
-
-def _leg_angles(rng: np.random.Generator) -> tuple[float, float, Floats]:
-    kind = rng.random()
-    if kind < 0.45:  # standing
-        first, second = rng.normal(9, 8), rng.normal(-2, 6)
-    elif kind < 0.65:  # wide, or a kick
-        first, second = rng.uniform(15, 95), rng.normal(0, 8)
-    elif kind < 0.85:  # a step or a jump: the knee out, the shin back
-        first, second = rng.uniform(10, 80), -rng.uniform(15, 125)
-    else:
-        first, second = rng.uniform(-15, 40), rng.uniform(-80, 60)
-    return first, second, rng.normal(0, 14, 2)
-
-
-def _upright_view(joints: Floats) -> Floats:
-    """World joints (18, 3) as a picture (18, 2), Y down, with the figure's right shoulder on the left."""
-    flat = joints[:, :2] * [1, -1]
-    across = flat[_J["shoulder_l"], 0] + flat[_J["hip_l"], 0] - flat[_J["shoulder_r"], 0] - flat[_J["hip_r"], 0]
-    return flat[_MIRRORED] if across < 0 else flat
-
-
-def _childlike(joints: Floats, rng: np.random.Generator) -> Floats:
-    """Other proportions: limbs too long or short, a head too large, shoulders and hips drawn to one point."""
-    out = joints.copy()
-    hips = (joints[_J["hip_r"]] + joints[_J["hip_l"]]) / 2
-    neck = joints[_J["neck"]]
-    torso = rng.uniform(0.65, 1.25)
-    narrow = rng.random() < 0.6
-    shoulder = rng.uniform(0.1, 0.4) if narrow else rng.uniform(0.6, 1.3)
-    hip = rng.uniform(0.1, 0.5) if rng.random() < 0.75 else rng.uniform(0.7, 1.4)
-    new_neck = hips + (neck - hips) * torso
-    drop = (new_neck - hips) * -rng.uniform(0.0, 0.25) if narrow else 0.0  # arms often begin below the neck
-    arm_span, leg_span = rng.uniform(0.6, 1.25), rng.uniform(0.6, 1.25)
-    for side in "rl":
-        for chain, base, centre, start, span in (
-            (("shoulder", "elbow", "wrist"), neck, new_neck + drop, shoulder, arm_span),
-            (("hip", "knee", "ankle"), hips, hips, hip, leg_span),
-        ):
-            place = centre + (joints[_J[f"{chain[0]}_{side}"]] - base) * start
-            out[_J[f"{chain[0]}_{side}"]] = place
-            for a, b in zip(chain, chain[1:], strict=False):
-                step = joints[_J[f"{b}_{side}"]] - joints[_J[f"{a}_{side}"]]
-                place = place + step * span * rng.uniform(0.85, 1.15)
-                out[_J[f"{b}_{side}"]] = place
-    out[_J["neck"]] = new_neck
-    grow = rng.uniform(0.8, 2.1)
-    lift = rng.uniform(0.75, 1.25) * max(1.0, 0.5 + grow / 2)
-    middle = joints[_HEAD].mean(0)
-    out[_HEAD] = new_neck + (middle - neck) * lift + (joints[_HEAD] - middle) * grow
-    return out
 
 
 class _Hand:
@@ -214,30 +76,30 @@ class _Hand:
         gone = [limb for limb in ("arm_r", "arm_l", "leg_r", "leg_l") if rng.random() < 0.045]
         if len(gone) > 2:
             gone = gone[:1]
-        hips = (p[_J["hip_r"]] + p[_J["hip_l"]]) / 2
-        neck = p[_J["neck"]]
-        arms = (p[_J["shoulder_r"]] + p[_J["shoulder_l"]]) / 2
+        hips = (p[INDEX["hip_r"]] + p[INDEX["hip_l"]]) / 2
+        neck = p[INDEX["neck"]]
+        arms = (p[INDEX["shoulder_r"]] + p[INDEX["shoulder_l"]]) / 2
         self._head(p, visible)
         body = rng.random()
         if body < 0.68 or self.style == "stick" and body < 0.8:
             self._limb(neck, hips)
         elif body < 0.86:
-            self._closed(self._hull([p[_J["shoulder_r"]], p[_J["shoulder_l"]], p[_J["hip_l"]], p[_J["hip_r"]]]))
+            self._closed(self._hull([p[INDEX["shoulder_r"]], p[INDEX["shoulder_l"]], p[INDEX["hip_l"]], p[INDEX["hip_r"]]]))
         else:  # a bean
             self._closed(
                 self._oval((neck + hips) / 2, float(np.linalg.norm(hips - neck)) / 2, hips - neck, rng.uniform(0.3, 0.6))
             )
-        wide = np.linalg.norm(p[_J["shoulder_r"]] - p[_J["shoulder_l"]]) > 0.07 * self.figure
+        wide = np.linalg.norm(p[INDEX["shoulder_r"]] - p[INDEX["shoulder_l"]]) > 0.07 * self.figure
         if wide and rng.random() < 0.75:
-            self._stroke(self._bent(p[_J["shoulder_r"]], arms, p[_J["shoulder_l"]]))
-        if np.linalg.norm(p[_J["hip_r"]] - p[_J["hip_l"]]) > 0.06 * self.figure and rng.random() < 0.75:
-            self._stroke(self._bent(p[_J["hip_r"]], hips, p[_J["hip_l"]]))
+            self._stroke(self._bent(p[INDEX["shoulder_r"]], arms, p[INDEX["shoulder_l"]]))
+        if np.linalg.norm(p[INDEX["hip_r"]] - p[INDEX["hip_l"]]) > 0.06 * self.figure and rng.random() < 0.75:
+            self._stroke(self._bent(p[INDEX["hip_r"]], hips, p[INDEX["hip_l"]]))
         for side in "rl":
             for limb, chain in (("arm", ("shoulder", "elbow", "wrist")), ("leg", ("hip", "knee", "ankle"))):
-                a, b, c = (p[_J[f"{name}_{side}"]] for name in chain)
+                a, b, c = (p[INDEX[f"{name}_{side}"]] for name in chain)
                 if f"{limb}_{side}" in gone:
                     for name in chain:
-                        visible[_J[f"{name}_{side}"]] = False
+                        visible[INDEX[f"{name}_{side}"]] = False
                     continue
                 if self.style == "stick" and rng.random() < 0.6:
                     self._stroke(self._curve(a, b, c) if rng.random() < 0.35 else self._bent(a, b, c))
@@ -246,7 +108,7 @@ class _Hand:
                     self._limb(b, c)
                 self._end(limb, side, b, c)
         if rng.random() < 0.1:  # a skirt over the thighs
-            drop = (p[_J["knee_r"]] + p[_J["knee_l"]]) / 2
+            drop = (p[INDEX["knee_r"]] + p[INDEX["knee_l"]]) / 2
             drop = hips + (drop - hips) * rng.uniform(0.5, 0.9)
             out = np.array([0.09 * self.figure, 0.0])
             waist = hips + (neck - hips) * 0.15
@@ -255,15 +117,15 @@ class _Hand:
 
     def _head(self, p: Floats, visible: NDArray[np.bool_]) -> None:
         rng = self.rng
-        neck, face = p[_J["neck"]], p[_HEAD].mean(0)
+        neck, face = p[INDEX["neck"]], p[HEAD].mean(0)
         reach = float(np.linalg.norm(face - neck))
-        radius = max(float(np.linalg.norm(p[_J["ear_r"]] - p[_J["ear_l"]])) * 0.62, 0.35 * reach)
+        radius = max(float(np.linalg.norm(p[INDEX["ear_r"]] - p[INDEX["ear_l"]])) * 0.62, 0.35 * reach)
         radius = min(radius, 0.95 * reach)
         kind = rng.random()
         towards = (neck - face) / max(np.linalg.norm(neck - face), 1e-6)
         chin = face + towards * radius
         if kind < 0.06:  # no head at all
-            visible[_HEAD] = False
+            visible[HEAD] = False
             return
         if kind < 0.14:  # a line in place of a head
             self._stroke(self._bent(neck, (neck + face) / 2, face - towards * radius))
@@ -285,7 +147,7 @@ class _Hand:
         if kind >= 0.34 and rng.random() < 0.4:  # a face: eyes, a mouth
             dot = max(1.0, 0.5 * self.width)
             for eye in ("eye_r", "eye_l"):
-                place = face + (p[_J[eye]] - face) * 0.8
+                place = face + (p[INDEX[eye]] - face) * 0.8
                 self.strokes.append((self._oval(place, dot, towards, 1.0), -1.0))
             if rng.random() < 0.8:
                 bow = np.linspace(-1, 1, 7)[:, None]

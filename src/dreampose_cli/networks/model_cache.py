@@ -32,7 +32,7 @@ class ModelCache:
                 module.load_state_dict(self._weights[name])
             model = self._model.to(device)
             if not self.lean:
-                model.put_away()  # nothing
+                model.offload_only()  # none
             self._lay_out(model, device)  # as it was: a subject must not depend on who came before
             return model
         self.clear()

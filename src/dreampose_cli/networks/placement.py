@@ -24,7 +24,7 @@ class Placement:
     def device(self) -> torch.device:
         """Where the denoiser is."""
 
-    def put_away(self, *names: str) -> None:
+    def offload_only(self, *names: str) -> None:
         """Keep these modules, and no others, in the CPU's memory but while they are borrowed."""
         for name in self.away - set(names):
             self.modules[name].to(self.device)

@@ -1,50 +1,24 @@
-"""From anything that shows or holds poses to a pose sequence: pose files are read, pictures go through the estimator.
-
-Estimated poses are cached by the source's content, the estimator's revision and the settings, so nothing is ever
-estimated twice. Frames that show nobody take the pose of the nearest frame that shows somebody: IUV maps cannot be
-averaged, since two parts have no part between them.
-"""
+"""From anything that shows or holds poses to a pose sequence: pose files are read, drawings by the doodle reader, and other
+pictures go through an estimator (`estimation.py`)."""
 
 from __future__ import annotations
 
 import functools
-import json
-import queue
-import threading
-import zipfile
-from collections.abc import Generator, Iterable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from .. import media
 from ..cache import Cache
-from ..cache import key as cache_key
-from ..errors import MediaError, NoPersonError, PoseError, UsageError
+from ..errors import UsageError
 from ..names import POSE_FORMATS, check_choice
 from ..reporting import Note, Progress
-from .damaged import DAMAGED
-from .files import (
-    PoseWriter,
-    copy_poses,
-    is_dreampose_name,
-    is_pose_source,
-    open_poses,
-    write_dreampose_folder,
-    write_iuv_folder,
-)
-from .fingerprint import source_digest
-from .keypoint_files import KeypointWriter, write_openpose_folder
-from .part_labels import ControlPictureReader, recognise
+from .estimation import estimate_poses
+from .files import copy_poses, is_pose_source, open_poses, writer_like
+from .frame_folders import is_dreampose_name, write_dreampose_folder, write_iuv_folder
+from .keypoint_files import write_openpose_folder
 from .posed_mannequin import in_kind
 from .sequence import PoseSequence, subsequence
-from .tracking import Ranges, count_of, describe_ranges, ranges_of
-
-EXTRACTION_VERSION = 2
-READ_AHEAD = 3  # frames decoded while the estimator computes
+from .tracking import Ranges, count_of
 
 
 @dataclass(frozen=True)
@@ -125,20 +99,12 @@ def extract(
     elif format == "openpose":
         write_openpose_folder(output, sequence, overwrite=overwrite)
     elif not copy_poses(sequence, output, source=Path(source).name, estimator=used):
-        with _writer(output, sequence, Path(source).name, used) as writer:
+        with writer_like(output, sequence, Path(source).name, used) as writer:
             for frame in sequence:
                 writer.append(frame)
     if preview is not None:
         write_preview(sequence, preview, overwrite)
     return ExtractionResult(output, len(sequence), sequence.fps, sequence.size, used, count_of(gaps), gaps)
-
-
-def _writer(path: Path, like: PoseSequence | media.FrameSource, source: str, estimator: str | None, kind: str = ""):
-    """What writes frames of one kind into a `.poses` file of this size and rate."""
-    if (kind or getattr(like, "kind", "densepose")) == "keypoints":
-        return KeypointWriter(path, like.size, like.fps, source=source, estimator=estimator)
-    parts = getattr(like, "has_parts", True)
-    return PoseWriter(path, like.size, like.fps, has_parts=parts, source=source, estimator=estimator)
 
 
 def _check_place(output: Path, format: str, overwrite: bool) -> None:
@@ -217,197 +183,25 @@ def load_poses(
         return in_kind(subsequence(sequence, fps, start, end), kind, str(source)), None, sequence.gaps
     if size is not None:
         raise UsageError(f"{source} knows its own size; --size is for dumps of detectron2.")
-    from ..device import pick_device
-    from .estimator import load_estimator
-
-    number = "float32" if dtype == "auto" else dtype  # finding poses is quick, and labels are worth being exact
-
-    knows_rate = not source.is_dir()  # of a folder of pictures, fps is the rate itself and nothing is resampled
-    rate = max(fps, at_least or 0) if fps and knows_rate else fps
-    first = max(0.0, (start or 0) - around)
-    last = None if end is None else end + around
-    frames = media.open_frames(source, fps=rate, start=first or None, end=last)
-    with frames:
-        if _shows_labels(source, rate, first):
-            model: Any = ControlPictureReader(str(source))
-            if note:
-                note(
-                    f"{source} is a control picture (viridis on part labels): its labels are read, U and V are unknown."
-                )
-        else:
-            model = load_estimator(
-                cache,
-                estimator,
-                pick_device(device),
-                size=estimator_size,
-                person=person,
-                dtype=number,
-                note=note,
-                progress=progress,
-            )
-        settings = {"estimator": model.revision, "size": estimator_size, "person": person}
-        if number != "float32":
-            settings["dtype"] = number
-        settings = {"version": EXTRACTION_VERSION, **settings}
-        whole, part = ({"fps": f, "start": s, "end": e} for f, s, e in ((None, 0.0, None), (rate, first, last)))
-        digest = source_digest(source)
-        key = cache_key("poses", {**settings, **whole}, digest)
-        path = cache.path_of("poses", key)
-        if knows_rate and part != whole and _is_whole(path) and not _gaps(path):
-            part, rate, first, last = whole, None, 0.0, None  # all frames are here, and the part is among them
-        key = cache_key("poses", {**settings, **part}, digest)
-        path = cache.path_of("poses", key)
-        if not _is_whole(path):
-            with cache.lock(f"poses-{key}", waiting=note, what=f"the poses of {source}"):
-                if not _is_whole(path):
-                    path.unlink(missing_ok=True)  # damaged, by a power cut perhaps
-                    if note and model.pace:
-                        note(model.pace)
-                    with cache.publish_file("poses", key) as partial:
-                        _estimate(model, frames, source, partial, progress)
-                    if note and person is None and (most := getattr(model, "people", 0)) > 1:
-                        note(
-                            f"{source} shows up to {most} people at once; the largest is followed (`dreampose poses "
-                            "--person 2` takes the next one)."
-                        )
-    cache.touch("poses", key)
-    gaps = _gaps(path)
-    if gaps and note:
-        note(gaps_in_words(gaps, source))
-    sequence = open_poses(path)
-    if (rate, first, last) != (fps, start or 0, end):
-        sequence = subsequence(sequence, fps, (start or 0) - first, None if end is None else end - first)
-    return in_kind(sequence, kind, str(source)), model.name, gaps
+    sequence, name, gaps = estimate_poses(
+        cache,
+        source,
+        estimator=estimator,
+        estimator_size=estimator_size,
+        person=person,
+        fps=fps,
+        start=start,
+        end=end,
+        around=around,
+        at_least=at_least,
+        device=device,
+        dtype=dtype,
+        progress=progress,
+        note=note,
+    )
+    return in_kind(sequence, kind, str(source)), name, gaps
 
 
 def is_doodle_reader(estimator: str) -> bool:
     """Whether an estimator reads drawings: the one that ships, or a folder made by `train --preset doodle`."""
     return estimator == "doodle" or (Path(estimator) / "doodle.json").is_file()
-
-
-def _shows_labels(source: Path, rate: float | None, first: float) -> bool:
-    """Whether the first frame is a control picture. Raises PoseError for labels in another palette."""
-    with media.open_frames(source, fps=rate, start=first or None) as frames:
-        picture = next(iter(frames), None)
-    return picture is not None and recognise(picture, str(source))
-
-
-def gaps_in_words(gaps: Ranges, source: Path | str) -> str:
-    """The sentence about the frames (counted from 0) that show nobody."""
-    count = count_of(gaps)
-    who = (
-        f"frame {describe_ranges(gaps)} of {source} shows"
-        if count == 1
-        else (f"{count} frames of {source} ({describe_ranges(gaps)}) show")
-    )
-    return f"{who} nobody; the pose of the nearest frame with somebody stands in."
-
-
-def read_ahead(frames: Iterable[np.ndarray], depth: int = READ_AHEAD) -> Generator[np.ndarray, None, None]:
-    """The same frames, decoded in a thread while the taker computes; at most `depth` wait. Close it when done early."""
-    ready: queue.Queue = queue.Queue(depth)
-    stop = threading.Event()
-
-    def offer(item: tuple) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def read() -> None:
-        try:
-            for frame in frames:
-                offer((frame, None))
-                if stop.is_set():
-                    return
-            offer((None, None))
-        except BaseException as problem:  # it belongs to the taker
-            offer((None, problem))
-
-    reader = threading.Thread(target=read, name="read-ahead", daemon=True)
-    reader.start()
-    try:
-        while True:
-            frame, problem = ready.get()
-            if problem is not None:
-                raise problem
-            if frame is None:
-                return
-            yield frame
-    finally:
-        stop.set()
-        reader.join()
-
-
-def _estimate(model, frames: media.FrameSource, source: Path, path: Path, progress: Progress | None) -> None:
-    kind = getattr(model, "kind", "densepose")
-    if kind == "keypoints":
-        from .keypoints import shows_somebody as is_somebody
-    else:
-        from .estimator import has_person
-
-        is_somebody = functools.partial(has_person, least=model.least_person)
-    done = 0
-    gaps: list[int] = []
-    last: np.ndarray | None = None
-    with (
-        _writer(path, frames, source.name, model.name, kind) as writer,
-        closing(read_ahead(frames)) as pictures,
-    ):
-        waiting = (
-            0  # frames that show nobody since the last pose: they hold nothing, so a gap of any length is a number
-        )
-
-        def fill(pose: np.ndarray, count: int) -> None:
-            for _ in range(count):
-                writer.append(pose)
-
-        for pose in model.stream(pictures):
-            if progress:
-                progress(done + 1, frames.length, "poses")
-            if is_somebody(pose):
-                if last is not None:
-                    fill(last, (waiting + 1) // 2)  # of two equally near the earlier one
-                fill(pose, waiting // 2 if last is not None else waiting)
-                fill(pose, 1)
-                waiting, last = 0, pose
-            else:
-                gaps.append(done)
-                waiting += 1
-            done += 1
-        if done == 0:
-            raise MediaError(f"{source} has no frames.")
-        if last is None:
-            raise NoPersonError(nobody(source, model.name, model.person))
-        fill(last, waiting)
-    with zipfile.ZipFile(path, "a") as archive:  # next to the poses, where a reader of the format does not look
-        moment = zipfile.ZipInfo("gaps.json")  # of 1980, so that the same poses are the same bytes
-        archive.writestr(moment, json.dumps(ranges_of(gaps)))
-
-
-def nobody(source: Path | str, estimator: str, person: int | None = None) -> str:
-    """The sentence for a source in which the estimator finds nobody, or too few people for number `person`."""
-    if (person or 1) > 1:
-        return f"the estimator {estimator} finds no {person} people in {source}; choose a lower --person."
-    knows = " It knows mannequins only, --estimator r50 knows people;" if estimator == "mini" else ""
-    return (
-        f"the estimator {estimator} finds nobody in {source}.{knows} use a picture with one whole figure, "
-        "or give the poses as a file."
-    )
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether poses in the cache are there and can be opened."""
-    try:
-        _gaps(path)
-        open_poses(path)
-    except (OSError, PoseError, *DAMAGED):
-        return False
-    return True
-
-
-def _gaps(path: Path) -> Ranges:
-    with zipfile.ZipFile(path) as archive:
-        return [(first, last) for first, last in json.loads(archive.read("gaps.json"))]

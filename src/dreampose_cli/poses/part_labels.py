@@ -16,9 +16,8 @@ from PIL import Image
 from ..errors import PoseError
 from ..media.files import list_files
 from .control_picture import VIRIDIS, read_control_picture
-from .sequence import PoseSequence
+from .sequence import PARTS, PoseSequence
 
-PARTS = 24
 _PROBED = 5
 NAME = "control-picture"  # recorded as the estimator of poses that were read from one
 UNKNOWN = 0.5  # what stands for U and V

@@ -28,8 +28,8 @@ def estimate_photo(
     """
     from ..device import pick_device
     from .densepose import DensePose, resize_for
+    from .estimation import nobody
     from .estimator import has_person, load_estimator
-    from .extraction import nobody
 
     model = load_estimator(cache, estimator, pick_device(device), note=note)
     if isinstance(model, DensePose) and min(picture.shape[:2]) > DENSEPOSE_SIDE:

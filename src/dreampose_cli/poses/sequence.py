@@ -133,3 +133,10 @@ def window_indices(i: int, length: int, n_poses: int = 5, stride: float = 1.0, r
     if rule == "edge":
         return [min(max(j, 0), length - 1) for j in window]
     return [j if 0 <= j < length else i for j in window]
+
+
+def in_range(frame: np.ndarray) -> bool:
+    """Whether I is within 0..24 and U, V within [0, 1], but for rounding; False for what is no number."""
+    tolerance = 1e-4
+    low, high = frame.min(axis=(1, 2)), frame.max(axis=(1, 2))
+    return bool((low >= -tolerance).all() and high[0] <= PARTS + tolerance and (high[1:] <= 1 + tolerance).all())

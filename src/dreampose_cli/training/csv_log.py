@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
+
+from ..atomic import atomic_file
 
 
 class CsvLogger:
@@ -23,10 +24,8 @@ class CsvLogger:
         if first and path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 kept = [r for r in csv.reader(file) if len(r) == len(header) and r[0].isdigit() and int(r[0]) <= first]
-        partial = path.with_name(f".{path.name}.tmp")  # a kill while the rows are copied must not lose them
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with atomic_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *kept])
-        os.replace(partial, path)
 
     def add(self, step: int, *values: object) -> None:
         """One row; written to disk a hundred at a time."""

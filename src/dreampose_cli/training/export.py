@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..atomic import publish
 from ..bases.config import CONFIG_FILE, read_config
 from ..errors import BaseError
 from ..media import atomic_path
@@ -78,11 +78,8 @@ def publish_base(
     renew_card(output, write_card(model.config, figures, shown), partial / CARD_FILE, note or (lambda text: None))
     (output / CONFIG_FILE).unlink(missing_ok=True)  # while its components are replaced it is no base
     entries = sorted(partial.iterdir(), key=lambda p: p.name == CONFIG_FILE)
-    for entry in entries:
-        target = output / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(entry, target)
+    for entry in entries:  # one by one: the run's state and whatever a person has put there stay
+        publish(entry, output / entry.name)
     partial.rmdir()
 
 

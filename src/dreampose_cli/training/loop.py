@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError, TrainingStopped, UsageError
 from ..networks.network import lay_out
+from ..prefetch import Prefetcher
 from ..reporting import Progress
 from .checkpoints import latest_checkpoint, load_checkpoint, require_same, save_checkpoint
 from .csv_log import CsvLogger
 from .distributed import SINGLE, ProcessGroup
-from .prefetch import Prefetcher
 
 __all__ = ["LoopResult", "LoopSettings", "SampleRng", "Task", "latest_checkpoint", "run", "sigterm_flag"]
 

@@ -36,6 +36,7 @@ from ..errors import (
     TrainingError,
     UsageError,
 )
+from ..locks import sweep
 from ..media.fitting import fit_picture, fit_pose
 from ..poses.files import open_poses
 from ..poses.photo import estimate_photo
@@ -101,8 +102,7 @@ def prepare(
         if make and key and reasons[key] is None and not (folder / f"{key}{SUFFIX}").exists()
     ]
     if jobs:
-        for left in folder.glob(f"*{SUFFIX}.*.tmp"):  # of a run that was killed
-            left.unlink(missing_ok=True)
+        sweep(folder)  # what a run that was killed has left
         if len(jobs) < len(sources):
             note(f"{len(sources) - len(jobs)} of {len(sources)} clips are prepared already.")
         _require_room(jobs, folder, preparation)
@@ -208,8 +208,7 @@ def caching(cache: Cache) -> Iterator[None]:
 def _write(job: _Job, frames: Iterator[tuple[np.ndarray, np.ndarray]], fps: float) -> None:
     """The frames, pictures uint8 (H, W, 3) with poses float32 (3, H, W) of any size, as a shard."""
     how, name, shown = job.preparation, job.source.name, False
-    writer = ShardWriter(job.folder / f"{job.key}{SUFFIX}", how.resolution, fps, job.source.ordered)
-    try:
+    with ShardWriter(job.folder / f"{job.key}{SUFFIX}", how.resolution, fps, job.source.ordered) as writer:
         for picture, pose in frames:
             if abs(pose.shape[1] / pose.shape[2] * picture.shape[1] / picture.shape[0] - 1) > 0.03:
                 raise TrainingError(
@@ -220,14 +219,10 @@ def _write(job: _Job, frames: Iterator[tuple[np.ndarray, np.ndarray]], fps: floa
             packed = np.concatenate([fitted[:1], np.rint(fitted[1:] * 255)]).astype(np.uint8)
             shown = shown or bool(packed[1:].any())
             writer.add(np.ascontiguousarray(fit_picture(picture, how.resolution, how.fit)), packed)
-        if len(writer.offsets) == 1:
+        if not writer.count:
             raise MediaError(f"{job.source.files()[0]} has no frames.")
         if not shown:
             raise NoPersonError(f"the poses of {name} show nobody.")
-        writer.close()
-    except BaseException:
-        writer.discard()
-        raise
 
 
 def _frames(source: Source, how: Preparation, remark: Note) -> tuple[Iterator[tuple[np.ndarray, np.ndarray]], float]:

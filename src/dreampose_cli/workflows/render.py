@@ -75,9 +75,9 @@ def render(
     from ..inference.compilation import PAYS_FROM, compile_blocks, require_compiler
     from ..inference.denoise import RenderSettings, prepare
     from ..inference.kept_frames import kept_frames
-    from ..inference.prefetch import prefetch
     from ..media.metadata import NOTICE
     from ..networks.model_cache import ModelCache
+    from ..prefetch import prefetch
 
     device = pick_device(options.device)
     if options.compile:

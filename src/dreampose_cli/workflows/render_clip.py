@@ -134,27 +134,27 @@ def _denoise(
     used = sum(branch.weight != 0.0 for branch in branches)
     encoders = [network.module(name) for name in network.encoders if name.partition(".")[0] not in network.away]
     for module in encoders:
-        module.to(network.device)  # where a clip before this one has put them away
+        module.to(network.device)  # where a clip before this one has offloaded them
     with torch.inference_mode():
         reference = network.reference(views)
         if options.appearance_once:
             reference = network.at(reference, torch.tensor(0))
     if options.memory == "low":
         offload(*encoders)
-    portions = plan_clip(network, size, settings.window, settings.overlap, used, options.memory)
+    joint_plan = plan_clip(network, size, settings.window, settings.overlap, used, options.memory)
     file = None if kept is None or kept.file is None else kept.file.with_name(LATENTS)
-    latents = KeptLatents(file, (portions.window, portions.overlap), kept.cache if kept is not None else None)
+    latents = KeptLatents(file, (joint_plan.window, joint_plan.overlap), kept.cache if kept is not None else None)
     if latents.latest is not None:
         note(f"the render resumes in step {min(latents.latest.state.step + 1, plan.steps)} of {plan.steps}.")
     while True:
-        if portions.window != settings.window:
+        if joint_plan.window != settings.window:
             note(
                 Caution(
-                    f"{_too_little(network, plan)}, so that it is rendered in {portions}, which changes the result."
+                    f"{_too_little(network, plan)}, so that it is rendered in {joint_plan}, which changes the result."
                 )
             )
-        network.put_away(*network.occasional if portions.put_away else ())
-        windows = context_windows(len(start), portions.window, portions.overlap, settings.closed)
+        network.offload_only(*network.occasional if joint_plan.offload else ())
+        windows = context_windows(len(start), joint_plan.window, joint_plan.overlap, settings.closed)
         try:
             return denoise_clip(
                 network,
@@ -166,7 +166,7 @@ def _denoise(
                 branches,
                 windows,
                 guidance_interval=options.guidance_interval or ALL_LEVELS,
-                in_turn=portions.in_turn,
+                in_turn=joint_plan.in_turn,
                 on_window=(lambda done, total: progress(done, total, "denoising windows")) if progress else None,
                 kept=latents,
             )
@@ -175,14 +175,14 @@ def _denoise(
                 raise
         # Not within the handler: while the error lives, so do the tensors that filled the memory.
         release(network.device)
-        less = portions.smaller(network.device.type)
+        less = joint_plan.smaller(network.device.type)
         if less is None:
             raise OutOfMemoryError(f"{_too_little(network, plan)}; give a smaller --size, or --device cpu.")
-        if less.window == portions.window:
+        if less.window == joint_plan.window:
             note(f"{network.device} ran out of memory; continuing with {less}.")
         else:
             latents.replan((less.window, less.overlap))
-        portions = less
+        joint_plan = less
 
 
 def _too_little(network: Network, plan: Plan) -> str:

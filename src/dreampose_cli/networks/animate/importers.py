@@ -116,16 +116,7 @@ def import_magicanimate(
         stable_diffusion=stable_diffusion,
         vae=vae,
     )
-    return publish(
-        cache,
-        config,
-        EPS_LINEAR,
-        parts,
-        misfit=f"the weights in {weights} do not fit",
-        dtype=torch.float16 if halves else None,
-        progress=progress,
-        note=note,
-    )
+    return _publish(cache, config, EPS_LINEAR, parts, weights, halves, progress, note)
 
 
 def import_animate_anyone(
@@ -182,16 +173,7 @@ def import_animate_anyone(
         vae=vae,
         image_encoder=image_encoder,
     )
-    return publish(
-        cache,
-        config,
-        V_ZERO_SNR,
-        parts,
-        misfit=f"the weights in {weights} do not fit",
-        dtype=torch.float16 if halves else None,
-        progress=progress,
-        note=note,
-    )
+    return _publish(cache, config, V_ZERO_SNR, parts, weights, halves, progress, note)
 
 
 IMPORTERS: dict[str, Callable[..., Path]] = {
@@ -320,6 +302,28 @@ def _built(
 
 def _weights(name: str, module: AnyModule, folder: Path) -> Part:
     return Part.read(name, module, pretrained.weight_file(name, folder))
+
+
+def _publish(
+    cache: Cache,
+    config: BaseConfig,
+    schedule: Mapping[str, Any],
+    parts: Mapping[str, Part],
+    weights: Path,
+    halves: bool,
+    progress: Progress | None,
+    note: Note | None,
+) -> Path:
+    return publish(
+        cache,
+        config,
+        schedule,
+        parts,
+        misfit=f"the weights in {weights} do not fit",
+        dtype=torch.float16 if halves else None,
+        progress=progress,
+        note=note,
+    )
 
 
 def _described(config: BaseConfig, parts: Mapping[str, Part], weights: str, **folders: Path) -> BaseConfig:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .surface_code import CODE, PARTS, surface_code
+from ...poses.sequence import PARTS
+from .surface_code import CODE, surface_code
 
 
 class TextureEncoder(nn.Module):
@@ -64,24 +65,24 @@ class TextureEncoder(nn.Module):
         return self.leave(F.silu(x))
 
 
-class PooledAdapter(nn.Module):
+class Adapter(nn.Module):
+    """What all adapters have: sizes from `latent_shape` = (C, h, w), CLIP's `tokens` and their `width`, and maybe a texture
+    encoder, which is made last: the random weights of the others must not depend on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texture: TextureEncoder | None = None
+
+
+class PooledAdapter(Adapter):
     """The published adapter: four VAE tokens, one per latent channel, mixed into the CLIP tokens over the token axis.
 
     Parameter names are the official ones (`vae2clip`, `linear1`), so its checkpoints load as they are. The official
     sizes (1280, 768, 50) follow from a 512 x 640 base; here they follow from `latent_shape` = (C, h, w),
-    `tokens` and `width`. `texture`: input channels of a `TextureEncoder`, 0 for none; `vae`: for its eye;
-    `dilations`: of its blocks.
+    `tokens` and `width`.
     """
 
-    def __init__(
-        self,
-        latent_shape: tuple[int, int, int],
-        tokens: int,
-        width: int,
-        texture: int = 0,
-        vae: AutoencoderKL | None = None,
-        dilations: tuple[int, ...] = (),
-    ):
+    def __init__(self, latent_shape: tuple[int, int, int], tokens: int, width: int):
         super().__init__()
         channels, height, wide = latent_shape
         self.vae2clip = nn.Linear((height // 2) * (wide // 2), width)
@@ -89,7 +90,6 @@ class PooledAdapter(nn.Module):
         with torch.no_grad():
             self.linear1.weight.copy_(torch.eye(tokens, tokens + channels))
             self.linear1.bias.zero_()
-        self.texture = TextureEncoder(texture, vae, dilations) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:
         """clip (B, T, D), latents (B, C, h, w) or None for CLIP only -> context (B, T, D)."""
@@ -101,24 +101,14 @@ class PooledAdapter(nn.Module):
         return mixed.transpose(1, 2)
 
 
-class SpatialAdapter(nn.Module):
+class SpatialAdapter(Adapter):
     """VAE tokens that stay spatial: a strided convolution to a grid, learned positions, one transformer layer over all.
 
     The four pooled tokens of `PooledAdapter` need a very long training before they carry texture; a grid carries it
     after minutes at small size. The VAE tokens' projection starts at zero.
     """
 
-    def __init__(
-        self,
-        latent_shape: tuple[int, int, int],
-        tokens: int,
-        width: int,
-        texture: int = 0,
-        vae: AutoencoderKL | None = None,
-        dilations: tuple[int, ...] = (),
-        hidden: int = 64,
-        stride: int = 4,
-    ):
+    def __init__(self, latent_shape: tuple[int, int, int], tokens: int, width: int, hidden: int = 64, stride: int = 4):
         super().__init__()
         channels, height, wide = latent_shape
         self.tokens = tokens
@@ -137,7 +127,6 @@ class SpatialAdapter(nn.Module):
         )
         nn.init.zeros_(self.convolutions[-1].get_parameter("weight"))
         nn.init.zeros_(self.convolutions[-1].get_parameter("bias"))
-        self.texture = TextureEncoder(texture, vae, dilations) if texture else None
 
     def forward(self, clip: Tensor, latents: Tensor | None) -> Tensor:
         """clip (B, T, D), latents (B, C, h, w) or None for CLIP only -> context (B, T + grid, D)."""
@@ -148,7 +137,7 @@ class SpatialAdapter(nn.Module):
         return self.mix(context)
 
 
-class GridAdapter(nn.Module):
+class GridAdapter(Adapter):
     """A VAE token in each cell of the latent grid, next to CLIP's: what the photo shows there, and of which point of the body.
 
     A convolution and residual blocks over the photo's latents, its pose and its pose's `surface_code`. With `coded`, for
@@ -156,17 +145,7 @@ class GridAdapter(nn.Module):
     tokens lie nowhere on the body, and theirs is zero.
     """
 
-    def __init__(
-        self,
-        latent_shape: tuple[int, int, int],
-        tokens: int,
-        width: int,
-        texture: int = 0,
-        vae: AutoencoderKL | None = None,
-        dilations: tuple[int, ...] = (),
-        coded: bool = False,
-        blocks: int = 3,
-    ):
+    def __init__(self, latent_shape: tuple[int, int, int], tokens: int, width: int, coded: bool = False, blocks: int = 3):
         super().__init__()
         channels, height, wide = latent_shape
         self.tokens, self.cells, self.width, self.coded = tokens, height * wide, width, coded
@@ -185,7 +164,6 @@ class GridAdapter(nn.Module):
             for _ in range(blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.texture = TextureEncoder(texture, vae, dilations) if texture else None
 
     def context_size(self, vae_tokens: bool = True) -> tuple[int, int]:
         """Tokens and numbers a token of the context."""

@@ -31,7 +31,7 @@ from ..network import (
     pictures_to_tensor,
     scale_factor,
 )
-from .adapter import ADAPTERS
+from .adapter import ADAPTERS, TextureEncoder
 from .conditioning import DreamPoseCondition, DreamPoseReference, pose_channels, texture_inputs, unet_inputs
 from .prior import with_prior
 from .settings import DreamPoseSettings, settings_of
@@ -253,4 +253,7 @@ def make_adapter(config: BaseConfig, vae: AutoencoderKL, image_encoder: CLIPVisi
     shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)
     texture = texture_inputs(config, factor)
     how = {"coded": photo.surface_code} if photo.adapter == "grid" else {}
-    return ADAPTERS[photo.adapter](shape, tokens, vision.hidden_size, texture, vae, photo.texture_dilations, **how)
+    adapter = ADAPTERS[photo.adapter](shape, tokens, vision.hidden_size, **how)
+    if texture:
+        adapter.texture = TextureEncoder(texture, vae, photo.texture_dilations)
+    return adapter

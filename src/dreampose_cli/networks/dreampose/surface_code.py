@@ -23,7 +23,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PARTS = 24
+from ...poses.sequence import PARTS
+
 WAVES = (1, 2, 4, 8)  # half periods along a chart's side
 CODE = 1 + PARTS + 4 * len(WAVES)  # numbers a pixel: the body's mask, the part, the waves of U and V
 
