@@ -39,7 +39,7 @@ from dreampose_cli.cache import user_cache
 SECTIONS = ("render", "tune", "subjects", "poses", "startup", "scaling", "variants", "floor", "memory")
 TIMES = "seconds|CPU seconds|seconds with process start|CPU seconds with process start"
 PAPER_STEPS, PAPER_TUNE, PAPER_DECODER = 100, 500, 1500
-SEED, CLIP = 2026, 3  # of the exam's dataset, with which nothing is trained
+SEED, CLIP = 2026, 3  # of the held-out dataset, with which nothing is trained
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -126,6 +126,6 @@ def test_the_demo_runs_and_tells_the_truth(tmp_path):
     assert set(figures["tuned"]) == set(figures["untuned"]) == {"l1", "ssim", "psnr"}
     assert figures["tuned"]["ssim"] > 0.8 and figures["tuned"]["l1"] < 0.05
     assert figures["own_build"]["tuned"]["ssim"] < figures["tuned"]["ssim"]  # the dancer's build is another one
-    assert (folder / "strip.png").exists()
+    assert (folder / "samples.png").exists()
     info = media.probe_video(folder / "out.mp4")
     assert info.frames == figures["frames"] and info.width > 4 * 128

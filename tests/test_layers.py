@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 PACKAGE = "dreampose_cli"
 
-# Each room may import those on the layers below it, and those beside it as long as no circle comes of it.
+# Each room may import those on the layers below it, and those next to it as long as no circle comes of it.
 LAYERS = (
     ("__main__",),
     ("cli",),

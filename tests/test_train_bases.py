@@ -65,7 +65,7 @@ def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path)
     assert any(note.startswith("step 2: SSIM") for note in notes)
     card = (out / "README.md").read_text()
     assert MARK in card and "knows mannequins" in card and f"SSIM {result.scores['ssim']:.4f}" in card
-    assert "| train | 3 | 0 | 24 |" in card and "| network | 4 | 2 |" in card and (out / "strip.png").exists()
+    assert "| train | 3 | 0 | 24 |" in card and "| network | 4 | 2 |" in card and (out / "samples.png").exists()
     assert "Not stated." in card  # the licence is nobody's to guess
     provenance = read_config(out).provenance
     assert provenance["samples"] == 8 and provenance["validation"]["frames"] == 2

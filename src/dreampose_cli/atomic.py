@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written in a work folder beside their place, flushed to the disk, and
+"""Files and folders that appear whole or not at all: written in a work folder next to their place, flushed to the disk, and
 renamed. What a killed process leaves is removed by the next write to the same place."""
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def work_name(path: Path) -> str:
-    """How the work folders of `path` are called, beside it."""
+    """How the work folders of `path` are called, which lie next to it."""
     return f".{path.stem[:80]}{path.suffix[:20]}."
 
 
 def publish(part: Path, path: Path) -> None:
     """Rename a finished file or folder to `path`; both the content and the name are on the disk afterwards.
 
-    A folder that is there already is put aside beside `part`, and back where that fails.
+    A folder that is there already is put aside next to `part`, and back where that fails.
     """
     _flush_all(part)
     if part.is_dir() and path.exists():

@@ -80,7 +80,7 @@ def _make(cache: Cache, base: PublishedBase, journal: _Journal, progress: Progre
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What is to be had of a repository at one commit; `folder` is its snapshot where nothing is missing."""
+    """The needed files of a repository at one commit; `folder` is its snapshot where nothing is missing."""
 
     reference: Reference
     files: list[str]

@@ -28,7 +28,7 @@ def demo(
     """See it work on a mannequin that the base has never seen.
 
     Tunes and renders as you would, on generated material and without the network. Writes out.mp4 (photo, driving
-    video, pose, result), strip.png (with the truth) and metrics.json.
+    video, pose, result), samples.png (with the truth) and metrics.json.
 
     Examples:
       dreampose demo

@@ -40,7 +40,7 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: op
 
 
 def _wrapped(lines: list[str], indent: int) -> list[str]:
-    """On a terminal: lines that end between words, and go on under the column where they began."""
+    """On a terminal: lines that end between words, and continue under the column where they began."""
     if not sys.stdout.isatty():
         return lines
     from shutil import get_terminal_size

@@ -109,7 +109,7 @@ def parse_limits(texts: list[str], *, under: bool) -> list[Limit]:
 
 
 def parse_metrics(text: str | None) -> tuple[str, ...] | None:
-    """A list such as "l1,ssim" as keys, "all" as all of them, None (what can be had without a download) as None."""
+    """A list such as "l1,ssim" as keys, "all" as all of them, None (what needs no download) as None."""
     if text is None:
         return None
     keys = [key.strip() for key in text.split(",") if key.strip()]

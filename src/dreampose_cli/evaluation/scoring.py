@@ -69,7 +69,7 @@ def evaluate(
     """Score `predicted` against `reference`: videos, folders of frames, or folders of clips matched by name.
 
     size: pixels of the shorter side, None for the reference's own (see `AlignedFrames` for all rules). metrics: keys of
-    `METRICS`; those of networks may then download their weights; None: what can be had without. poses: the reference's,
+    `METRICS`; those of networks may then download their weights; None: those that need none. poses: the reference's,
     for `warp`. only: the names of the clips to score. Means are over a clip's frames, then over clips; `fid` and `fvd`
     are over all frames of all clips.
     Raises MediaError, PoseError, EvaluationError.

@@ -61,7 +61,7 @@ class KeptLatents:
         self._free_at = ended + (ended - started) / SHARE
 
     def replan(self, plan: tuple[int, int]) -> None:
-        """Windows are others from now on: those of the step at hand do not count."""
+        """Windows are others from now on: those of the current step do not count."""
         self.plan = plan
         if self.latest is not None:
             self.latest = Progressed(self.latest.state)

@@ -50,7 +50,7 @@ def atomic_folder(
 
 @contextmanager
 def _working(path: str | os.PathLike, target: Path, sweeping: bool = True) -> Iterator[Path]:
-    """A work folder beside `target`; errors of the system about it are said of `path`. Before, what killed processes left
+    """A work folder next to `target`; errors of the system about it are said of `path`. Before, what killed processes left
     is removed (`sweeping`), unless that may hold the last whole result there is."""
     require_place(path)
     name = work_name(target)

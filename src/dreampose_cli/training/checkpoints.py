@@ -52,7 +52,7 @@ def require_same(checkpoint: Path, settings: dict[str, Any]) -> None:
     if differing:
         words = ", ".join(f"{key} was {_said(then[key])} and is {_said(now[key])}" for key in differing)
         raise TrainingError(
-            f"{checkpoint} was trained with other settings: {words}. Go on with the old ones, or train anew with "
+            f"{checkpoint} was trained with other settings: {words}. Continue with the old ones, or train anew with "
             "--overwrite or into another -o."
         )
 

@@ -16,7 +16,7 @@ from ..bases.config import BaseConfig
 
 CARD_FILE = "README.md"
 KEPT = f"{CARD_FILE}.old"  # a card that a person has changed; further ones have a number behind it
-SAMPLE_GRID_FILE = "strip.png"
+SAMPLE_GRID_FILE = "samples.png"
 MARK = "<!-- written by dreampose train"
 _MARK = re.compile(rf"{MARK}([^>]*)-->")
 

@@ -37,7 +37,7 @@ DATASET_SEED = 77_777_777  # of no dataset that was trained on
 FRAMES = 36
 FPS = 12.0
 ENLARGE = 3
-OWN = ("photo.png", "dance.mp4", "dance.poses", "result.mp4", "out.mp4", "strip.png", "metrics.json")
+OWN = ("photo.png", "dance.mp4", "dance.poses", "result.mp4", "out.mp4", "samples.png", "metrics.json")
 
 
 def demo(options: DemoOptions, *, progress: Progress | None = None, note: Note | None = None) -> dict:
@@ -120,12 +120,12 @@ def _studio(folder: Path, seed: int) -> tuple[Path, list[np.ndarray], list[np.nd
 
 
 def _pictures(folder: Path, truth, own, untuned, tuned) -> None:
-    """out.mp4: photo | driving video | pose | result; strip.png: seven moments of each, with both truths below."""
+    """out.mp4: photo | driving video | pose | result; samples.png: seven moments of each, with both truths below."""
     photo = media.read_photo(folder / "photo.png")
     dance = list(media.open_frames(folder / "dance.mp4"))
     poses = [colorize_iuv(frame) for frame in open_poses(folder / "dance.poses")]
     names = ("photo", "driving video", "pose", "result")
-    frames = (_beside([photo, dance[i], poses[i], tuned[i]], names) for i in range(len(tuned)))
+    frames = (_side_by_side([photo, dance[i], poses[i], tuned[i]], names) for i in range(len(tuned)))
     media.write_frames(folder / "out.mp4", frames, fps=FPS, metadata={"notice": NOTICE})
     chosen = np.linspace(0, len(tuned) - 1, 7).round().astype(int)
     rows = {
@@ -139,17 +139,16 @@ def _pictures(folder: Path, truth, own, untuned, tuned) -> None:
     ]
     for i in chosen:
         columns.append(_captioned(np.concatenate([row[i] for row in rows.values()]), f"frame {i}", 2))
-    strip = np.concatenate(columns, axis=1)
-    picture = Image.fromarray(strip)
+    picture = Image.fromarray(np.concatenate(columns, axis=1))
     draw = ImageDraw.Draw(picture)
     height = photo.shape[0] * 2
     for k, name in enumerate(rows):
         if k:
             draw.text((12, 24 + height * k + height // 2), name, fill=(60, 60, 60), font=ImageFont.load_default(20))
-    picture.save(folder / "strip.png")
+    picture.save(folder / "samples.png")
 
 
-def _beside(pictures: list[np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+def _side_by_side(pictures: list[np.ndarray], names: tuple[str, ...]) -> np.ndarray:
     return np.concatenate([_captioned(p, name, ENLARGE) for p, name in zip(pictures, names, strict=True)], axis=1)
 
 

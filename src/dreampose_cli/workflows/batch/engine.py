@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Give a step to a worker that is ready; `ahead` is a step that estimates poses, for it to begin meanwhile."""
 
     def events(self, timeout: float) -> list[Event]:
-        """What has happened; waits up to `timeout` seconds for something. Raises EngineError where no worker can be had."""
+        """What has happened; waits up to `timeout` seconds for something. Raises EngineError where no worker is available."""
 
     def kill(self, worker: str) -> None:
         """End a worker at once, and start another in its place."""

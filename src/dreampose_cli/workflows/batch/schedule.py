@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 
 from .plan import POSES, VIDEO, Plan, Step
 
-CLAIMED = 1 << 60  # added to the order of people whom a worker has at hand already
+CLAIMED = 1 << 60  # added to the order of people whom a worker has loaded already
 NEARBY = 64
 
 
@@ -43,7 +43,7 @@ class Schedule:
         self._videos[person].append(step)
 
     def take(self, person: str | None = None) -> Step | None:
-        """The next step, for a worker that has `person` at hand; None where none is ready.
+        """The next step, for a worker that has `person` loaded; None where none is ready.
 
         First videos of that person, then of people whom no worker has, then anybody's, then what others wait for.
         """
