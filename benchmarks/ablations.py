@@ -365,7 +365,7 @@ def trainings(output: Path) -> Iterator[str]:
 def one_suite(name: str, document: dict[str, Any]) -> Iterator[str]:
     summary = document["summary"]
     base = document["bases"]["base"]
-    yield f"### Suite {name}: base {base['name']} ({base['revision']})"
+    yield f"### Suite {name}: base {base['name']} ({base['fingerprint']})"
     yield ""
     yield f"{document['statement']} Mean ± standard deviation over subjects."
     yield ""

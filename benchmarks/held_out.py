@@ -346,7 +346,7 @@ def table(results: dict) -> str:
         "",
         f"Mean ± standard deviation over {summary['subjects']} held-out mannequins (seed {settings['seed']}), "
         f"{settings['frames'] - settings['gap']} frames each, {settings['gap']} or more after the photo; "
-        f"RGB in [0, 1] at {width}x{height}; base {settings['base']} ({settings['revision']}); default {effective['sampler']}, "
+        f"RGB in [0, 1] at {width}x{height}; base {settings['base']} ({settings['fingerprint']}); default {effective['sampler']}, "
         f"{effective['steps']} steps, guidance {guidance}; photo pose {photo_pose}, driving poses {driving}.",
         "",
         "- tuned better than untuned: "
@@ -461,7 +461,7 @@ def take(chosen: argparse.Namespace, base: Path, work: Path) -> int:
     settings = {
         "protocol": PROTOCOL,
         "base": config.name,
-        "revision": fingerprint(base),
+        "fingerprint": fingerprint(base),
         "resolution": list(config.resolution),
         "sampling": effective,
         "tuning": dataclasses.asdict(preset),

@@ -25,7 +25,7 @@ def make_subject(id, photo=None, name=None, created=None, base="0"):
     with store.user_cache().lock(f"subject-{id}"), store.user_cache().publish_folder("subject", id) as folder:
         (folder / "weights.bin").write_bytes(b"w" * 100)
         photos = [{"sha256": store.file_digest(photo), "file": str(photo)}] if photo else []
-        write_json(folder / store.SUBJECT_JSON, {"name": name, "photos": photos, "base": {"revision": base}})
+        write_json(folder / store.SUBJECT_JSON, {"name": name, "photos": photos, "base": {"fingerprint": base}})
         if created:
             os.utime(folder / store.SUBJECT_JSON, (created, created))
     return id

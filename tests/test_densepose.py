@@ -421,7 +421,7 @@ def test_damaged_files_are_named(people, tmp_path):
 
 
 def test_estimators_by_name(people, tmp_path):
-    assert load_estimator(user_cache(), str(people)).revision == store.file_digest(people)[:16]
+    assert load_estimator(user_cache(), str(people)).fingerprint == store.file_digest(people)[:16]
     assert load_estimator(user_cache(), "mini").name == "mini"
     with pytest.raises(UsageError, match="use mini, r50, r101"):
         load_estimator(user_cache(), "r152")

@@ -131,7 +131,7 @@ def test_a_run_leaves_frames_figures_and_how_to_repeat_it(whole, dataset):
     folder, document, found = whole
     assert json.loads(json.dumps(document, default=str)) == json.loads((folder / "results.json").read_text())
     assert document["bases"]["base"]["name"] == "tiny"
-    assert document["bases"]["base"]["revision"] == document["bases"]["twin"]["revision"]
+    assert document["bases"]["base"]["fingerprint"] == document["bases"]["twin"]["fingerprint"]
     assert document["settings"]["tune_steps"] == 1 and document["command"].startswith("dreampose eval")
     assert document["clips"] == ["mannequin-000000", "mannequin-000001", "mannequin-000002"]
     assert "3 test clips of clips" in document["statement"] and "bases know mannequins" in document["statement"]

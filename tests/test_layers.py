@@ -17,7 +17,7 @@ LAYERS = (
     ("inference", "training", "evaluation", "subjects"),
     ("networks", "sampling", "poses", "bases", "mannequins"),
     ("media", "cache"),
-    ("errors", "names", "reporting", "version", "device", "atomic", "locks", "prefetch"),
+    ("errors", "names", "reporting", "version", "device", "atomic", "locks", "prefetch", "regular"),
 )
 ROOMS = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -279,7 +279,7 @@ def test_configs_of_modules(document, tmp_path):
 SUBJECT = {
     "version": 2,
     "name": "anna",
-    "base": {"name": "mini", "revision": "0" * 16},
+    "base": {"name": "mini", "fingerprint": "0" * 16},
     "photos": [
         {"file": "a.png", "sha256": "0" * 64, "size": [64, 48], "crop": {"top": 0, "left": 0, "height": 9, "width": 9}}
     ],

@@ -100,9 +100,9 @@ def photos_of(entry: Entry) -> list[Any]:
 
 
 def base_of(entry: Entry) -> Any:
-    """The revision of the base that a subject was tuned on."""
+    """The fingerprint of the base that a subject was tuned on."""
     base = entry.info.get("base")
-    return base.get("revision") if isinstance(base, dict) else None
+    return base.get("fingerprint") if isinstance(base, dict) else None
 
 
 def _size(path: Path) -> int:

@@ -122,7 +122,7 @@ class Cache(CacheFolder):
         """The subject that `token` means: an id, a name, a photo it was tuned from, or the beginning of one id (4 or more).
 
         None means the subject tuned last. A name or a photo shared by several means the newest, of those tuned on the base
-        with the revision `base` where there are any. SubjectError otherwise.
+        with the fingerprint `base` where there are any. SubjectError otherwise.
         """
         listed = self.list_entries("subject")
         subjects = [entry for entry in listed if not entry.broken]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..bases.fingerprint import fingerprint
-from .network import Network, lay_out
+from .layout import lay_out
+from .network import Network
 from .storage import load_base
 
 

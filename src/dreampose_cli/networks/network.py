@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
@@ -348,25 +347,6 @@ class Network(Placement, ABC):
                 for part in module.modules():
                     if hasattr(part, "gradient_checkpointing"):
                         part.gradient_checkpointing = on
-
-
-def lay_out(module: AnyModule, layout: torch.memory_format) -> None:
-    """Lay the weights of a module's convolutions out in `layout`, in place."""
-    nn.Module.to(module, memory_format=layout)  # type: ignore[call-overload]  # torch's types lack the argument
-
-
-@contextmanager
-def contiguous_layout(*modules: nn.Module) -> Iterator[None]:
-    """For a block the weights of convolutions lie in the contiguous layout, whatever they lay in; then they lie as before."""
-    usual = lambda p: p.stride() == torch.empty(p.shape, device="meta").stride()  # noqa: E731
-    lay = [module for module in modules if not all(usual(p) for p in module.parameters())]
-    for module in lay:
-        lay_out(module, torch.contiguous_format)
-    try:
-        yield
-    finally:
-        for module in lay:
-            lay_out(module, torch.channels_last)
 
 
 def each(values: Tensor, rows: int) -> Tensor:

@@ -56,7 +56,7 @@ class DensePose:
 
     name: str
     file: Path
-    revision: str  # changes with the file; part of cache keys
+    fingerprint: str  # changes with the file; part of cache keys
     device: torch.device
     size: int | None = None
     person: int | None = None
@@ -96,7 +96,7 @@ class DensePose:
     @cached_property
     def network(self) -> torch.jit.ScriptModule:
         """The loaded file. Raises PoseError if it is none, damaged, or needs operators that are not there."""
-        return _load(self.file, self.revision, str(self.device))
+        return _load(self.file, self.fingerprint, str(self.device))
 
     @torch.inference_mode()
     def _pose(self, picture: np.ndarray, tracker: PersonTracker) -> np.ndarray:
@@ -212,7 +212,7 @@ def charts_to_pixels(
 
 
 @lru_cache(maxsize=1)
-def _load(file: Path, _revision: str, device: str) -> torch.jit.ScriptModule:
+def _load(file: Path, _fingerprint: str, device: str) -> torch.jit.ScriptModule:
     _refuse_bomb(file)
     ensure_torchvision_operators(device)
     try:

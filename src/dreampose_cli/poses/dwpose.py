@@ -34,8 +34,8 @@ class DWPose:
     least_person = 0.0
     pace = ""
 
-    def __init__(self, model: Callable, revision: str, person: int | None = None) -> None:
-        self._model, self.revision, self.person = model, revision, person
+    def __init__(self, model: Callable, fingerprint: str, person: int | None = None) -> None:
+        self._model, self.fingerprint, self.person = model, fingerprint, person
 
     def estimate(self, pictures: list[np.ndarray]) -> list[np.ndarray]:
         """uint8 (H, W, 3) RGB each -> float32 (130, 3)."""

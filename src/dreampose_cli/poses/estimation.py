@@ -1,6 +1,6 @@
 """The poses that an estimator finds in a video or pictures.
 
-They are cached by the source's content, the estimator's revision and the settings, so nothing is ever estimated twice.
+They are cached by the source's content, the estimator's fingerprint and the settings, so nothing is ever estimated twice.
 Frames that show nobody take the pose of the nearest frame that shows somebody: IUV maps cannot be averaged, since two parts
 have no part between them.
 """
@@ -82,7 +82,7 @@ def estimate_poses(
                 note=note,
                 progress=progress,
             )
-        settings = {"estimator": model.revision, "size": estimator_size, "person": person}
+        settings = {"estimator": model.fingerprint, "size": estimator_size, "person": person}
         if number != "float32":
             settings["dtype"] = number
         settings = {"version": EXTRACTION_VERSION, **settings}

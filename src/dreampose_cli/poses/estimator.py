@@ -1,6 +1,6 @@
 """The mini pose estimator: a picture -> its DensePose frame, for mannequins; and the one way to get any estimator.
 
-Every estimator has `name`, `revision`, `person`, `least_person`, `pace`, `estimate(pictures)` and `stream(pictures)`.
+Every estimator has `name`, `fingerprint`, `person`, `least_person`, `pace`, `estimate(pictures)` and `stream(pictures)`.
 
 A small U-Net predicts for each pixel which of 24 parts it shows, or background, and where on the part's chart. It was
 trained by `dreampose train --preset estimator` on the project's own mannequins and knows nothing else.
@@ -87,7 +87,7 @@ class Estimator:
     """A pose estimator: `estimate(pictures)` gives one pose frame a picture, at the picture's own size."""
 
     name: str
-    revision: str  # changes whenever its answers could; part of cache keys
+    fingerprint: str  # changes whenever its answers could; part of cache keys
     network: PoseNet
     resolution: tuple[int, int]
     device: torch.device

@@ -93,7 +93,7 @@ class ControlPictureReader:
     """Reads control pictures where an estimator would estimate; the interface is an estimator's."""
 
     name = NAME
-    revision = "control-picture-1"
+    fingerprint = "control-picture-1"
     kind = "densepose"
     person: int | None = None
     least_person = 0.0

@@ -33,7 +33,7 @@ SUBJECT_VERSION = 2
 
 @dataclass(frozen=True)
 class SubjectRecord:
-    """What `subject.json` says. base: its name and revision; sizes: each photo's own (height, width); crops: of each
+    """What `subject.json` says. base: its name and fingerprint; sizes: each photo's own (height, width); crops: of each
     photo the region that is used, None for the whole; weights: the names of the weight files."""
 
     id: str
@@ -68,7 +68,7 @@ def read_subject(folder: Path) -> SubjectRecord:
                 id,
                 raw.get("name"),
                 folder,
-                {key: raw["base"][key] for key in ("name", "revision")},
+                {key: raw["base"][key] for key in ("name", "fingerprint")},
                 [(int(photo["size"][0]), int(photo["size"][1])) for photo in raw["photos"]],
                 [Crop(**photo["crop"]) if "crop" in photo else None for photo in raw["photos"]],
                 [str(name) for name in raw["weights"]],

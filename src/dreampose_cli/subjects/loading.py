@@ -57,7 +57,7 @@ def find_subject(cache: Cache, token: str | None, base: str | None, photo_index:
     asked = None if base is None else fingerprint(resolve_base(cache, base))
     record = read_subject(cache.find_subject(token, asked).path)
     home = _base_of(cache, record)
-    if asked is not None and asked != record.base["revision"]:
+    if asked is not None and asked != record.base["fingerprint"]:
         raise UsageError(
             f"subject {record.id} was tuned on the base {record.base['name']}; leave --base out, or tune the photo on "
             f"{base}."
@@ -148,9 +148,9 @@ def _base_of(cache: Cache, record: SubjectRecord) -> Path:
             folder = resolve_base(cache, candidate)
         except BaseError:
             continue
-        if fingerprint(folder) == origin["revision"]:
+        if fingerprint(folder) == origin["fingerprint"]:
             return folder
     raise SubjectError(
-        f"subject {record.id} was tuned on the base {origin['name']} (revision {origin['revision']}), which has changed or "
+        f"subject {record.id} was tuned on the base {origin['name']} (fingerprint {origin['fingerprint']}), which has changed or "
         "gone since; tune the photo again."
     )

@@ -141,7 +141,7 @@ def prepare_frames(
             continue
         sources = find_clips(source, note if make else None, required=source is dataset)
         if any(each.needs_estimator for each in sources):
-            how = replace(how, revision=_revision(cache, estimator, device, note))
+            how = replace(how, fingerprint=_fingerprint(cache, estimator, device, note))
             if estimator is None:
                 sources = list(_with_poses(sources, note if make else (lambda text: None)))
         key = cache_key("frames", {"version": FRAMES_VERSION, "of": str(Path(source).resolve()), "size": resolution})
@@ -174,14 +174,14 @@ def _with_poses(sources: list[Source], note: Note) -> Iterator[Source]:
         yield replace(source, pictures=pairs)
 
 
-def _revision(cache: Cache, estimator: str | None, device: str, note) -> str:
+def _fingerprint(cache: Cache, estimator: str | None, device: str, note) -> str:
     """Which estimator it is exactly. Loaded here once, so that one that is unavailable is not the fault of every clip."""
     if estimator is None:
         return ""
     from ..device import pick_device
     from ..poses.estimator import load_estimator
 
-    return load_estimator(cache, estimator, pick_device(device), note=note).revision
+    return load_estimator(cache, estimator, pick_device(device), note=note).fingerprint
 
 
 def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameDataset:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError, TrainingStopped, UsageError
-from ..networks.network import lay_out
+from ..networks.layout import lay_out
 from ..prefetch import Prefetcher
 from ..reporting import Progress
 from .checkpoints import latest_checkpoint, load_checkpoint, require_same, save_checkpoint

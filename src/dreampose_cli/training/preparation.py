@@ -57,7 +57,7 @@ PACKED_ESTIMATE = 0.15
 class Preparation:
     """What is done to every clip, whose estimated poses are kept in `cache`. resolution: (height, width). fit, resize: see
     `fitting`. parts: whether poses must know body parts. estimator: what finds poses where no file has them, on `device`;
-    `revision` says which it was."""
+    `fingerprint` says which it was."""
 
     cache: Cache
     resolution: tuple[int, int]
@@ -66,12 +66,12 @@ class Preparation:
     parts: bool = True
     estimator: str | None = None
     device: str = "auto"
-    revision: str = ""
+    fingerprint: str = ""
 
 
 def address(source: Source, preparation: Preparation) -> str:
     """The key of a clip's shard. MediaError where a file of it is gone."""
-    labels = preparation.revision if source.needs_estimator else ""
+    labels = preparation.fingerprint if source.needs_estimator else ""
     chosen = [preparation.resolution, preparation.fit, preparation.resize, preparation.parts, source.ordered]
     return cache_key(
         "shard", {"version": VERSION, "how": chosen, "labels": labels}, [_stamp(p) for p in source.files()]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..bases.config import TuningSettings
 from ..networks import lora
-from ..networks.network import Network, lay_out
+from ..networks.layout import lay_out
+from ..networks.network import Network
 from ..networks.storage import save_tensors
 from ..reporting import Note, Progress
 from ..sampling import derived_seed

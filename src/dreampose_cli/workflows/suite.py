@@ -205,7 +205,7 @@ def _document(rows, scores, options: SuiteOptions, bases, found, seconds) -> dic
         "bases": {
             name: {
                 "name": config.name,
-                "revision": fingerprint(bases[name]),
+                "fingerprint": fingerprint(bases[name]),
                 "sampling": dataclasses.asdict(config.sampling),
                 "tuning": dataclasses.asdict(config.tuning),
                 "provenance": config.provenance,

@@ -98,7 +98,7 @@ def tune(
                     "dreampose": __version__,
                     "base": {
                         "name": lasting_name(folder),
-                        "revision": identity["base"],
+                        "fingerprint": identity["base"],
                     },
                     **{name: identity[name] for name in ("settings", "seed")},
                 }

@@ -20,13 +20,13 @@ from transformers import CLIPVisionModel
 from ...bases.config import BaseConfig
 from ...errors import BaseError
 from ...sampling import make_sampler
+from ..layout import contiguous_layout
 from ..network import (
     AnyModule,
     Branch,
     Network,
     Stage,
     Views,
-    contiguous_layout,
     each,
     pictures_to_tensor,
     scale_factor,

@@ -144,7 +144,7 @@ class Planner:
         """A subject that is in the cache, by its id, a name or a photo."""
         index = job.options.render.get("photo_index", 1)
         record, home = find_subject(self.cache, job.subject, job.options.base, index)
-        return _Who(record.id, home, record.base["revision"], subject=record.id)
+        return _Who(record.id, home, record.base["fingerprint"], subject=record.id)
 
     def _photos(self, job: Job) -> _Who:
         """Photos to be tuned, or one that is rendered as it is."""
