@@ -64,7 +64,7 @@ def _run(words: list[str], debug: bool) -> int:
 
 
 def _interrupted(words: list[str]) -> str:
-    """What Ctrl-C leaves, by command."""
+    """The state that Ctrl-C leaves, by command."""
     ways = dict.fromkeys(("tune", "render", "batch", "eval", "poses", "base pull"), "the same command resumes")
     ways["train"] = "the same command with --resume resumes"
     names = [word for word in words if not word.startswith("-")]

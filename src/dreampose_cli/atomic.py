@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def work_name(path: Path) -> str:
-    """How the work folders of `path` are called, which lie next to it."""
+    """The name with which the work folders of `path`, which lie next to it, begin."""
     return f".{path.stem[:80]}{path.suffix[:20]}."
 
 

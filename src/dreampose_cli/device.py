@@ -66,7 +66,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _container_room() -> list[int]:
-    """What the control group of this process leaves, where it has a limit (Linux; versions 2 and 1).
+    """The memory that the control group of this process leaves, where it has a limit (Linux; versions 2 and 1).
 
     Cached files count as free: the kernel drops them when memory is asked for.
     """

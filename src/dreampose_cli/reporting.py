@@ -1,4 +1,4 @@
-"""What the library calls while it works, so that whoever asked can see how far it is; imports nothing heavy."""
+"""The callbacks of the library while it works, so that whoever asked can see how far it is; imports nothing heavy."""
 
 from __future__ import annotations
 

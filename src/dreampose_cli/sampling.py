@@ -56,7 +56,7 @@ def adds_noise(sampler) -> bool:
 
 
 def noise_weights(sampler) -> tuple[Tensor, Tensor]:
-    """What latents and noise count in latents that are noised to the first timestep: two scalars, on the CPU.
+    """The weights of latents and noise in latents that are noised to the first timestep: two scalars, on the CPU.
 
     diffusers' own `add_noise` searches the timestep on the latents' device, where that is a wait for the device.
     """
@@ -71,7 +71,7 @@ def guide(branches: Tensor, weights: Sequence[float]) -> Tensor:
 
 @dataclass(frozen=True)
 class SamplingState:
-    """Where sampling is after `step` calls of the network: latents (B, C, h, w), and what the sampler remembers."""
+    """The state of sampling after `step` calls of the network: latents (B, C, h, w), and what the sampler remembers."""
 
     step: int
     latents: Tensor
@@ -79,7 +79,7 @@ class SamplingState:
 
 
 def _remembered(sampler) -> dict[str, Any]:
-    """What a sampler of diffusers carries from step to step: numbers, tensors and lists of them."""
+    """The state that a sampler of diffusers carries from step to step: numbers, tensors and lists of them."""
 
     def plain(value: Any) -> bool:
         if isinstance(value, list):
@@ -94,7 +94,7 @@ def _remembered(sampler) -> dict[str, Any]:
 
 
 def _beside(latents: Tensor, value: Any) -> Any:
-    """What a sampler remembers, where it holds predictions or latents, on the device of `latents`."""
+    """A sampler's state, where it holds predictions or latents, on the device of `latents`."""
     if isinstance(value, list):
         return [_beside(latents, item) for item in value]
     return value.to(latents.device) if isinstance(value, Tensor) and value.shape == latents.shape else value

@@ -32,7 +32,7 @@ _Widths = _Width | Annotated[list[_Width | Annotated[list[_Width], Meta(max_leng
 
 
 class Sizes(msgspec.Struct):
-    """What the configs of all modules have of sizes; what stands there besides is the library's."""
+    """The sizes in the configs of all modules; everything else there is the library's."""
 
     # transformers
     num_hidden_layers: _Count | None = None

@@ -1,4 +1,4 @@
-"""What a base is, as data: every convention that differs between bases is a field here, so that one code path serves all.
+"""A base's description, as data: every convention that differs between bases is a field here, so that one code path serves all.
 
 A base is a folder: `base.json` (this file's `BaseConfig`) next to a folder for each module, in the layout of diffusers and
 transformers where they know it, and `scheduler/`. What all families share stands in `BaseConfig`; `network` is the part of

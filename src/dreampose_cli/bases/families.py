@@ -56,7 +56,7 @@ class FamilySettings(ABC):
 
     @property
     def processors(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        """What prepares a module's input, by the module's name: its class, and the files it is kept in."""
+        """The processor of a module's input, by the module's name: its class, and the files it is kept in."""
         return {}
 
     @property
@@ -86,7 +86,7 @@ class FamilySettings(ABC):
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """What a base's card says of these settings, in a few words each."""
+        """The lines of a base's card about these settings, in a few words each."""
         return ()
 
     def module_files(self, name: str) -> tuple[str, ...]:

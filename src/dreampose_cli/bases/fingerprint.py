@@ -1,4 +1,4 @@
-"""What a base's content is called: a hash that changes whenever its results could."""
+"""The fingerprint of a base's content: a hash that changes whenever its results could."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _require_room(cache: Cache, base: PublishedBase, size: float, from_drive: fl
 
 
 class _Journal:
-    """What a pull has begun: commits by repository, and the files (repository, commit, name) that were not here before."""
+    """The state of a pull: commits by repository, and the files (repository, commit, name) that were not here before."""
 
     def __init__(self, cache: Cache, folder: Path, commits: dict[str, str], files: list[tuple[str, str, str]]) -> None:
         self.cache, self.folder, self.commits, self.files = cache, folder, commits, files

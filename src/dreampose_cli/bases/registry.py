@@ -164,7 +164,7 @@ def is_here(cache: Cache, name: str) -> bool:
 
 
 def to_download(cache: Cache, name: str | None = None) -> str | None:
-    """What `resolve_base` would download for `name`; None where it would not. Asks nobody."""
+    """The repository that `resolve_base` would download for `name`; None where it would not. Asks nobody."""
     if name is None:
         default = default_base(cache)
         return default.name if default.missing else None
@@ -207,7 +207,7 @@ def pull(
 
 
 def lasting_name(path: Path) -> str:
-    """What to call the base in `path` where it must be found again: owner/name@commit from the Hub, else its name."""
+    """The name of the base in `path` by which it must be found again: owner/name@commit from the Hub, else its name."""
     return hub.origin(path) or read_config(path).name
 
 

@@ -1,4 +1,4 @@
-"""What a description may say: types by msgspec, ranges and choices by name, and limits to any JSON from outside."""
+"""The rules for a description: types by msgspec, ranges and choices by name, and limits to any JSON from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What contents are called: keys and checksums."""
+"""Names of contents: keys and checksums."""
 
 from __future__ import annotations
 

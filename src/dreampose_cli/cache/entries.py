@@ -1,4 +1,4 @@
-"""What is in the cache: one entry, and what it says of itself."""
+"""The entries of the cache, and how each describes itself."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _info(kind: str, path: Path) -> dict[str, Any]:
-    """What an entry says of itself; an exception when it is broken."""
+    """An entry's own description; an exception when it is broken."""
     if kind == "poses":
         if path.suffix != ".poses":
             raise StoreError("no pose file")

@@ -52,7 +52,7 @@ class CacheFolder:
         self._swept = False
 
     def version(self) -> str | None:
-        """What the folder's version file says; None where there is none."""
+        """The contents of the folder's version file; None where there is none."""
         try:
             return (self.root / VERSION_FILE).read_text(encoding="utf-8", errors="replace").strip()
         except (FileNotFoundError, NotADirectoryError):
@@ -114,7 +114,7 @@ class CacheFolder:
         return folder
 
     def path_of(self, kind: str, id: str) -> Path:
-        """Where the entry `id` of `kind` is kept, whether or not it exists."""
+        """The path of the entry `id` of `kind` is kept, whether or not it exists."""
         if not id or id.startswith(".") or "/" in id or "\\" in id:
             raise StoreError(f"{id!r} cannot be the name of something in the cache.")
         return self.root / FOLDERS[kind] / (f"{id}.poses" if kind == "poses" else id)

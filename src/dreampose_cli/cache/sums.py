@@ -1,4 +1,4 @@
-"""What an entry holds, to compare it later, and who may read it."""
+"""The checksums of an entry, to compare it later, and who may read it."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def bar(total: int | None, label: str, *, details: bool = False, console: Consol
     width = next(size for columns, size in _BAR.items() if console.width >= columns)
 
     def note_of(task: Task) -> str:
-        """What room is left for: all other columns are of known width."""
+        """The text that there is room for: all other columns are of known width."""
         taken = len(label) + width + len(_count(task)) + len("00:00:00 left") + 5
         note = task.fields["note"]
         room = console.width - taken

@@ -201,7 +201,7 @@ def pull(
 
 
 def _facts(base: Any) -> dict[str, Any]:
-    """What is known of a published base before it is here."""
+    """The facts about a published base before it is here."""
     return {
         "name": base.name,
         "title": base.title,

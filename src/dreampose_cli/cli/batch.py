@@ -217,7 +217,7 @@ def _run(out: Output, wanted, planned) -> None:
 
 
 def summary_lines(summary) -> list[str]:
-    """What became of a batch, for people: counts, failures by reason, and what to do about them."""
+    """The outcome of a batch, for people: counts, failures by reason, and what to do about them."""
     from ..workflows.batch.failures import ADVICE
 
     counts = f"{options.counted(summary.made, 'video')} made, {summary.present} there before, {summary.missing} missing"

@@ -1,4 +1,4 @@
-"""What a shell's completion offers: names of subjects, bases and estimators, and files."""
+"""The words that a shell's completion offers: names of subjects, bases and estimators, and files."""
 
 from __future__ import annotations
 

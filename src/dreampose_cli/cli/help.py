@@ -117,7 +117,7 @@ class Group(TyperGroup):
 
 
 def _summary(help: str) -> str:
-    """What a command does, without what it prints."""
+    """The purpose of a command, without what it prints."""
     return f"{help.partition(chr(10))[0].partition(';')[0].rstrip('.')}."
 
 

@@ -91,7 +91,7 @@ def called(root, words: list[str]) -> tuple[tuple[str, ...], Any]:
 
 
 def defaults_for(root, words: list[str]) -> dict[str, Any]:
-    """What the user's file says, for a command line; nothing where it is about help or names, or to see what is wrong."""
+    """The settings in the user's file, for a command line; nothing where it is about help or names, or to see what is wrong."""
     path, command = called(root, words)
     helps = not words or "--help" in words or "-h" in words or os.environ.get("_DREAMPOSE_COMPLETE")
     return {} if helps or hasattr(command, "commands") or path in (("completion",), ("doctor",)) else read(root)

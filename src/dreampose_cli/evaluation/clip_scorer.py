@@ -113,7 +113,7 @@ class FeatureSums:
                 total.add(features)
 
     def _run(self, key: str, network: Callable, *frames: np.ndarray) -> Any:
-        """What a network says; one that fails is missing from here on, with the reason, and the others continue."""
+        """A network's answer; one that fails is missing from here on, with the reason, and the others continue."""
         try:
             return network(*frames)
         except (Missing, RuntimeError, ValueError) as error:
@@ -307,7 +307,7 @@ class _Batches:
                 self.window = []
 
     def flush(self, sink) -> None:
-        """What is waiting for the pairwise networks; a window that is not full is left out."""
+        """Score the frames that wait for the pairwise networks; a window that is not full is left out."""
         if not self.batch:
             return
         values = self.features.pairwise(*(np.stack(side) for side in zip(*self.batch, strict=True)))

@@ -42,7 +42,7 @@ def figure_ssim(prediction: Pictures, reference: Pictures, mask: np.ndarray) -> 
 
 
 def texture(prediction: Pictures, reference: Pictures, parts: np.ndarray) -> list[float | None]:
-    """How much of the garments' texture is there, where it belongs: 1 all of it, 0 none, below 0 its opposite.
+    """The share of the garments' texture that is there, where it belongs: 1 all of it, 0 none, below 0 its opposite.
 
     From both pictures each body part's local mean colour is taken away (Gaussian of sigma height / 40, over the pixels
     of that part alone), so that colour, light and outline do not count. Of what remains, x and y: 2 sum(x y) /

@@ -1,4 +1,4 @@
-"""What the literature says of the UBC Fashion test set, for orientation: each row by its own authors' protocol and data.
+"""Published figures on the UBC Fashion test set, for orientation: each row by its own authors' protocol and data.
 
 DreamPose's protocol (arXiv 2304.06025): 100 test videos, 256 pixels, 50 frames of each at least 50 frames after the input
 frame. The ablation (its Table 2) is over 100 frames of each of the 100 videos.

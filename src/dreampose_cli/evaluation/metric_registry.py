@@ -76,7 +76,7 @@ class Limit:
     under: bool
 
     def broken_by(self, metrics: dict, reasons: dict) -> str | None:
-        """Why these metrics fail, in words; None where they pass."""
+        """The reason why these metrics fail, in words; None where they pass."""
         found = metrics[self.key]
         if found is None:
             if self.key == "psnr" and reasons.get("psnr") == "identical":

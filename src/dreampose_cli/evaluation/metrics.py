@@ -1,4 +1,4 @@
-"""How close predicted pictures are to the truth: one number a frame, each with its definition.
+"""The metrics of predicted pictures against the truth: one number a frame, each with its definition.
 
 Pictures are RGB, numpy or torch, (N, H, W, 3) or one (H, W, 3): floating point in [0, 1], or uint8, which is divided by
 255 first, so that no difference ever overflows. Anything else is refused with a ValueError: other integers, values out

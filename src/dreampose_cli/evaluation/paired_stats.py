@@ -1,4 +1,4 @@
-"""What a suite's figures say: rows against their baselines, paired over subjects, with a rule for what is no difference."""
+"""The statistics of a suite: rows against their baselines, paired over subjects, with a rule for what is no difference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compared with what: two clips, or two folders of clips matched by name.
+"""The pairs that are compared: two clips, or two folders of clips matched by name.
 
 A clip is a video or an animation, a picture, a folder of pictures, or a folder with `frames/` or one video in it, as
 `dreampose synth` writes them. A pose file next to a clip's frames (its name contains "poses") is found.

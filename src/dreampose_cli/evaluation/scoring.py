@@ -40,7 +40,7 @@ class Evaluation:
     clips: list[ClipScores]
 
     def document(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """The document that `--json` prints."""
         return {
             "metrics": self.metrics,
             "reasons": self.reasons,

@@ -34,7 +34,7 @@ SAME_ASPECT = 0.03  # as tune allows between a photo and its pose
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where a point of a pose frame lies in the photo: scale * point + (right, down), in pixels of each."""
+    """The place in the photo of a point of a pose frame: scale * point + (right, down), in pixels of each."""
 
     scale: float
     right: float
@@ -116,7 +116,7 @@ def place(
 def align(
     cache: Cache, sequence: PoseSequence, subject: LoadedSubject, device: str = "auto", note: Note | None = None
 ) -> tuple[Alignment, int, int]:
-    """How to align `sequence` with the subject's photo; in how many frames the figure then reaches past the photo's edge,
+    """The alignment of `sequence` with the subject's photo; in how many frames the figure then reaches past the photo's edge,
     and of how many. Raises PoseError where photo and poses show nothing that can be compared."""
     config, fit = subject.model.config, subject.fit
     pose = subject.pose[(slice(None), *fit.box)]

@@ -1,4 +1,4 @@
-"""How much to compute at once: from what memory is free, by estimate, and less after the device ran out of it."""
+"""The amount to compute at once: from what memory is free, by estimate, and less after the device ran out of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARGIN = 0.8  # share of the free memory that is planned with: libraries want wo
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What is computed at once; other plans give the same frames, but for rounding.
+    """The amount that is computed at once; other plans give the same frames, but for rounding.
 
     frames: denoised together; rows: of the UNet in one call, None for all; decoded: frames decoded together; even: the
     last frames are computed in a batch as large as the others, since compiled code is made for one size.

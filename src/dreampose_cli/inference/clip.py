@@ -20,7 +20,7 @@ from .denoise import Prepared, RenderSettings, render_frames
 
 
 def make_room(model: Network, settings: RenderSettings, memory: str, batch_size: int | None) -> BatchPlan:
-    """What to compute at once now that the photo is encoded; where memory is short, the encoders are offloaded first."""
+    """The plan of what to compute at once now that the photo is encoded; encoders are offloaded first where memory is short."""
     rows = len(settings.branches(model))
     batch_plan = plan(model, rows, memory, batch_size)
     if memory == "low" or batch_plan.frames < (batch_size or default_frames(model.device)):

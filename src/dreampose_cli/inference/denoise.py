@@ -26,7 +26,7 @@ ALL_LEVELS = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """How to sample. `noise`: "shared", one draw for all frames, or "per-frame".
+    """The settings of sampling. `noise`: "shared", one draw for all frames, or "per-frame".
 
     guidance: the weight of each condition, by the network's names. guidance_interval: the noise levels at which guidance is
     on, as shares of the schedule: 1 is pure noise, 0 the picture. At the others the full condition alone is computed
@@ -97,7 +97,7 @@ def draw_noise(network: Network, settings: RenderSettings, first: int, count: in
 
 
 def start_latents(network: Network, prepared: Prepared, settings: RenderSettings, first: int, count: int) -> Tensor:
-    """Where denoising starts, (count, C, h, w): the seed's noise, or the photo noised to the first timestep."""
+    """The latents at which denoising starts, (count, C, h, w): the seed's noise, or the photo noised to the first timestep."""
     noise = draw_noise(network, settings, first, count)
     if prepared.start is None:
         return noise

@@ -1,4 +1,4 @@
-"""How a clip that is denoised as a whole is fitted into memory: what is computed in turn, what is offloaded, what is smaller."""
+"""Fitting a clip that is denoised as a whole into memory: what is computed in turn, what is offloaded, what is smaller."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SMALLEST_WINDOW = 4
 
 @dataclass(frozen=True)
 class JointPlan:
-    """What is computed at once. In turn and with modules offloaded the frames are the same but for rounding; other windows
-    give other frames."""
+    """The amount that is computed at once. In turn and with modules offloaded the frames are the same but for rounding; other
+    windows give other frames."""
 
     window: int
     overlap: int

@@ -50,7 +50,7 @@ class KeptFrames:
                 yield picture
 
     def _records(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Where each whole record ends, and its picture."""
+        """The end of each whole record, and its picture."""
         if self.file is None or not self.file.exists():
             return
         with self.file.open("rb") as source:

@@ -1,4 +1,4 @@
-"""How far a clip that is denoised as a whole has come, kept in a file, so that a render that was killed resumes there.
+"""The progress of a clip that is denoised as a whole, kept in a file, so that a render that was killed resumes there.
 
 After a step that is the latents and what the sampler remembers; within a step, where windows take minutes, also the sum of
 the predictions of the windows that are done. What is computed from it is the same, bit for bit.
@@ -31,7 +31,7 @@ class Progressed:
 
 
 class KeptLatents:
-    """What `latest` was last told, in memory and in `file`, of a `cache`, where there is one; `plan`: the windows of a step."""
+    """The latest progress, in memory and in `file`, of a `cache`, where there is one; `plan`: the windows of a step."""
 
     def __init__(self, file: Path | None, plan: tuple[int, int] = (0, 0), cache: Cache | None = None) -> None:
         self.cache, self.file, self.plan = cache, file, plan

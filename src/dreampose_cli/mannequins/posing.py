@@ -26,7 +26,7 @@ _NOSE, _NECK, _HIPS, _HEAD = 0, 1, (8, 11), (0, 14, 15, 16, 17)
 
 
 def stature_of(frames: Floats, least: float) -> float:
-    """How many pixels a stature is in keypoints (F, 18, 3): from the longest torsos, which are seen unshortened."""
+    """The number of pixels of a stature in keypoints (F, 18, 3): from the longest torsos, which are seen unshortened."""
     ratios = []
     for body in frames:
         hips = [body[i, :2] for i in _HIPS if body[i, 2] >= least]
@@ -111,7 +111,7 @@ def skeleton_in(points: Floats, seen: np.ndarray) -> Skeleton:
 
 
 def _yaw(points: Floats, seen: Floats, hips: Floats) -> float:
-    """How far the figure is turned, in degrees: 0 faces the camera, positive to the right of the picture."""
+    """The turn of the figure, in degrees: 0 faces the camera, positive to the right of the picture."""
     if not (seen[2] and seen[5]):
         return 0.0
     across = (points[5, 0] - points[2, 0]) / (2 * NEUTRAL.shoulder * _FULL)
@@ -125,7 +125,7 @@ def _yaw(points: Floats, seen: Floats, hips: Floats) -> float:
 
 
 def _head_turn(points: Floats, seen: Floats, top: Floats, lean: float) -> Floats:
-    """How the head leans against the trunk, a rotation (3, 3) in the picture's plane."""
+    """The lean of the head against the trunk, a rotation (3, 3) in the picture's plane."""
     face = [points[i] for i in _HEAD if seen[i]]
     if not face:
         return np.eye(3)

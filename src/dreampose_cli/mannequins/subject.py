@@ -29,7 +29,7 @@ class Skirt:
 
 @dataclass(frozen=True)
 class Outfit:
-    """What is worn. ``sleeve`` and ``leg`` run 0..2 along upper and lower limb; trousers have no ``skirt``."""
+    """The clothes. ``sleeve`` and ``leg`` run 0..2 along upper and lower limb; trousers have no ``skirt``."""
 
     kind: str  # dress, skirt, trousers, shorts
     top: Cloth

@@ -110,7 +110,7 @@ def colour_at(cloth: Cloth, around: Floats, along: Floats, circumference: float,
 
 
 def emblem_mask(cloth: Cloth, x: Floats, y: Floats) -> Floats:
-    """Where a print covers the place (x, y), each within -1..1 of its box, as a boolean (N,)."""
+    """Whether a print covers the place (x, y), each within -1..1 of its box, as a boolean (N,)."""
     bitmap = np.array([[c == "#" for c in line] for line in _PRINTS[cloth.emblem]])
     rows, columns = bitmap.shape
     row = np.clip(((y + 1) / 2 * rows).astype(int), 0, rows - 1)

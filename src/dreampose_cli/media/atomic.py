@@ -67,7 +67,7 @@ def _working(path: str | os.PathLike, target: Path, sweeping: bool = True) -> It
 
 
 def _part(folder: Path, target: Path) -> Path:
-    """Where `target` is written until it is whole."""
+    """The path at which `target` is written until it is whole."""
     return folder / target.name
 
 

@@ -1,4 +1,4 @@
-"""How a video's values are to be understood, from what ffmpeg says of it, and the filters that make RGB of them.
+"""The meaning of a video's values, from what ffmpeg says of it, and the filters that make RGB of them.
 
 HDR video holds light far above white; it is mapped to an ordinary screen so that everything up to about half of white
 keeps its value, and what is brighter is compressed. White is 203 cd/m2 (ITU-R BT.2408), the top 1000 cd/m2.

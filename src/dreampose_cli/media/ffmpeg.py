@@ -103,7 +103,7 @@ class Ffmpeg:
         return self._process.returncode
 
     def words(self) -> str:
-        """What ffmpeg said on standard error; complete after `finish`."""
+        """ffmpeg's words on standard error; complete after `finish`."""
         return "\n".join([*self._first, *self._last])
 
     def __enter__(self) -> Ffmpeg:

@@ -1,4 +1,4 @@
-"""What made a result, as JSON inside the result itself: written by `write_frames`, read back by `read_metadata`.
+"""The origin of a result, as JSON inside the result itself: written by `write_frames`, read back by `read_metadata`.
 
 Where the metadata's "notice" says that an AI made it, the result also carries the IPTC digital source type in XMP, which
 platforms and search engines read (https://iptc.org/std/photometadata, "Digital Source Type").

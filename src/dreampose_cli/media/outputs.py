@@ -1,4 +1,4 @@
-"""Where a result may go: its format by its name, and whether the place is free. Imports the standard library alone, so that
+"""The place of a result: its format by its name, and whether the place is free. Imports the standard library alone, so that
 a result that cannot be written is refused at once."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WINDOWS = sys.platform == "win32"
 
 
 def output_kind(path: str | os.PathLike) -> str:
-    """What `write_frames` makes of this name: "mp4", "gif", "webp", "png" or "folder".
+    """The kind of result that `write_frames` makes of this name: "mp4", "gif", "webp", "png" or "folder".
 
     A trailing slash, no suffix, or an existing folder means a folder. Raises UsageError for any other suffix.
     """

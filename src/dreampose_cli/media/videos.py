@@ -38,7 +38,7 @@ _STANDARD_RATES = [Fraction(n) for n in (8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is, as it is shown: upright, with square pixels, at a constant rate.
+    """A video as it is shown: upright, with square pixels, at a constant rate.
 
     width, height: pixels. fps: frames per second; of a video with a variable rate, the rate it is made constant at.
     frames: how many `read_video` gives at that rate, exact for constant rates; None where it cannot be told without
@@ -165,7 +165,7 @@ def _frame_limit(info: VideoInfo, fps: float | None, start: float | None, end: f
 
 @dataclass(frozen=True)
 class _Packets:
-    """What a file holds, without decoding: the packets of the video, and the seconds they cover if they have time
+    """The contents of a file, without decoding: the packets of the video, and the seconds they cover if they have time
     stamps; the seconds the file announces; and what ffmpeg says about it."""
 
     count: int

@@ -14,7 +14,7 @@ from .storage import load_base
 
 
 class ModelCache:
-    """Where `tune` and `render` take their base from. With `keep` the base stays, with a copy in the CPU's memory of the
+    """The store from which `tune` and `render` take their base. With `keep` the base stays, with a copy in the CPU's memory of the
     weights that tuning changes, to take each subject off again; a job on another base takes its place. With `lean` a CPU
     computes with the weights as they lie in their files, of which another layout would be a copy.
     """

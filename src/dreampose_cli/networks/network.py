@@ -41,7 +41,7 @@ AnyModule: TypeAlias = Any
 
 @dataclass(frozen=True)
 class ContextWindow:
-    """How many frames are denoised together. Neighbouring windows share `overlap` frames, whose predictions are averaged;
+    """The number of frames that are denoised together. Neighbouring windows share `overlap` frames, whose predictions are averaged;
     `closed`: the last windows of a clip wrap around to its first frames."""
 
     size: int = 1
@@ -99,7 +99,7 @@ SHARED: dict[str, Any] = {"shared": True}  # metadata of a condition's field tha
 
 @dataclass(frozen=True)
 class Condition(ABC):
-    """What R rows are conditioned on: a frozen dataclass of tensors that have rows first.
+    """The condition of R rows: a frozen dataclass of tensors that have rows first.
 
     A field that belongs to all rows together, such as the null image's tokens, is declared with
     `field(metadata=SHARED)`. Fields may be None.
@@ -188,7 +188,7 @@ class Network(Placement, ABC):
         """
 
     def at(self, reference: Any, t: Tensor) -> Any:
-        """What the photos give at timestep t, a scalar or one of each photo: computed once a step, for all its rows.
+        """The photos' contribution at timestep t, a scalar or one of each photo: computed once a step, for all its rows.
 
         Here the reference itself: only the appearance network of some families looks at the timestep.
         """
@@ -350,7 +350,7 @@ class Network(Placement, ABC):
 
 
 def each(values: Tensor, rows: int) -> Tensor:
-    """What belongs to N photos (N, ...) for `rows` frames, rows / N of each in turn: (rows, ...); of one photo without a copy."""
+    """Values of N photos (N, ...) for `rows` frames, rows / N of each in turn: (rows, ...); of one photo without a copy."""
     if len(values) in (1, rows):
         return values.expand(rows, *[-1] * (values.ndim - 1))
     return values.repeat_interleave(rows // len(values), dim=0)

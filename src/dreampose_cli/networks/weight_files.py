@@ -110,7 +110,7 @@ def _not_a_zip(path: Path, start: bytes) -> str:
 
 
 def shape_mismatches(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """What keeps `tensors` from being the weights `expected` (shapes by name), in words; empty where they fit."""
+    """The reasons that keep `tensors` from being the weights `expected` (shapes by name), in words; empty where they fit."""
     missing = [name for name in expected if name not in tensors]
     surplus = [name for name in tensors if name not in expected]
     shapes = [

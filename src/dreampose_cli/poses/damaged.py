@@ -1,4 +1,4 @@
-"""What reading damaged files raises, besides the system's errors: the readers' own kinds, and a dozen of others."""
+"""The exceptions of reading damaged files, besides the system's errors: the readers' own kinds, and a dozen of others."""
 
 import tokenize
 import zipfile

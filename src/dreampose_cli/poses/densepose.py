@@ -81,7 +81,7 @@ class DensePose:
 
     @property
     def pace(self) -> str:
-        """What to expect of the time it takes."""
+        """A sentence about the time to expect."""
         if self.device.type != "cpu":
             return ""
         return (
@@ -242,7 +242,7 @@ def _refuse_bomb(file: Path) -> None:
 
 
 def _body_sizes(boxes: np.ndarray, coarse: Tensor) -> np.ndarray:
-    """How large each person is in the picture: the area of the box times the body's share of it."""
+    """The size of each person in the picture: the area of the box times the body's share of it."""
     sides = (boxes[:, 2:] - boxes[:, :2]).clip(0)
     share = (coarse.argmax(1) > 0).double().mean((1, 2)).cpu().numpy() if len(boxes) else np.zeros(0)
     return sides[:, 0] * sides[:, 1] * share
@@ -261,7 +261,7 @@ def _is_expected(out: object) -> bool:
 
 
 def _kind(out: object) -> str:
-    """What a network gave, in words."""
+    """The output of a network, in words."""
     if isinstance(out, Tensor):
         return f"one tensor {tuple(out.shape)}"
     if isinstance(out, dict):

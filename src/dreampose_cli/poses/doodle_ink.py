@@ -34,7 +34,7 @@ class Figure:
 
 
 def ink_of(picture: np.ndarray) -> np.ndarray:
-    """How much ink there is, float32 (H, W) in [0, 1], of a picture uint8 (H, W) or (H, W, 3).
+    """The amount of ink, float32 (H, W) in [0, 1], of a picture uint8 (H, W) or (H, W, 3).
 
     Paper is the brightest within a wide neighbourhood, so that slopes of light and shadows vanish; full ink is the darkest
     of the sheet. Light strokes on a dark ground are turned round. A sheet without any contrast gives zeros.

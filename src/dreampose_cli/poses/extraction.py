@@ -23,7 +23,7 @@ from .tracking import Ranges, count_of
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """What `extract` wrote. `gaps` counts the frames without a person, which took the nearest frame's pose, and
+    """The result of `extract`. `gaps` counts the frames without a person, which took the nearest frame's pose, and
     `gap_ranges` names them: first and last, from 0, in the part of the source that was asked for."""
 
     path: Path

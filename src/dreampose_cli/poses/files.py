@@ -108,7 +108,7 @@ class PoseWriter:
 def writer_like(
     path: Path, like: PoseSequence | FrameSource, source: str, estimator: str | None, kind: str = ""
 ) -> PoseWriter | KeypointWriter:
-    """What writes frames of one kind into a `.poses` file of this size and rate."""
+    """The writer of frames of one kind into a `.poses` file of this size and rate."""
     if (kind or getattr(like, "kind", "densepose")) == "keypoints":
         return KeypointWriter(path, like.size, like.fps, source=source, estimator=estimator)
     parts = getattr(like, "has_parts", True)
@@ -206,7 +206,7 @@ class _ZipPoses(PoseSequence):
 
     @property
     def file(self) -> Path:
-        """Where the poses are."""
+        """The file in which the poses are."""
         return self._path
 
     def frame(self, i: int) -> np.ndarray:

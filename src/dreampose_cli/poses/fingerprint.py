@@ -1,4 +1,4 @@
-"""What estimators and the sources of poses are called: hashes that change whenever the poses could.
+"""Fingerprints of estimators and of the sources of poses: hashes that change whenever the poses could.
 
 Imports neither torch nor numpy, so that what was tuned with an estimator is found again without loading it.
 """
@@ -29,7 +29,7 @@ def bundled_estimator() -> Path:
 
 
 def estimator_fingerprint(name: str) -> str | None:
-    """What the weights of the estimator `name` are called; None where they are not on this machine yet, or unknown."""
+    """The fingerprint of the weights of the estimator `name`; None where they are not on this machine yet, or unknown."""
     if name in FILES:
         from huggingface_hub import try_to_load_from_cache
 

@@ -51,7 +51,7 @@ def region_mask(pose: np.ndarray, name: str, size: tuple[int, int]) -> np.ndarra
 
 
 def face_mask(pose: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Where the face lies in a photo of `size` (height, width), with a narrow border: bool (height, width); may be empty."""
+    """The region of the face in a photo of `size` (height, width), with a narrow border: bool (height, width); may be empty."""
     head = np.isin(_labels(pose, size), HEAD)
     rows = np.flatnonzero(head.any(axis=1))
     if not rows.size:

@@ -91,7 +91,7 @@ class Storage(_Fixed):
 
 
 def read_pickle(path: Path, known: Mapping[str, Iterable[str]], purpose: str) -> object:
-    """What the pickle at `path` holds: lists, dicts, numbers and text as they are, tensors as `Tensor`.
+    """The contents of the pickle at `path`: lists, dicts, numbers and text as they are, tensors as `Tensor`.
 
     known: names of classes for each pattern of modules; their instances become dicts of their attributes, wrapped in
     `Record`. purpose: what such a file is expected to be, for the sentences. Raises PoseError: foreign names, damage,

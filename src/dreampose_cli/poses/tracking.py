@@ -1,4 +1,4 @@
-"""Whom to follow where several people are seen, and what stands in for frames that show nobody."""
+"""The choice of a person where several are seen, and of what stands in for frames that show nobody."""
 
 from __future__ import annotations
 
@@ -105,5 +105,5 @@ def describe_ranges(ranges: Ranges, most: int = 8) -> str:
 
 
 def count_of(ranges: Ranges) -> int:
-    """How many frames the ranges hold."""
+    """The number of frames in the ranges."""
     return sum(last - first + 1 for first, last in ranges)

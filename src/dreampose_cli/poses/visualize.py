@@ -1,4 +1,4 @@
-"""What a pose frame looks like, for human eyes."""
+"""Pictures of pose frames, for human eyes."""
 
 from __future__ import annotations
 

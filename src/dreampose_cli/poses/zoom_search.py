@@ -33,7 +33,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class View:
-    """What was seen of a region of a picture: a pose (3, h, w) as the estimator's frame shows the region."""
+    """The view of a region of a picture: a pose (3, h, w) as the estimator's frame shows the region."""
 
     region: Crop
     pose: np.ndarray
@@ -50,7 +50,7 @@ class View:
         )
 
     def score(self) -> float:
-        """How much of a figure is seen, 0 where too little to go by."""
+        """The amount of a figure that is seen, 0 where too little to go by."""
         labels = self.pose[0].astype(int).ravel()
         counts = np.bincount(labels[labels > 0], minlength=1)
         share = counts.sum() / labels.size
@@ -110,7 +110,7 @@ class ZoomSearch:
         return self.resolution[1] / self.resolution[0]
 
     def _views(self, pictures: list[np.ndarray], regions: list[Crop]) -> list[View]:
-        """What the network sees of one region of each picture."""
+        """The network's view of one region of each picture."""
         poses = self.network([region.of_picture(p) for p, region in zip(pictures, regions, strict=True)])
         found = []
         for pose, region in zip(poses, regions, strict=True):

@@ -33,7 +33,7 @@ SUBJECT_VERSION = 2
 
 @dataclass(frozen=True)
 class SubjectRecord:
-    """What `subject.json` says. base: its name and fingerprint; sizes: each photo's own (height, width); crops: of each
+    """The contents of `subject.json`. base: its name and fingerprint; sizes: each photo's own (height, width); crops: of each
     photo the region that is used, None for the whole; weights: the names of the weight files."""
 
     id: str
@@ -91,7 +91,7 @@ def damaged(folder: Path, error: BaseException) -> SubjectError:
 
 
 def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description: dict[str, Any], folder: Path) -> None:
-    """What was tuned, by the names of the modules, with the photos and their poses; `subject.json` last."""
+    """Write the tuned weights, by the names of the modules, with the photos and their poses; `subject.json` last."""
     import numpy as np
     import torch
     from PIL import Image

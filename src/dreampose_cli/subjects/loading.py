@@ -44,7 +44,7 @@ class LoadedSubject:
 
     @property
     def fit(self) -> Fit:
-        """Where the photo, or the region of it that is used, lies within the base's frame."""
+        """The box of the photo, or of the region of it that is used, within the base's frame."""
         return Fit.of(self.crop.size if self.crop else self.size, self.model.config.resolution, self.model.config.fit)
 
 

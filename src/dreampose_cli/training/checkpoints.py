@@ -37,7 +37,7 @@ def latest_checkpoint(folder: Path | None) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
-    """How many steps a checkpoint has behind it; 0 for None."""
+    """The number of steps that a checkpoint has behind it; 0 for None."""
     return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
 
 
@@ -58,7 +58,7 @@ def require_same(checkpoint: Path, settings: dict[str, Any]) -> None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What `state.json` says. Raises TrainingError."""
+    """The contents of `state.json`. Raises TrainingError."""
     try:
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         return {"settings": {}, **state, "step": int(state["step"])}

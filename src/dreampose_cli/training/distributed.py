@@ -74,7 +74,7 @@ SINGLE = ProcessGroup()
 
 
 class _Tracking(ProcessGroup):
-    """What is common to crews that have an accelerator, and with it its trackers."""
+    """The common part of groups that have an accelerator, and with it its trackers."""
 
     accelerator: Any
     tracker: str | None = None

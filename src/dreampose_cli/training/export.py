@@ -1,4 +1,4 @@
-"""What a finished training leaves: the base or the estimator, its provenance and its card."""
+"""The results of a finished training: the base or the estimator, its provenance and its card."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def provenance_of(
     figures: dict[str, float] | None,
     output: Path,
 ) -> dict[str, Any]:
-    """What `base.json` and the card say of a training: how, on what, for how long, and what it began from. `output` may hold
-    an earlier base, whose licence a person has written there."""
+    """The provenance of a training in `base.json` and the card: how, on what, for how long, and what it began from. `output` may
+    hold an earlier base, whose licence a person has written there."""
     stages = {name: asdict(stage) | {"steps": results[name].steps} for name, stage in settings.items()}
     clips = frames.split("train")
     return {
@@ -120,7 +120,7 @@ def _about_data(frames: FrameDataset, fit: str, estimator: str) -> dict[str, Any
 
 
 def _descent(earlier: dict[str, Any], taken: dict[str, Any], output: Path) -> dict[str, Any]:
-    """What the provenance of a new base keeps of that of the weights it began from, and its licence: the one that a person
+    """The part that the provenance of a new base keeps of that of the weights it began from, and its licence: the one that a person
     has written into the `base.json` that is replaced, else that of the weights."""
     stated = {}
     with suppress(BaseError):

@@ -159,7 +159,7 @@ def prepare_frames(
 
 
 def _with_poses(sources: list[Source], note: Note) -> Iterator[Source]:
-    """What of the sources has pose files: the others, and single pictures of a clip, are named and left out."""
+    """The sources that have pose files: the others, and single pictures of a clip, are named and left out."""
     for source in sources:
         if not source.needs_estimator:
             yield source

@@ -1,4 +1,4 @@
-"""What a launcher (accelerate, torchrun, mpirun) says of the processes it started. Imports nothing heavy."""
+"""The environment of processes that a launcher (accelerate, torchrun, mpirun) has started. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LOCAL = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_CO
 
 
 def process_count() -> int:
-    """How many processes train together; 1 where nobody launched several."""
+    """The number of processes that train together; 1 where nobody launched several."""
     return max(1, _first(_COUNT, 1))
 
 

@@ -38,7 +38,7 @@ PACE_EVERY = 20  # steps between two rows of speed.csv and two reports to a trac
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a task is optimised. Recorded in every checkpoint."""
+    """The settings by which a task is optimised. Recorded in every checkpoint."""
 
     steps: int
     learning_rate: float
@@ -83,12 +83,12 @@ class SampleRng:
 
 
 class Task(Protocol):
-    """What the loop trains. Samples are drawn one by one, so they can be loaded ahead, in parts and by several processes."""
+    """A task that the loop trains. Samples are drawn one by one, so they can be loaded ahead, in parts and by several processes."""
 
     modules: dict[str, nn.Module]
 
     def load(self, rngs: list[SampleRng]) -> Any:
-        """What the loss needs of these samples: everything that is read, in any thread, as a function of the generators."""
+        """Everything that the loss needs of these samples: read in any thread, as a function of the generators."""
         ...
 
     def loss(self, loaded: Any, step: int, settings: LoopSettings) -> Tensor:
@@ -247,7 +247,7 @@ def require_eight_bit_adam() -> None:
 
 
 def _feed(task: Task, settings: LoopSettings, processes: ProcessGroup, first: int, loaders: int) -> Prefetcher:
-    """What each part of each step is computed from, in their order, for this process."""
+    """The samples of each part of each step, in their order, for this process."""
     parts = settings.accumulate * processes.count
     if settings.batch_size % parts:
         raise UsageError(f"a step of {settings.batch_size} samples cannot be divided into {parts} equal parts.")
@@ -309,7 +309,7 @@ class _averaged:
 
 
 class _Meter:
-    """How fast the steps go, and the share of their time in which they wait for data; both over the last 50 or so."""
+    """The speed of the steps, and the share of their time in which they wait for data; both over the last 50 or so."""
 
     def __init__(self, batch_size: int):
         self.batch_size = batch_size

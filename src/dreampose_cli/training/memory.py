@@ -1,4 +1,4 @@
-"""How tuning keeps within the memory that there is: by what is known beforehand, and by what is learnt when it runs out.
+"""Tuning within the memory that there is: by what is known beforehand, and by what is learnt when it runs out.
 
 Nothing here changes what is learnt, but for rounding: activations are computed twice instead of kept, samples of a batch
 one after the other instead of together, the optimizer's state and weights that do not learn are held in fewer bits.
@@ -31,7 +31,7 @@ MARGIN = 0.8  # share of the free memory that is planned with
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How tuning spares memory.
+    """The ways in which tuning spares memory.
 
     checkpointing: of activations; frozen: the format of weights that do not learn; parts: a step's samples are
     computed in so many parts at least.
@@ -44,7 +44,7 @@ class MemoryPlan:
 
     @classmethod
     def of(cls, preset: TuningSettings, device: torch.device, memory: str, autocast: str | None) -> MemoryPlan:
-        """What is known before anything is loaded. memory: "auto", or "low" for all that can be spared."""
+        """The plan before anything is loaded. memory: "auto", or "low" for all that can be spared."""
         check_choice("memory", memory, MEMORIES)
         low = memory == "low"
         adam = not preset.lora_rank and device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None

@@ -103,7 +103,7 @@ def _licence(about: dict) -> str:
 
 
 def _levels(about: dict) -> Iterator[dict]:
-    """What a base began from, and what that began from, and so on."""
+    """The chain of bases that a base began from."""
     while about := about.get("from", {}):
         yield about
 

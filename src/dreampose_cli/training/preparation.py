@@ -55,7 +55,7 @@ PACKED_ESTIMATE = 0.15
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is done to every clip, whose estimated poses are kept in `cache`. resolution: (height, width). fit, resize: see
+    """The preparation of every clip, whose estimated poses are kept in `cache`. resolution: (height, width). fit, resize: see
     `fitting`. parts: whether poses must know body parts. estimator: what finds poses where no file has them, on `device`;
     `fingerprint` says which it was."""
 
@@ -124,7 +124,7 @@ def prepare(
 
 
 def _known_bad(folder: Path, key: str) -> str | None:
-    """Why a clip cannot be used, where finding it out was costly and is therefore remembered."""
+    """The reason why a clip cannot be used, where finding it out was costly and is therefore remembered."""
     try:
         return json.loads((folder / f"{key}{BAD_SUFFIX}").read_text(encoding="utf-8"))["reason"]
     except (OSError, ValueError, KeyError):
@@ -196,7 +196,7 @@ def _make(job: _Job) -> tuple[str | None, list[str]]:
 
 @contextmanager
 def caching(cache: Cache) -> Iterator[None]:
-    """What cannot be written in here is written into the cache: StoreError in place of OutputError."""
+    """Turn errors of writing in this block into errors of the cache: StoreError in place of OutputError."""
     try:
         yield
     except OutputError as error:
@@ -293,7 +293,7 @@ def _require_room(jobs: list[_Job], folder: Path, how: Preparation) -> None:
 
 
 def amount(size: float) -> str:
-    """So many bytes, in words."""
+    """A number of bytes, in words."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 

@@ -48,7 +48,7 @@ class Shard:
 
 
 def open_shard(path: Path) -> Shard:
-    """What a shard says of itself. Raises StoreError where it is damaged."""
+    """The shard in a file. Raises StoreError where it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             about = json.loads(archive.read(ABOUT))

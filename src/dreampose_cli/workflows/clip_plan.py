@@ -1,4 +1,4 @@
-"""What is settled of a clip of the reference-attention family before a frame is computed. No torch."""
+"""The settings of a clip of the reference-attention family, resolved before a frame is computed. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .options import RenderOptions
 
 @dataclass(frozen=True)
 class Plan:
-    """What is settled before a frame is computed: the base's settings with what was asked for in their place."""
+    """The resolved settings: the base's settings with what was asked for in their place."""
 
     config: BaseConfig
     settings: AnimateSettings

@@ -1,4 +1,4 @@
-"""What this machine can do, one finding a line, each with a remedy where something is missing. Used by `doctor`."""
+"""Findings about this machine, one a line, each with a remedy where something is missing. Used by `doctor`."""
 
 from __future__ import annotations
 

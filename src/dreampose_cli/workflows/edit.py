@@ -35,7 +35,7 @@ FEATHER = 0.01  # of the photo's longer side
 
 @dataclass(frozen=True)
 class EditResult:
-    """What `edit` wrote; changed is the share of the photo's pixels that are not as they were."""
+    """The result of `edit`; changed is the share of the photo's pixels that are not as they were."""
 
     path: Path
     size: dict[str, int]
@@ -133,7 +133,7 @@ def _check(options: EditOptions) -> None:
 
 
 def _mask(cache: Cache, options: EditOptions, picture: np.ndarray, note: Note) -> np.ndarray | None:
-    """Where the photo may change, bool (H, W); None for everywhere. A mask from a file is taken as it is."""
+    """The region in which the photo may change, bool (H, W); None for everywhere. A mask from a file is taken as it is."""
     size = picture.shape[:2]
     if options.where is not None and options.where not in EDIT_REGIONS:
         return read_mask(Path(options.where), size)
@@ -175,7 +175,7 @@ def _from_model(
     progress: Progress | None,
     note: Note,
 ) -> np.ndarray:
-    """What the model makes of the whole photo, from the cache where it was made before."""
+    """The model's edit of the whole photo, from the cache where it was made before."""
     from ..poses.fingerprint import file_fingerprint
 
     name = model if "@" in model else file_fingerprint(folder / "unet" / "diffusion_pytorch_model.safetensors")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RenderResult:
-    """What `render` wrote, one path for each pose source."""
+    """The result of `render`: one path for each pose source."""
 
     paths: list[Path]
     frames: int
@@ -211,7 +211,7 @@ def _with_edit(
 
 
 def output_paths(options: RenderOptions) -> list[Path | str]:
-    """Where each result goes; every place is checked before anything is computed.
+    """The place of each result; every place is checked before anything is computed.
 
     Raises UsageError, OutputError, OutputExistsError.
     """

@@ -1,4 +1,4 @@
-"""What a render needs of its files, read before any weights: poses that are there already, who is rendered on which base,
+"""The files of a render, read before any weights: poses that are there already, who is rendered on which base,
 whose sound is kept. Imports no torch."""
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _check_family(options: RenderOptions, config: BaseConfig) -> None:
 
 
 def content(options: RenderOptions, request: Request, source: Path) -> list:
-    """What the frames of a source depend on besides the settings: contents, not names."""
+    """The contents that the frames of a source depend on besides the settings: contents, not names."""
     photos = [file_digest(path) for path in (options.photo, options.photo_pose) if path and Path(path).is_file()]
     who = request.record.id if request.record is not None else photos
     span = [options.fps, options.start, options.end, options.photo_index, options.side_by_side, options.compile]

@@ -56,7 +56,7 @@ def _portable(word: str) -> str:
 
 
 def settings_of(options: SuiteOptions) -> dict[str, Any]:
-    """What decides the frames of a run, besides the bases: another one of these cannot resume a run's folder."""
+    """The settings that decide the frames of a run, besides the bases: another one of these cannot resume a run's folder."""
     names = ("min_gap", "frames", "size", "seed", "steps", "tune_steps", "decoder_steps", "dtype")
     return {name: getattr(options, name) for name in names}
 

@@ -173,7 +173,7 @@ def _open_photos(options: TuneOptions) -> None:
 
 
 def _origin_of_poses(cache: Cache, options: TuneOptions, estimator: str, note: Note, progress: Progress | None) -> Any:
-    """What says which poses the photos get: the digests of the pose sources, else of the estimator."""
+    """The identity of the poses that the photos get: the digests of the pose sources, else of the estimator."""
     if options.poses:
         return {"sources": [source_digest(Path(source)) for source in options.poses], "estimator": None}
     found = estimator_fingerprint(estimator)

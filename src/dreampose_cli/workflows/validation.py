@@ -1,4 +1,4 @@
-"""What a person watches while a base is trained: a grid of pictures and scores on clips that are not trained on.
+"""Validation while a base is trained: a grid of pictures and scores on clips that are not trained on.
 
 The scores are for following one training: few frames, few sampling steps, poses as they were prepared. What a base is worth
 is measured afterwards, on whole clips.

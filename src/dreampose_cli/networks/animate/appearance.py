@@ -13,7 +13,7 @@ from .unet import forward
 
 
 class LastAttention(nn.Module):
-    """What is left of the last spatial transformer: the way to the input of its self-attention, which goes to the bank.
+    """The rest of the last spatial transformer: the way to the input of its self-attention, which goes to the bank.
 
     Names of weights as in diffusers' `Transformer2DModel`: norm, proj_in, transformer_blocks.0.norm1.
     """

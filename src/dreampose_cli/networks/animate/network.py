@@ -44,7 +44,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class AnimateCondition(Condition):
-    """What R rows are conditioned on, each with or without its photo and its pose.
+    """The condition of R rows, each with or without its photo and its pose.
 
     photo (R,): which photo of the reference; tokens and null_tokens (R, T, D); pose (R, ...), the control picture or the
     guider's features; sees_photo and sees_pose (R,) bool; frames, of a clip.

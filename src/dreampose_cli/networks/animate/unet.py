@@ -148,7 +148,7 @@ def norm_motion_by_frame(unet: AnyModule) -> int:
 
 
 def clip_norm_count(unet: AnyModule) -> int:
-    """How many norms this pass takes over clips with `clip_norms`: two a residual block, and the last one.
+    """The number of norms that this pass takes over clips with `clip_norms`: two a residual block, and the last one.
 
     Raises ValueError where `unet` has a norm that the pass does not know of: it would be computed over frames.
     """

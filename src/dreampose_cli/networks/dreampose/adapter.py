@@ -66,8 +66,8 @@ class TextureEncoder(nn.Module):
 
 
 class Adapter(nn.Module):
-    """What all adapters have: sizes from `latent_shape` = (C, h, w), CLIP's `tokens` and their `width`, and maybe a texture
-    encoder, which is made last: the random weights of the others must not depend on it."""
+    """The common part of all adapters: sizes from `latent_shape` = (C, h, w), CLIP's `tokens` and their `width`, and maybe a
+    texture encoder, which is made last: the random weights of the others must not depend on it."""
 
     def __init__(self) -> None:
         super().__init__()

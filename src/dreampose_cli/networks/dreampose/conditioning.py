@@ -24,7 +24,7 @@ from .surface_code import CODE, Kept
 
 @dataclass(frozen=True)
 class DreamPoseReference:
-    """What photos contribute, whatever the pose.
+    """The part of the condition that comes from photos, whatever the pose.
 
     tokens (N, T, D): c_I; null_tokens (1, T, D): those of the null image, None where no row will be without its image;
     latents (N, C, h, w) of the image condition; surface or None, by `PhotoSettings.unet_channels`; kept: keys and values
@@ -87,7 +87,7 @@ class DreamPoseCondition(Condition):
         return replace(self, **changed)
 
     def prior(self, variance: float) -> Prior | None:
-        """What the guess says of the target where it may be used; `variance` is how far it is trusted."""
+        """The guess of the target, where it may be used; `variance` is how far it is trusted."""
         if self.guess is None or self.guessed is None:
             return None
         blank = ~self.guessed.view(-1, 1, 1, 1)

@@ -104,7 +104,7 @@ Kept: TypeAlias = dict[nn.Module, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class SurfaceQuery:
-    """What the layers need to know of B target frames: code (B, CODE, h, w) of their poses, and `image` (B,), 1 where
+    """The layers' inputs of B target frames: code (B, CODE, h, w) of their poses, and `image` (B,), 1 where
     the photo is seen and 0 where it is null; None: everywhere.
 
     kept: keys and values of the photos' tokens, which a layer computes once and finds here at the next steps and frames;
@@ -124,7 +124,7 @@ class SurfaceQuery:
 
 
 def _resized(grid: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """What lies on a grid (B, h w, k) of `size` averaged to another: (B, h' w', k)."""
+    """Values on a grid (B, h w, k) of `size` averaged to another: (B, h' w', k)."""
     if size == to:
         return grid
     return F.adaptive_avg_pool2d(grid.transpose(1, 2).unflatten(2, size), to).flatten(2).transpose(1, 2)

@@ -56,7 +56,7 @@ class Digests:
         return {path: digest for path, digest in found.items() if digest is not None}
 
     def _remembered_of(self, path: str) -> str | None:
-        """What is known of a file, if it is as it was; None where it has to be read. Of a folder, its digest."""
+        """The known digest of a file, if it is as it was; None where it has to be read. Of a folder, its digest."""
         place = os.path.abspath(path)
         stat = _stat(path, place)
         if S_ISDIR(stat.st_mode):

@@ -46,7 +46,7 @@ class Running:
 
 @dataclass
 class Worker:
-    """What the driver knows of a worker; person: who is in its last video."""
+    """The driver's view of a worker; person: who is in its last video."""
 
     name: str
     host: str = ""
@@ -57,7 +57,7 @@ class Worker:
 
 @dataclass
 class Summary:
-    """What became of a batch. failures: (label, reason, sentence) of what failed; blocked: steps that needed one of those;
+    """The outcome of a batch. failures: (label, reason, sentence) of what failed; blocked: steps that needed one of those;
     left: steps that were not begun. stopped: why it ended early, or empty."""
 
     present: int = 0
@@ -71,7 +71,7 @@ class Summary:
     stopped: str = ""
 
     def reasons(self) -> dict[str, int]:
-        """How many steps failed for each reason."""
+        """The number of steps that failed for each reason."""
         return dict(Counter(reason for _, reason, _ in self.failures))
 
 

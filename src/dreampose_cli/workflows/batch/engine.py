@@ -1,4 +1,4 @@
-"""What the driver asks of an engine: workers that do one step at a time, and word of what becomes of it."""
+"""The interface of an engine: workers that do one step at a time, and word of what becomes of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Give a step to a worker that is ready; `ahead` is a step that estimates poses, for it to begin meanwhile."""
 
     def events(self, timeout: float) -> list[Event]:
-        """What has happened; waits up to `timeout` seconds for something. Raises EngineError where no worker is available."""
+        """The events since the last call; waits up to `timeout` seconds. Raises EngineError where no worker is available."""
 
     def kill(self, worker: str) -> None:
         """End a worker at once, and start another in its place."""

@@ -1,4 +1,4 @@
-"""What a plan will take: from the measured seconds, frames and bytes of earlier steps, "unknown" without."""
+"""The cost of a plan: from the measured seconds, frames and bytes of earlier steps, "unknown" without."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Forecast:
 
 @dataclass
 class Measured:
-    """What finished steps took: seconds by kind, seconds a frame of videos, frames of each dance, bytes of results."""
+    """The cost of finished steps: seconds by kind, seconds a frame of videos, frames of each dance, bytes of results."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     sizes: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
@@ -76,7 +76,7 @@ class Measured:
 
 
 def forecast(plan: Plan, measured: Measured) -> Forecast:
-    """What the missing steps of a plan will take, all together on one worker."""
+    """The cost of the missing steps of a plan, all together on one worker."""
     total: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
     counts = dict.fromkeys(KINDS, 0)
     per_frame = statistics.median(measured.per_frame) if measured.per_frame else None

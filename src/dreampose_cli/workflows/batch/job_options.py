@@ -41,7 +41,7 @@ Parser = Callable[[str, Any], Any]
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What a job asks of `tune` and of `render`, by the names of their fields; `tuned`: whether its photos are tuned at
+    """The options of a job for `tune` and `render`, by the names of their fields; `tuned`: whether its photos are tuned at
     all. Jobs with equal options share one object."""
 
     tune: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What a batch is asked for: photos and dances from the command line, or a jobs file that is checked whole.
+"""The jobs of a batch: photos and dances from the command line, or a jobs file that is checked whole.
 
 Everything here is about names and places; nothing is opened but the jobs file.
 """
@@ -319,7 +319,7 @@ def _stem(path: str) -> str:
 
 
 def _name(subject: str) -> str:
-    """What the results of a subject are named after: its id, its name, or the name of its photo."""
+    """The word that results of a subject are named after: its id, its name, or the name of its photo."""
     return _stem(subject) if os.path.exists(subject) else subject
 
 

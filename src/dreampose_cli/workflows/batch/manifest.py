@@ -37,7 +37,7 @@ class _Result(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    """What a line must be to be believed; the rest of it is for people."""
+    """The fields that a line must have to be believed; the rest of it is for people."""
 
     event: str
     kind: str | None = None

@@ -59,7 +59,7 @@ class Plan:
     replaced: int = 0  # that another request made, to be overwritten
 
     def count(self, kind: str) -> int:
-        """How many steps of a kind are missing."""
+        """The number of missing steps of a kind."""
         return sum(step.kind == kind for step in self.steps.values())
 
 
@@ -189,7 +189,7 @@ class Planner:
         return cache_key(_VIDEO, how, who.key.encode(), self._digest(job.poses).encode())
 
     def _request(self, job: Job) -> dict[str, Any]:
-        """What a video depends on, as its metadata will say it."""
+        """Everything that a video depends on, as its metadata will say it."""
         who = self._who(job)
         return {
             "id": self._video_id(job),
@@ -275,7 +275,7 @@ class Planner:
         return who.key
 
     def _task(self, kind: str, who: _Who, paths: Iterable[str], options: JobOptions) -> dict[str, Any]:
-        """What is common to the tasks of all steps. files: digests of all that the step reads, by absolute path."""
+        """The common part of the tasks of all steps. files: digests of all that the step reads, by absolute path."""
         files = self._files([*paths, *options.files().values()])
         return {"kind": kind, "base": str(who.base), "base_fingerprint": who.fingerprint, "files": files}
 

@@ -1,4 +1,4 @@
-"""What runs on the nodes of a Ray cluster: a look at what the node has, and the actor that holds the base.
+"""The part that runs on the nodes of a Ray cluster: a look at what the node has, and the actor that holds the base.
 
 Imports no ray, and no torch before the actor is made.
 """
@@ -28,7 +28,7 @@ MARGIN = 1 << 30  # bytes that a node's disk should have free
 
 
 def look_around(bases: Sequence[Base], version: str, root: str, tokens: Sequence[str]) -> dict[str, Any]:
-    """What this node lacks, in sentences, and whether it shares the driver's files: `root` is the driver's cache, and
+    """The things that this node lacks, in sentences, and whether it shares the driver's files: `root` is the driver's cache, and
     `tokens` are files in the cache and in the output folder."""
     lacks, cache = [], user_cache()
     if version != __version__:
@@ -48,7 +48,7 @@ def look_around(bases: Sequence[Base], version: str, root: str, tokens: Sequence
 
 
 def local_base(cache: Cache, base: Base) -> str:
-    """Where this node has a base. Raises BaseError."""
+    """The folder in which this node has a base. Raises BaseError."""
     path, name, fingerprint = base
     found = []
     for candidate in (path, name):
@@ -144,7 +144,7 @@ def _placed(task: dict[str, Any], inputs: dict[str, bytes], folder: Path) -> dic
 
 
 def _made(cache: Cache, task: dict[str, Any], result: dict[str, Any]) -> bytes:
-    """What a step has made: a video, or an entry of the cache."""
+    """The result of a step: a video, or an entry of the cache."""
     if task["kind"] == VIDEO:
         return pack(task["output"].rstrip("/"))
     kind = {SUBJECT: "subject", POSES: "poses"}[task["kind"]]

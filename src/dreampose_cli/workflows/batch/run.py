@@ -26,7 +26,7 @@ DIGESTS = ".digests.jsonl"
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What `batch` is asked for: photos or subjects, and poses, or a jobs file; a folder; and how.
+    """The options of `batch`: photos or subjects, and poses, or a jobs file; a folder; and how.
 
     options: of every job, by the names of `job_options.NAMES`. shard: (I, N), part I of N. engine: "local", "ray" or
     "ray=ADDRESS". workers: processes, or actors of a cluster; None for one, or for as many as the cluster has room for.
@@ -69,7 +69,7 @@ def plan_batch(
     *,
     cache: Cache | None = None,
 ) -> Planned:
-    """What is missing, and what it will take. Writes nothing. Raises UsageError, MediaError, BaseError, SubjectError,
+    """The missing steps, and their cost. Writes nothing. Raises UsageError, MediaError, BaseError, SubjectError,
     OutputError, OutputExistsError."""
     folder = _folder(options)
     jobs = _jobs(options)
