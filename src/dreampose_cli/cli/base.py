@@ -17,7 +17,7 @@ from .output import Output, plain, table
 
 def ls(
     remote: Annotated[
-        bool, typer.Option("--remote", help="List those that `base pull` gets by a short name instead.")
+        bool, typer.Option("--remote", help="List the bases that `base pull` knows by a short name.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -93,7 +93,7 @@ def info(
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the weights, as it was downloaded.")],
     name: Annotated[
-        str, typer.Option("--name", metavar="NAME", help="What to call the base here.", callback=check_name)
+        str, typer.Option("--name", metavar="NAME", help="The base's name here.", callback=check_name)
     ],
     kind: Annotated[
         str,

@@ -102,7 +102,7 @@ def batch(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="Part I of N of the batch.", show_default="1/1, all")
     ] = None,
-    retries: Annotated[int, options.whole("--retries", "N", "Tries more after a failure that may pass.", 0, 100)] = 1,
+    retries: Annotated[int, options.whole("--retries", "N", "Retries after a failure that may be temporary.", 0, 100)] = 1,
     max_failures: Annotated[
         int | None, options.whole("--max-failures", "N", "End when more steps have failed.", 0, default="no limit")
     ] = None,

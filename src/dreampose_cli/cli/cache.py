@@ -142,7 +142,7 @@ def prune(
         typer.Option(
             "--older-than",
             metavar="DAYS",
-            help="Also what was not used for so long.",
+            help="Also what was not used for this many days.",
             callback=options.positive("--older-than", zero=True),
         ),
     ] = None,
@@ -151,7 +151,7 @@ def prune(
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Also the least recently used, until so much is left, such as 2GB.",
+            help="Also the least recently used, down to this size, such as 2GB.",
             callback=_bytes,
         ),
     ] = None,
@@ -270,7 +270,7 @@ def _clear_other_version(out: Output, *, dry_run: bool, yes: bool) -> None:
     out.result([folder] if done else [], {"dry_run": dry_run, "cleared": folder if done else None})
 
 
-app = typer.Typer(help="List, move and remove what is kept: subjects, bases, poses.", no_args_is_help=True, cls=Group)
+app = typer.Typer(help="List, move and remove cached subjects, bases and poses.", no_args_is_help=True, cls=Group)
 COMMANDS: dict[str, Callable] = {"dir": folder, "ls": ls, "rm": rm, "prune": prune, "repair": repair, "verify": verify}
 for name, command in (COMMANDS | {"export": export, "import": import_}).items():
     app.command(name, help=options.described(command), cls=Command)(command)

@@ -46,7 +46,7 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `cache export` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `cache export` wrote.")],
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,

@@ -29,7 +29,7 @@ def eval(
         Path | None, typer.Argument(metavar="PREDICTED", help="Video, folder of frames, or folder of clips.")
     ] = None,
     reference: Annotated[
-        Path | None, typer.Argument(metavar="REFERENCE", help="What it should be, in the same forms.")
+        Path | None, typer.Argument(metavar="REFERENCE", help="The reference, in the same forms.")
     ] = None,
     size: Annotated[
         str,
@@ -40,7 +40,7 @@ def eval(
         typer.Option(
             "--align-by",
             metavar="HOW",
-            help="Frames go together by index or time.",
+            help="Match frames by index or time.",
             callback=options.one_of("alignment", ALIGNMENTS),
             autocompletion=lambda: list(ALIGNMENTS),
         ),
@@ -69,7 +69,7 @@ def eval(
         Path | None, typer.Option("--per-frame", metavar="FILE", help="Each frame's values, .csv or .json.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="A page to look at, one .html file.")
+        Path | None, typer.Option("--report", metavar="FILE", help="A report, as one .html file.")
     ] = None,
     suite: Annotated[
         Path | None, typer.Option("--suite", metavar="DATASET", help="Render and score a dataset's test clips.")
@@ -80,7 +80,7 @@ def eval(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="The suite's folder; it can be gone on with.",
+            help="The suite's folder; the same command resumes in it.",
             show_default="DATASET-suite",
         ),
     ] = None,
@@ -88,9 +88,9 @@ def eval(
     tune: Annotated[bool, typer.Option("--tune", help="Also tune each clip's subject on its photo.")] = False,
     ablations: Annotated[bool, typer.Option("--ablations", help="Also the paper's ablations on the base.")] = False,
     compare: Annotated[
-        list[str] | None, typer.Option("--compare", metavar="NAME=BASE", help="Another base next to it.")
+        list[str] | None, typer.Option("--compare", metavar="NAME=BASE", help="Another base to compare with.")
     ] = None,
-    clips: Annotated[int | None, options.whole("--clips", "N", "Only so many clips.", 1, default="all")] = None,
+    clips: Annotated[int | None, options.whole("--clips", "N", "Only this many clips.", 1, default="all")] = None,
     min_gap: Annotated[
         int | None, options.whole("--min-gap", "N", "Frames from photo to rendering.", 1, default="50, or half a clip")
     ] = None,

@@ -273,7 +273,7 @@ Memory = Annotated[
     typer.Option(
         "--memory",
         metavar="HOW",
-        help="auto, or low (as little as will do).",
+        help="auto, or low (as little as possible).",
         callback=one_of("memory", MEMORIES),
         autocompletion=lambda: list(MEMORIES),
     ),
@@ -295,4 +295,4 @@ Dtype = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a result that exists already.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes, the result alone.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More notes, and all there is about an error.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="More notes, and an error's full traceback.")]

@@ -72,7 +72,7 @@ def render(
         typer.Option("--start-noise", metavar="FILE", help="Start from this noise: .npy, one for the clip."),
     ] = None,
     pose_pictures: Annotated[
-        bool, typer.Option("--pose-pictures", help="--poses are drawn poses, to be taken as they are.")
+        bool, typer.Option("--pose-pictures", help="--poses are pose drawings, used as they are.")
     ] = False,
     appearance_once: Annotated[
         bool, typer.Option("--appearance-once", help="Look at the photo once, not in every step.")

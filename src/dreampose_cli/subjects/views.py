@@ -94,7 +94,7 @@ def _drawn_views(
         found, _, _ = load_poses(cache, source, estimator=estimator, kind="keypoints", device=device, note=note)
         skeleton = draw_skeleton(found.frame(0), found.size)
         if not skeleton.any():
-            raise NoPersonError(f"there is nobody to be seen in {source}.")
+            raise NoPersonError(f"no person is visible in {source}.")
         fitted.append(fit_picture(picture, config.resolution, config.fit))
         skeleton = fit_picture(skeleton, config.resolution, config.fit)
         drawn.append(np.ascontiguousarray(skeleton.transpose(2, 0, 1), np.float32) / 255)
