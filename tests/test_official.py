@@ -497,7 +497,8 @@ def test_folders_that_lack_something_are_named(world, tmp_path):
 def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
     from dreampose_cli.training.init import starting_point
 
-    base = starting_point(user_cache(), str(world.stable_diffusion), str(world.clip_folder))
+    clip = {"--image-encoder": str(world.clip_folder)}
+    base = starting_point(user_cache(), str(world.stable_diffusion), clip)
     assert base.config.resolution == (640, 512)
     assert base.photo_range == base.config.target_range == (-1.0, 1.0)
     assert base.config.network.photo.start == "noise"
@@ -522,10 +523,10 @@ def test_stable_diffusion_widened_predicts_as_before(world, tmp_path):
 def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch, capsys):
     import dataclasses
 
-    from dreampose_cli.training import init as starting
+    from dreampose_cli.networks.dreampose import presets
     from dreampose_cli.workflows import validation
 
-    monkeypatch.setattr(starting, "PAPER", dataclasses.replace(starting.PAPER, resolution=(48, 32)))
+    monkeypatch.setattr(presets, "PAPER", dataclasses.replace(presets.PAPER, resolution=(48, 32)))
     words = f"train {clips} -o {tmp_path}/people --base {world.stable_diffusion} --image-encoder {world.clip_folder}"
     words += " --max-steps 1 --batch-size 1 --device cpu"
     monkeypatch.setattr(validation, "write_sample_grid", lambda *a, **k: None)  # a hundred steps of sampling
@@ -545,8 +546,8 @@ def test_train_begins_from_stable_diffusion(world, clips, tmp_path, monkeypatch,
 
 def test_an_imported_base_trains_with_its_own_ranges(world, imported, clips, tmp_path):
     """Condition and target meet the VAE in different ranges there: latents are made for each."""
-    from dreampose_cli.training.denoising import encode_frames
     from dreampose_cli.training.frames import FrameDataset
+    from dreampose_cli.training.sources import encode_frames
 
     base = load_base(imported)
     pictures = np.random.default_rng(0).integers(0, 256, (1, 640, 512, 3), dtype=np.uint8)

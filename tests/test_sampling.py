@@ -7,7 +7,8 @@ import torch
 from dreampose_cli.errors import UsageError
 from dreampose_cli.names import SAMPLERS
 from dreampose_cli.networks.animate.settings import EPS_LINEAR, V_ZERO_SNR
-from dreampose_cli.networks.dreampose.presets import MINI, SCHEDULE, build_mini
+from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+from dreampose_cli.networks.small import SCHEDULE
 from dreampose_cli.sampling import clip_noise, guide, make_sampler, sample
 
 SCHEDULES = {

@@ -18,12 +18,12 @@ from dreampose_cli.training.denoising import (
     Dropout,
     NoiseSample,
     Pairing,
-    PairSource,
     even_timestep,
     near_figure,
 )
 from dreampose_cli.training.frames import Clip, FrameDataset
 from dreampose_cli.training.loop import LoopSettings, SampleRng
+from dreampose_cli.training.sources import PairSource
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from torch import nn
 from dreampose_cli.__main__ import main
 from dreampose_cli.bases.config import read_config
 from dreampose_cli.errors import TrainingError, UsageError
-from dreampose_cli.networks.dreampose.presets import MINI, build_mini
+from dreampose_cli.networks.dreampose import presets
+from dreampose_cli.networks.dreampose.presets import MINI
 from dreampose_cli.networks.storage import load_base
-from dreampose_cli.training import init as starting
 from dreampose_cli.training import recipes
 from dreampose_cli.training.loop import LoopSettings
 from dreampose_cli.training.model_card import MARK
@@ -34,8 +34,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def tiny_mini(monkeypatch):
     """Bases from scratch are made at the size of the tiny clips."""
     config = dataclasses.replace(MINI, resolution=(48, 32))
-    monkeypatch.setattr(starting, "MINI", config)
-    monkeypatch.setattr(starting, "build_mini", lambda seed, config=config, vae=None: build_mini(seed, config, vae))
+    monkeypatch.setattr(presets, "MINI", config)
     return config
 
 
@@ -197,7 +196,7 @@ def test_a_bases_conditioning_is_settled(clips, tiny_base, tmp_path):
 
 
 def test_the_paper_preset_is_the_papers_recipe(clips, tiny_base, tmp_path):
-    paper = recipes.STAGES["paper"]["network"]
+    paper = recipes.PRESETS["paper"].stages["network"]
     assert (paper.learning_rate, paper.batch_size, paper.ema, paper.decay) == (5e-6, 16, 0.0, 0.0)
     assert recipes.in_epochs(paper, 5.0, None, 1000).steps == 313  # 5 x 1000 frames, 16 at a time
     assert phase1.Dropout() == phase1.Dropout(image=0.05, pose=0.05, both=0.05)

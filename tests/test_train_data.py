@@ -402,7 +402,7 @@ def test_a_full_cache_is_the_caches_fault_and_no_clips(clips, tiny_base, tmp_pat
     from dreampose_cli.media import outputs
     from dreampose_cli.networks.storage import load_base
     from dreampose_cli.poses.files import PoseWriter
-    from dreampose_cli.training.denoising import encode_frames
+    from dreampose_cli.training.sources import encode_frames
 
     def full(self, frame):
         try:
@@ -434,8 +434,8 @@ def test_the_estimate_of_the_room_is_near(mixed):
 
 def test_photos_are_a_second_source(clips, tmp_path):
     from dreampose_cli.networks.network import Views
-    from dreampose_cli.training.denoising import PairSource
     from dreampose_cli.training.loop import SampleRng
+    from dreampose_cli.training.sources import PairSource
 
     first = sorted((clips / "train").iterdir())[0]
     photos = tmp_path / "photos"

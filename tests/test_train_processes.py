@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from dreampose_cli.bases.config import read_config
 from dreampose_cli.cache import user_cache
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
-from dreampose_cli.training.denoising import DenoisingTask, Dropout, Pairing, PairSource
+from dreampose_cli.training.denoising import DenoisingTask, Dropout, Pairing
 from dreampose_cli.training.distributed import init_distributed
 from dreampose_cli.training.frames import prepare_frames
 from dreampose_cli.training.loop import LoopSettings, run
+from dreampose_cli.training.sources import PairSource
 
 SIZE = (48, 32)
 SETTINGS = LoopSettings(steps=3, learning_rate=1e-3, batch_size=4, seed=5, ema=0.5, clip_norm=0.1)

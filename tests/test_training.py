@@ -11,10 +11,10 @@ from torch import nn
 
 from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import DreamposeError, OutputError, OutputExistsError, TrainingError, UsageError
+from dreampose_cli.networks.dreampose import presets
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 from dreampose_cli.networks.dreampose.settings import PhotoSettings
 from dreampose_cli.networks.storage import load_base
-from dreampose_cli.training import init as starting
 from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
 from dreampose_cli.training.frames import prepare_frames
 from dreampose_cli.training.loop import LoopSettings, SampleRng, latest_checkpoint, run
@@ -94,8 +94,7 @@ def test_the_learning_rate_warms_up_and_decays():
 
 
 def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
-    config = dataclasses.replace(MINI, resolution=(48, 32))
-    monkeypatch.setattr(starting, "build_mini", lambda seed: build_mini(seed, config))
+    monkeypatch.setattr(presets, "MINI", dataclasses.replace(MINI, resolution=(48, 32)))
     monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
     options = {"preset": "mini", "max_steps": 4, "save_every": 2, "batch_size": 2}
     phase1.train(TrainOptions(clips, tmp_path / "whole", **options))
@@ -130,8 +129,7 @@ def test_phase_1_makes_a_base_and_resumes(clips, tmp_path, monkeypatch):
 
 
 def test_one_stage_at_a_time(clips, tmp_path, monkeypatch):
-    config = dataclasses.replace(MINI, resolution=(48, 32))
-    monkeypatch.setattr(starting, "build_mini", lambda seed: build_mini(seed, config))
+    monkeypatch.setattr(presets, "MINI", dataclasses.replace(MINI, resolution=(48, 32)))
     monkeypatch.setattr(phase1.AutoencoderTask.__init__, "__defaults__", (32,))
     options = {"preset": "mini", "max_steps": 2, "batch_size": 2}
     out, notes = tmp_path / "base", []
@@ -187,7 +185,7 @@ def test_training_leaves_other_peoples_folders_alone(tmp_path):
 
 
 def test_the_estimator_preset(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(starting, "MINI", dataclasses.replace(MINI, resolution=(48, 32)))
+    monkeypatch.setattr(presets, "MINI", dataclasses.replace(MINI, resolution=(48, 32)))
     phase1.train(TrainOptions(clips, tmp_path / "eyes", preset="estimator", max_steps=2, batch_size=2))
     from dreampose_cli.poses.estimator import load_estimator
 

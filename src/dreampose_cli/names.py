@@ -10,11 +10,12 @@ from .errors import UsageError
 BASE_KINDS = ("dreampose", "magicanimate", "animate-anyone")  # of published weights that can be imported
 SAMPLERS = ("pndm", "ddim", "dpm++", "dpm++-karras", "dpm++-sde", "unipc")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-PRESETS = ("mini", "estimator", "doodle", "paper")
+PRESETS = ("mini", "estimator", "doodle", "paper", "fusion")
 ESTIMATORS = ("mini", "r50", "r101", "dwpose", "doodle")  # those with a name; others by path
 BASE_ESTIMATORS = ESTIMATORS  # what a base may name: never a file, since that could be code
 POSE_FORMATS = ("poses", "iuv", "dreampose", "openpose")
-STAGES = ("vae", "network", "estimator")
+STAGES = ("vae", "network", "estimator", "appearance", "control", "motion")
+NULL_POSES = ("keep", "drop")
 POSE_CHANNELS = ("uv", "iuv")
 PHOTO_CHANNELS = ("none", "latents", "surface")
 TRACKERS = ("tensorboard",)

@@ -1,4 +1,5 @@
-"""The families of networks, a line each: where their settings (data, no torch) and their network are found.
+"""The families of networks, a line each: where their settings (data, no torch), their network and what `train` can begin
+with are found.
 
 The classes are imported when a base of the family is met, and not before.
 """
@@ -16,10 +17,12 @@ FAMILIES = {
     "dreampose": (
         "dreampose_cli.networks.dreampose.settings:DreamPoseSettings",
         "dreampose_cli.networks.dreampose.network:DreamPose",
+        "dreampose_cli.networks.dreampose.presets",
     ),
     "animate": (
         "dreampose_cli.networks.animate.settings:AnimateSettings",
         "dreampose_cli.networks.animate.network:AnimateNetwork",
+        "dreampose_cli.networks.animate.presets",
     ),
 }
 
@@ -42,6 +45,13 @@ def settings_class(family: str) -> type[FamilySettings]:
 def network_class(family: str) -> Any:
     """The class of a family's network (a `networks.network.Network`)."""
     return find(FAMILIES[family][1])
+
+
+def presets_of(family: str) -> Any:
+    """The module that says what `train` can begin with: `new_config()` and `build(seed, config, vae)` from scratch,
+    `widened_config()` and `from_stable_diffusion(source, companion, config, progress, note)`, and `OVERRIDES`, by the name
+    of an option what a value of it makes of a config."""
+    return importlib.import_module(FAMILIES[family][2])
 
 
 @dataclass(frozen=True)

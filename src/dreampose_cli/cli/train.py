@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import TrainingStopped, UsageError
-from ..names import PHOTO_CHANNELS, POSE_CHANNELS, PRESETS, RATE_RANGE, STAGES, TRACKERS, check_choice
+from ..names import NULL_POSES, PHOTO_CHANNELS, POSE_CHANNELS, PRESETS, RATE_RANGE, STAGES, TRACKERS, check_choice
 from ..training.launcher_env import local_rank, process_rank
 from ..workflows.options import TrainOptions
 from . import options
@@ -55,7 +55,7 @@ def train(
             "--preset",
             "preset",
             PRESETS,
-            "mini, new or from --base; paper, from --base; estimator; doodle.",
+            "mini or fusion, new or from --base; paper, from --base; estimator; doodle.",
             "mini, with --base paper",
         ),
     ] = None,
@@ -66,9 +66,18 @@ def train(
         ),
     ] = None,
     image_encoder: options.ImageEncoder = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            "--control",
+            metavar="SOURCE",
+            help="Pose ControlNet for a Stable Diffusion, with --preset fusion.",
+            show_default="OpenPose's",
+        ),
+    ] = None,
     vae: Annotated[
         str | None,
-        typer.Option("--vae", metavar="BASE", help="Take the autoencoder of this base, with --preset mini."),
+        typer.Option("--vae", metavar="BASE", help="Take the autoencoder of this base, with --preset mini or fusion."),
     ] = None,
     photos: Annotated[
         Path | None,
@@ -89,14 +98,23 @@ def train(
         str | None, _choice("--unet-image-input", "channels", PHOTO_CHANNELS, "none, latents or surface.", PRESET)
     ] = None,
     clip_only: Annotated[bool, typer.Option("--clip-only", help="Condition on CLIP's tokens alone.")] = False,
+    null_pose: Annotated[
+        str | None,
+        _choice("--null-pose", "choice", NULL_POSES, "Fusion's null half of guidance: keep or drop the pose.", "drop"),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        options.whole("--frames", "N", "Also learn motion, on clips of N frames.", 2, 64, default="8, of people 16"),
+    ] = None,
+    stride: Annotated[int, options.whole("--stride", "N", "Frames from one of these to the next.", 1)] = 1,
     stages: Annotated[
         list[str] | None,
         typer.Option(
             "--stage",
             metavar="STAGE",
-            help="Only vae, network or estimator; can be repeated.",
+            help="Only this stage of the preset; can be repeated.",
             callback=_stages,
-            show_default="all",
+            show_default="all but motion",
         ),
     ] = None,
     epochs: Annotated[
@@ -183,6 +201,7 @@ def train(
       dreampose train clips/ -o my-base --resume
       dreampose train clips/ -o better --base my-base --preset mini
       dreampose train videos/ -o people --base CompVis/stable-diffusion-v1-4
+      dreampose train clips/ -o retarget --preset fusion --vae mini
       dreampose train doodles/ -o my-reader --preset doodle
     """
     if local_rank() > 0:  # of the processes on one machine, one speaks
@@ -197,6 +216,7 @@ def train(
         preset=preset,
         base=base,
         image_encoder=image_encoder,
+        control=control,
         vae=vae,
         photos=photos,
         estimator=estimator,
@@ -204,6 +224,9 @@ def train(
         pose_channels=pose_channels,
         unet_image_input=unet_image_input,
         clip_only=clip_only,
+        null_pose=null_pose,
+        frames=frames,
+        stride=stride,
         epochs=epochs,
         max_steps=max_steps,
         save_every=save_every,

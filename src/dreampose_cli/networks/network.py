@@ -67,13 +67,17 @@ class Stage:
 
     modules: names in `Network.modules`, or of parts of them with dots ("vae.decoder"). loss: "denoising" (predict what was
     added to the latents of a frame), "reconstruction" (decode the latents of a photo), "autoencoder" (encode and decode).
-    layers: a regular expression; low-rank updates are learned by the layers alone in whose name it is found.
+    layers: a regular expression; low-rank updates are learned by the layers alone in whose name it is found. data: "pairs"
+    of frames, or "clips", several frames in their order. dropout: the shares of samples that are trained without their
+    image, their pose, and both.
     """
 
     name: str
     modules: tuple[str, ...]
     loss: str
     layers: str = ""
+    data: str = "pairs"
+    dropout: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -248,6 +252,11 @@ class Network(Placement, ABC):
     @abstractmethod
     def stages(self) -> tuple[Stage, ...]:
         """Phase 1, in order: what `train` does from pairs of frames."""
+
+    def entering(self, stage: str, frames: int, seed: int) -> Self:
+        """The network as it begins a stage of phase 1: with the modules that this stage is the first to need, new ones drawn by
+        `seed`, for clips of so many `frames`. Here itself."""
+        return self
 
     @property
     def tuning_stages(self) -> tuple[Stage, ...]:

@@ -46,7 +46,7 @@ def provenance_of(
         "trained_by": f"dreampose train --preset {start.identity['preset']}",
         "version": __version__,
         "stages": stages,
-        "samples": stages["network"]["steps"] * stages["network"]["batch_size"],
+        "samples": sum(stages[name]["steps"] * stages[name]["batch_size"] for name in _denoising(start, stages)),
         "clips": len(clips),
         "frames": sum(clip.length for clip in clips),
         "data": _about_data(frames, start.config.fit, estimator or start.config.estimator),
@@ -58,6 +58,12 @@ def provenance_of(
         **({"validation": figures} if figures else {}),
         **_descent(start.config.provenance, start.taken, output),
     }
+
+
+def _denoising(start: InitialModel, stages: dict[str, Any]) -> list[str]:
+    """The stages that trained the denoiser, or what conditions it."""
+    assert start.model is not None  # an estimator has a description of its own
+    return [stage.name for stage in start.model.stages if stage.loss == "denoising" and stage.name in stages]
 
 
 def publish_base(

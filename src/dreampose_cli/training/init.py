@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusers import AutoencoderKL
+
 from ..bases import repositories as hub
-from ..bases.config import CONFIG_FILE, BaseConfig
+from ..bases.config import CONFIG_FILE, BaseConfig, read_config
+from ..bases.families import presets_of
 from ..bases.fingerprint import fingerprint as folder_fingerprint
+from ..bases.pipelines import STABLE_DIFFUSION_15
 from ..bases.registry import lasting_name, list_bases, resolve_base
 from ..cache import Cache
 from ..errors import UsageError
 from ..names import BASE_ESTIMATORS
 from ..networks import pretrained as components
-from ..networks.dreampose.presets import MINI, PAPER, build_mini, from_stable_diffusion
-from ..networks.dreampose.settings import settings_of
 from ..networks.network import Network
 from ..networks.storage import fingerprint, load_base
 from ..reporting import Note, Progress
-
-
-@dataclass(frozen=True)
-class ArchOverrides:
-    """What a new base is to be like where it is not to be like its preset: the ablations of the paper, and the estimator.
-
-    window: poses in a window. pose_channels, photo_channels, vae_tokens: `PoseSettings.channels`,
-    `PhotoSettings.unet_channels` and `vae_tokens` of the DreamPose family. None: as the preset has it.
-    """
-
-    window: int | None = None
-    pose_channels: str | None = None
-    photo_channels: str | None = None
-    vae_tokens: bool | None = None
-
-    def of(self, config: BaseConfig) -> BaseConfig:
-        """`config` with these settings."""
-        network = settings_of(config)
-        pose = dataclasses.replace(network.pose, **_given(channels=self.pose_channels))
-        photo = _given(unet_channels=self.photo_channels, vae_tokens=self.vae_tokens)
-        return dataclasses.replace(
-            config,
-            poses=dataclasses.replace(config.poses, **_given(count=self.window)),
-            network=dataclasses.replace(network, pose=pose, photo=dataclasses.replace(network.photo, **photo)),
-        )
+from .recipes import PRESETS
 
 
 @dataclass(frozen=True)
@@ -63,27 +42,33 @@ def starting_model(
     cache: Cache,
     preset: str,
     base: str | None,
-    image_encoder: str | None,
+    companions: Mapping[str, str | None],
     vae: str | None,
-    shape: ArchOverrides,
+    overrides: Mapping[str, Any],
     estimator: str | None,
     seed: int,
     progress: Progress | None,
     note: Note,
 ) -> InitialModel:
-    """The model before the first step, and where it is from (see `InitialModel`). Raises BaseError, UsageError."""
+    """The model before the first step, and where it is from (see `InitialModel`).
+
+    companions: see `recipes.preset_of`. overrides: what a new base is to be like where it is not to be like its preset, by
+    the names of the options that say so; the family's `OVERRIDES` know them. Raises BaseError, UsageError.
+    """
     identity: dict[str, Any] = {"preset": preset, "base": None, "vae": None}
-    if preset == "estimator":
-        return InitialModel(None, MINI, identity, {})
+    family = PRESETS[preset].family
+    if not family:
+        return InitialModel(None, presets_of("dreampose").new_config(), identity, {})
     taken = {}
     if base:
-        model = starting_point(cache, base, image_encoder, progress, note, shape)
+        model = starting_point(cache, base, companions, progress, note, overrides, preset)
         identity["base"] = fingerprint(model.modules)
-    elif vae:
-        model, taken["vae"] = _with_vae_of(cache, vae, seed, shape.of(MINI), progress, note)
-        identity["vae"] = taken["vae"]["revision"]
     else:
-        model = build_mini(seed, *((shape.of(MINI),) if shape != ArchOverrides() else ()))
+        config, other = _adapted(preset, presets_of(family).new_config(), overrides), None
+        if vae:
+            config, other, taken["vae"] = _with_vae_of(cache, vae, config, progress, note)
+            identity["vae"] = taken["vae"]["revision"]
+        model = presets_of(family).build(seed, config, other)
     if estimator:
         people = model.config.people if base and estimator == model.config.estimator else _people(estimator)
         named = estimator if estimator in BASE_ESTIMATORS else model.config.estimator
@@ -93,43 +78,60 @@ def starting_model(
                 f"{estimator}`, and to `render` what `poses --estimator {estimator}` writes."
             )
         model.config = dataclasses.replace(model.config, estimator=named, people=people)
-    return InitialModel(model, model.config, identity | _conventions(model.config), taken)
+    return InitialModel(model, model.config, identity | conventions(model.config), taken)
 
 
 def starting_point(
     cache: Cache,
     base: str,
-    image_encoder: str | None = None,
+    companions: Mapping[str, str | None],
     progress: Progress | None = None,
     note: Note | None = None,
-    shape: ArchOverrides | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    preset: str = "paper",
 ) -> Network:
-    """What `--base` means to phase 1: a base as it is, or a Stable Diffusion, widened (paper section 4)."""
-    if not _is_stable_diffusion(cache, base):
-        if image_encoder:
-            raise UsageError(f"{base} is a base, which has an image encoder; leave --image-encoder out.")
-        if shape not in (None, ArchOverrides()):
+    """What `--base` means to phase 1: a base as it is, or a Stable Diffusion, made one of the preset's family."""
+    family = PRESETS[preset].family
+    if not is_stable_diffusion(cache, base):
+        if given := [option for option, value in companions.items() if value]:
+            raise UsageError(f"{base} is a base, which is complete; leave {given[0]} out.")
+        if overrides:
             raise UsageError(
-                f"{base} is a base, whose conditioning is settled; --pose-window, --pose-channels, --unet-image-input and "
-                "--clip-only are for one that begins from scratch or from a Stable Diffusion."
+                f"{base} is a base, whose conditioning is settled; {', '.join(overrides)} "
+                f"{'is' if len(overrides) == 1 else 'are'} for one that begins from scratch or from a Stable Diffusion."
             )
         start = resolve_base(cache, base, note, progress)
+        config = read_config(start)
+        if config.family != family:
+            fitting = " or ".join(name for name, other in PRESETS.items() if other.family == config.family)
+            lacks = "" if "control" in config.network.modules else ", without a pose control of its own"
+            raise UsageError(
+                f"{base} is a base of the family {config.family}{lacks}, which the preset {preset} cannot train; give "
+                f"--preset {fitting}, or a Stable Diffusion."
+            )
         model = load_base(start)
         which = {"base": lasting_name(start), "revision": folder_fingerprint(start)}
         model.config = dataclasses.replace(model.config, provenance=model.config.provenance | which)
         return model
-    folder, name = components.stable_diffusion_folder(base, ("unet", "vae"), progress, note)
-    encoder, encoder_name = components.image_encoder_folder(image_encoder, progress, note)
-    origin = {"stable_diffusion": name, "image_encoder": encoder_name, "licence": components.SD_LICENCE}
-    config = (shape or ArchOverrides()).of(dataclasses.replace(PAPER, provenance=origin))
-    return from_stable_diffusion(folder, encoder, config)
+    presets = presets_of(family)
+    config = _adapted(preset, presets.widened_config(), overrides or {})
+    return presets.from_stable_diffusion(base, companions.get(PRESETS[preset].companion or ""), config, progress, note)
+
+
+def _adapted(preset: str, config: BaseConfig, overrides: Mapping[str, Any]) -> BaseConfig:
+    known = presets_of(config.family).OVERRIDES
+    for option, value in overrides.items():
+        if option not in known:
+            raise UsageError(f"{option} means nothing to the preset {preset}; leave it out.")
+        config = known[option](config, value)
+    return config
 
 
 def _with_vae_of(
-    cache: Cache, name: str, seed: int, config: BaseConfig, progress: Progress | None, note: Note
-) -> tuple[Network, dict[str, str]]:
-    """A new model around the trained autoencoder of the base `name`, with the statistics of its latents; and which it was,
-    and its licence."""
+    cache: Cache, name: str, config: BaseConfig, progress: Progress | None, note: Note
+) -> tuple[BaseConfig, AutoencoderKL, dict[str, str]]:
+    """`config` with the statistics of the latents of the base `name`; its trained autoencoder; and which it was, and its
+    licence."""
     folder = resolve_base(cache, name, note, progress)
     other = load_base(folder)
     config = dataclasses.replace(
@@ -138,20 +140,21 @@ def _with_vae_of(
         scaling_factor=other.config.scaling_factor,
         target_range=other.config.target_range,
     )
-    model = build_mini(seed, config, other.vae)
     note(f"the autoencoder is that of {name}; the stage vae is left out.")
     licence = other.config.provenance.get("licence")
-    return model, {"from": lasting_name(folder), "revision": folder_fingerprint(folder), **_given(licence=licence)}
+    taken = {"from": lasting_name(folder), "revision": folder_fingerprint(folder), **_given(licence=licence)}
+    return config, other.vae, taken
 
 
-def _conventions(config: BaseConfig) -> dict[str, Any]:
+def conventions(config: BaseConfig) -> dict[str, Any]:
     """The settings of a base that its training depends on, flat."""
-    flat = {"resolution": list(config.resolution), "fit": config.fit, "target_range": list(config.target_range)}
-    groups = {"poses": asdict(config.poses), **asdict(config.network)}
-    return flat | {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
+    flat: dict[str, Any] = {"resolution": list(config.resolution), "fit": config.fit, "target_range": list(config.target_range)}
+    for name, group in {"poses": asdict(config.poses), **asdict(config.network)}.items():
+        flat |= {f"{name}.{key}": value for key, value in group.items()} if isinstance(group, dict) else {name: group}
+    return flat
 
 
-def _is_stable_diffusion(cache: Cache, base: str) -> bool:
+def is_stable_diffusion(cache: Cache, base: str) -> bool:
     """Whether `base` is the layout of diffusers, here or on the Hub, and no base."""
     folder = Path(base)
     if folder.is_dir():
@@ -161,8 +164,9 @@ def _is_stable_diffusion(cache: Cache, base: str) -> bool:
     reference = hub.parse(base)
     if reference is None:
         return False
-    # The one repository that everybody starts from is known, so that it is not asked for a base first.
-    return reference.repo == components.STABLE_DIFFUSION.repo or not hub.is_base(reference)
+    # The repositories that everybody starts from are known, so that they are not asked for a base first.
+    known = (components.STABLE_DIFFUSION.repo, STABLE_DIFFUSION_15.reference.repo)
+    return reference.repo in known or not hub.is_base(reference)
 
 
 def _people(estimator: str) -> str:

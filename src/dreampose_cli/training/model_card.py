@@ -169,7 +169,7 @@ def _settings(config: BaseConfig) -> str:
             f"| {_duration(about['stage_seconds'].get(name, 0))} |"
         )
     lines.append("")
-    network = about["stages"].get("network", {})
+    network = list(about["stages"].values())[-1]
     facts = [
         f"precision {network.get('autocast') or 'float32'}",
         f"seed {network.get('seed', 0)}",
@@ -191,7 +191,7 @@ def _figures(scores: dict[str, float] | None) -> str:
         "## Figures\n\n"
         f"On {scores['frames']:g} frames of clips that were not trained on, RGB in [0, 1], untuned, few sampling steps: SSIM "
         f"{scores['ssim']:.4f}, L1 {scores['l1']:.4f}. They follow one training and are no measure between bases; "
-        "`validation/scores.csv` has their course.\n"
+        "`validation/` has their course.\n"
     )
 
 

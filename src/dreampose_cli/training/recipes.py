@@ -5,70 +5,125 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ..errors import UsageError
-from .denoising import Pairing
+from .denoising import PLAIN, Pairing
 from .loop import LoopSettings
 
-STAGES = {
-    "mini": {
-        "vae": LoopSettings(
-            steps=8000, learning_rate=2e-3, batch_size=6, warmup=100, decay=0.6, ema=0.995, save_every=500
-        ),
-        "network": LoopSettings(
-            steps=25000,
-            learning_rate=1e-3,
-            batch_size=16,
-            warmup=60,
-            decay=0.4,
-            floor=0.05,
-            beta2=0.99,
-            ema=0.998,
-            save_every=200,
-        ),
-    },
-    "estimator": {
-        "estimator": LoopSettings(
-            steps=2400, learning_rate=2e-3, batch_size=8, warmup=100, decay=0.6, ema=0.995, save_every=500
-        ),
-    },
-    # The paper's settings (section 5): AdamW, lr 5e-6, constant, effective batch 16. How many steps, EPOCHS says.
-    "paper": {
-        "network": LoopSettings(steps=0, learning_rate=5e-6, batch_size=16, save_every=500),
-    },
+
+@dataclass(frozen=True)
+class Preset:
+    """What `train` does where nothing else is asked for.
+
+    stages: how each is trained, in their order, where the network is small; `people`: where it began from a Stable Diffusion
+    or a base of people, if that differs. from_scratch: stages that fall away where an
+    autoencoder is taken over. optional: those that are trained where they are asked for. family: of the network;
+    "" for a pose estimator. needs_base, takes_base: whether it begins from a base. takes_vae: whether a new one can take over
+    the autoencoder of another base. companion: the option that names what is added to a Stable Diffusion. epochs: passes over
+    the data, in place of steps. also_learns: what learns in a stage besides what the network's own stage says. stored_as:
+    the format of a finished base's weights; None keeps what they are trained in.
+    """
+
+    stages: dict[str, LoopSettings]
+    people: dict[str, LoopSettings] = field(default_factory=dict)
+    from_scratch: tuple[str, ...] = ("vae",)
+    optional: tuple[str, ...] = ()
+    family: str = "dreampose"
+    needs_base: bool = False
+    takes_base: bool = True
+    takes_vae: bool = False
+    companion: str | None = None
+    epochs: float | None = None
+    pairing: Pairing = PLAIN
+    also_learns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    stored_as: str | None = None
+
+
+_SMALL_VAE = LoopSettings(
+    steps=8000, learning_rate=2e-3, batch_size=6, warmup=100, decay=0.6, ema=0.995, save_every=500
+)
+_SMALL = LoopSettings(
+    steps=8000, learning_rate=1e-3, batch_size=8, warmup=60, decay=0.4, floor=0.05, beta2=0.99, ema=0.998, save_every=200
+)
+_PEOPLE = LoopSettings(steps=20000, learning_rate=1e-5, batch_size=16, warmup=500, save_every=500)
+
+PRESETS = {
+    "mini": Preset(
+        {"vae": _SMALL_VAE, "network": dataclasses.replace(_SMALL, steps=25000, batch_size=16)},
+        takes_vae=True,
+        pairing=Pairing(targets_per_photo=2, figure_weight=2.0, even_timesteps=True),  # elsewhere as in the paper
+        also_learns={"network": ("image_encoder",)},  # CLIP starts from scratch too
+        stored_as="float16",
+    ),
+    "estimator": Preset(
+        {
+            "estimator": LoopSettings(
+                steps=2400, learning_rate=2e-3, batch_size=8, warmup=100, decay=0.6, ema=0.995, save_every=500
+            ),
+        },
+        family="",
+        takes_base=False,
+    ),
+    # The paper's settings (section 5): AdamW, lr 5e-6, constant, effective batch 16. How many steps, the epochs say.
+    "paper": Preset(
+        {"network": LoopSettings(steps=0, learning_rate=5e-6, batch_size=16, save_every=500)},
+        needs_base=True,
+        companion="--image-encoder",
+        epochs=5.0,
+    ),
+    # MagicPose's order and rate (arXiv 2311.12052): appearance first, then the control with all else frozen.
+    "fusion": Preset(
+        {
+            "vae": _SMALL_VAE,
+            "appearance": _SMALL,
+            "control": _SMALL,
+            "motion": dataclasses.replace(_SMALL, steps=2000, batch_size=2),
+        },
+        people={
+            "appearance": dataclasses.replace(_PEOPLE, steps=10000),
+            "control": _PEOPLE,
+            "motion": dataclasses.replace(_PEOPLE, steps=10000, batch_size=4),
+        },
+        optional=("motion",),
+        family="animate",
+        takes_vae=True,
+        companion="--control",
+        pairing=Pairing(figure_weight=2.0, even_timesteps=True),
+        stored_as="float16",
+    ),
 }
-EPOCHS = {"paper": 5.0}
-PAIRS = {"mini": Pairing(targets_per_photo=2, figure_weight=2.0, even_timesteps=True)}  # elsewhere as in the paper
-# What learns in a stage besides what the network's own stage says: CLIP, where it starts from scratch.
-ALSO_LEARNS = {"mini": {"network": ("image_encoder",)}}
-STORED_AS = {"mini": "float16"}  # the format of a finished base's weights; others keep what they are trained in
 
 
 def preset_of(
-    preset: str | None,
+    name: str | None,
     base: str | None,
-    image_encoder: str | None,
+    companions: Mapping[str, str | None],
     vae: str | None,
     epochs: float | None,
     max_steps: int | None,
 ) -> str:
-    """The preset meant; UsageError where the request contradicts itself."""
-    if preset is not None and preset not in STAGES:
-        raise UsageError(f"unknown preset {preset!r}; choose one of {', '.join(STAGES)}.")
-    preset = preset or ("paper" if base else "mini")
-    if preset == "estimator" and base:
-        raise UsageError("the preset estimator starts from scratch; leave --base or --preset out.")
-    if preset == "paper" and not base:
-        raise UsageError("the preset paper starts from a base; name it with --base.")
-    if image_encoder and preset != "paper":
-        raise UsageError("--image-encoder goes with --base and a Stable Diffusion; leave it out.")
-    if vae and (base or preset != "mini"):
-        raise UsageError(
-            "--vae is for a base from scratch (--preset mini without --base), which has no autoencoder yet."
-        )
+    """The name of the preset meant; `companions`: what was given with the options that name what is added to a Stable
+    Diffusion. UsageError where the request contradicts itself."""
+    if name is not None and name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}.")
+    name = name or ("paper" if base else "mini")
+    preset = PRESETS[name]
+    if base and not preset.takes_base:
+        raise UsageError(f"the preset {name} starts from scratch; leave --base or --preset out.")
+    if preset.needs_base and not base:
+        raise UsageError(f"the preset {name} starts from a base; name it with --base.")
+    for option, value in companions.items():
+        if value and (option != preset.companion or not base):
+            presets = " or ".join(key for key, other in PRESETS.items() if other.companion == option)
+            raise UsageError(f"{option} goes with --base and a Stable Diffusion, for --preset {presets}; leave it out.")
+    if vae and (base or not preset.takes_vae):
+        presets = " or ".join(f"--preset {key}" for key, other in PRESETS.items() if other.takes_vae)
+        raise UsageError(f"--vae is for a base from scratch ({presets} without --base), which has no autoencoder yet.")
     if epochs and max_steps:
         raise UsageError("--epochs and --max-steps both say how far to go; give one of them.")
-    return preset
+    return name
 
 
 def precision_of(dtype: str) -> str:

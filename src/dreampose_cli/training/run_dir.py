@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,14 @@ STARTED |= {name for family in FAMILIES for name in settings_class(family)().mod
 OWN = STARTED | {CARD_FILE, SAMPLE_GRID_FILE}
 
 
+def _recorded_stages(marker: Path) -> Collection[str]:
+    """The stages that a finished base, estimator or reader says it was trained in."""
+    try:
+        return json.loads(marker.read_text(encoding="utf-8"))["provenance"]["stages"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
 @dataclass(frozen=True)
 class RunDir:
     """The folder of a training and what is in it already."""
@@ -48,7 +58,9 @@ class RunDir:
         if not self.resume or not (self.output / self.marker).exists():
             return False
         newest = self.newest(stage)
-        return steps is None or newest is None or step_of(newest) >= steps
+        if newest is None:  # its checkpoints were removed, or it was never trained
+            return stage in _recorded_stages(self.output / self.marker)
+        return steps is None or step_of(newest) >= steps
 
     def require_free(self, overwrite: bool, note: Note) -> None:
         """OutputExistsError or OutputError unless it may be trained into, or replaced for `overwrite`."""
@@ -112,15 +124,14 @@ class RunDir:
             )
         return settled
 
-    def require_autoencoder(self, fingerprint: str) -> None:
-        """TrainingError where the network's checkpoint was trained on an autoencoder of another `fingerprint`."""
-        newest = self.newest("network")
-        then = read_state(newest)["settings"].get("autoencoder", fingerprint) if newest else fingerprint
-        if then != fingerprint:
-            raise TrainingError(
-                f"{newest} was trained on another autoencoder than the one that is in {self.checkpoints / 'vae'} now; put that "
-                "one back, or train anew with --overwrite or into another -o."
-            )
+    def require_autoencoder(self, fingerprint: str, stages: list[str]) -> None:
+        """TrainingError where the checkpoint of one of the stages was trained on an autoencoder of another `fingerprint`."""
+        for newest in filter(None, map(self.newest, stages)):
+            if read_state(newest)["settings"].get("autoencoder", fingerprint) != fingerprint:
+                raise TrainingError(
+                    f"{newest} was trained on another autoencoder than the one that is in {self.checkpoints / 'vae'} now; put "
+                    "that one back, or train anew with --overwrite or into another -o."
+                )
 
     def require_room(
         self, model: Network | None, settings: dict[str, LoopSettings], learning: dict[str, tuple[str, ...]]
@@ -128,7 +139,7 @@ class RunDir:
         """TrainingError where the checkpoints of the modules that are `learning` in each stage will not fit on the disk."""
         if model is None:
             return
-        sizes = {stage: [model.module(name) for name in names] for stage, names in learning.items()}
+        sizes = {stage: [model.module(name) for name in names] for stage, names in learning.items() if stage in settings}
         most = 0
         for name, stage in settings.items():
             weights = sum(p.numel() for module in sizes[name] for p in module.parameters())

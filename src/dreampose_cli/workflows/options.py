@@ -123,12 +123,14 @@ class TrainOptions:
     """A base (or, with preset "estimator", a pose estimator) to be trained from the clips in `videos` into `output`.
 
     What: `preset`, from `base` (a base, or a Stable Diffusion, folder or Hub repository, to be widened into one with
-    `image_encoder`, a CLIP) or from scratch; `vae` is a base whose autoencoder a new one takes over; `pose_window` (odd),
-    `pose_channels`, `unet_image_input` and `clip_only` are the new base's conditioning. On what: `photos` are folders of
+    `image_encoder`, a CLIP, or `control`, a pose ControlNet) or from scratch; `vae` is a base whose autoencoder a new one
+    takes over; `pose_window` (odd), `pose_channels`, `unet_image_input`, `clip_only` and `null_pose` ("keep" or "drop") are
+    the new base's conditioning. On what: `photos` are folders of
     photos of one person each, next to the clips; `estimator` finds poses where no file has them; `prepare_workers`
     processes prepare clips. How: `max_steps` steps in each stage, or `epochs` passes over the training frames, in place
     of the preset's. A step takes `batch_size` samples at once in each process, `gradient_accumulation_steps` times;
-    without `batch_size` the preset's samples are divided among processes and times. `stages` limits the run to some:
+    without `batch_size` the preset's samples are divided among processes and times. Motion is learned on clips of so many
+    `frames`, `stride` frames of the video apart. `stages` limits the run to some:
     those before must be finished in `output`, those after are left for another run. `resume` continues from the newest
     checkpoint; `prefetch_threads` threads load samples ahead.
     """
@@ -138,6 +140,7 @@ class TrainOptions:
     preset: str | None = None
     base: str | None = None
     image_encoder: str | None = None
+    control: str | None = None
     vae: str | None = None
     photos: Path | None = None
     estimator: str | None = None
@@ -145,6 +148,9 @@ class TrainOptions:
     pose_channels: str | None = None
     unet_image_input: str | None = None
     clip_only: bool = False
+    null_pose: str | None = None
+    frames: int | None = None
+    stride: int = 1
     stages: Sequence[str] | None = None
     epochs: float | None = None
     max_steps: int | None = None

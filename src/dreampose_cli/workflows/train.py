@@ -1,30 +1,31 @@
-"""Phase 1: from a folder of clips to a base (paper section 4.4), or to a pose estimator.
+"""Phase 1: from a folder of clips to a base (paper section 4.4; of the family animate MagicPose's stages), or to a pose estimator.
 
-A preset is a list of stages. `mini` trains every component from scratch: first the VAE, then UNet, adapter and CLIP. A
-base that starts from Stable Diffusion or from another base trains UNet and adapter. State lives under
+A preset is a list of stages, which the network knows how to train (`Network.stages`). A base from scratch begins with its
+autoencoder; one that starts from Stable Diffusion or from another base has one. State lives under
 OUTPUT/checkpoints/<stage>/; the finished components and `base.json`, which is written last, in OUTPUT.
 
-This is the order of things; how a stage is trained is in `recipes` and `loop`, what it starts from in `starting`, what an
-earlier run means to this one in `run_dir`, and what comes out in `export`.
+This is the order of things; which stages, and how each is trained, is settled in `train_plan`, `recipes` and `loop`, what it
+starts from in `init`, what an earlier run means to this one in `run_dir`, and what comes out in `export`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import media
 from ..bases.config import CONFIG_FILE
 from ..bases.registry import register
 from ..cache import Cache, user_cache
 from ..device import autocast_of
-from ..errors import TrainingError, UsageError
+from ..errors import TrainingError
+from ..networks.network import Network
 from ..networks.storage import fingerprint
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import PoseNet
@@ -32,26 +33,18 @@ from ..reporting import Note, Progress, no_note
 from ..training.autoencoder import AutoencoderTask, latent_statistics
 from ..training.checkpoints import read_state, require_same, step_of
 from ..training.data import counted
-from ..training.denoising import PLAIN, DenoisingTask, Dropout, PairSource, encode_frames
-from ..training.distributed import init_distributed
+from ..training.denoising import DenoisingTask, Dropout, Source
+from ..training.distributed import ProcessGroup, init_distributed
 from ..training.export import provenance_of, publish_base, publish_estimator
 from ..training.frames import FrameDataset, prepare_frames
-from ..training.init import ArchOverrides, starting_model
-from ..training.loop import LoopResult, LoopSettings, require_eight_bit_adam, run, sigterm_flag
+from ..training.init import conventions, starting_model
+from ..training.loop import LoopResult, LoopSettings, Task, require_eight_bit_adam, run, sigterm_flag
 from ..training.pose_estimator_task import PosingTask
-from ..training.recipes import (
-    ALSO_LEARNS,
-    EPOCHS,
-    PAIRS,
-    STAGES,
-    STORED_AS,
-    in_epochs,
-    precision_of,
-    preset_of,
-    resolve_settings,
-)
+from ..training.recipes import in_epochs, precision_of
 from ..training.run_dir import RunDir
+from ..training.sources import ClipSource, PairSource, encode_frames, long_enough
 from .options import TrainOptions
+from .train_plan import plan_stages, settings_of_stages
 from .validation import Validator
 
 
@@ -79,13 +72,8 @@ def train(
     and TrainingStopped after SIGTERM.
     """
     output, seed = options.output, options.seed
-    preset = preset_of(
-        options.preset, options.base, options.image_encoder, options.vae, options.epochs, options.max_steps
-    )
-    shape = ArchOverrides(
-        options.pose_window, options.pose_channels, options.unet_image_input, False if options.clip_only else None
-    )
     cache, note = cache or user_cache(), note or no_note
+    plan = plan_stages(cache, options)
     started = time.monotonic()
     if options.eight_bit_adam:
         require_eight_bit_adam()
@@ -93,50 +81,24 @@ def train(
     if not processes.main:
         progress, note = None, no_note
     autocast = autocast_of(precision_of(options.dtype), where)
-    accumulate = options.gradient_accumulation_steps or int(
-        os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    )
-    changes: dict[str, Any] = {
-        "save_every": options.save_every,
-        "keep": options.keep,
-        "learning_rate": options.learning_rate,
-        "ema": options.ema,
-        "steps": options.max_steps,
-    }
-    changes |= {"seed": seed, "autocast": autocast, "eight_bit_adam": options.eight_bit_adam, "accumulate": accumulate}
-    settings = {
-        name: resolve_settings(name, stage, options.batch_size, processes.count, changes)
-        for name, stage in STAGES[preset].items()
-        if not (name == "vae" and (options.base or options.vae))  # what is taken over is kept
-    }
-    if unknown := [name for name in options.stages or [] if name not in settings]:
-        raise UsageError(f"the preset {preset} has no stage {unknown[0]} here; it has {', '.join(settings)}.")
-    chosen = [name for name in settings if options.stages is None or name in options.stages]
-    marker = ESTIMATOR_CONFIG if preset == "estimator" else CONFIG_FILE
-    if chosen[0] != list(settings)[0] and options.overwrite:
-        raise UsageError(
-            f"the stage {chosen[0]} builds on {list(settings)[0]} in {output}; leave --overwrite or --stage out."
-        )
-    run_dir = RunDir(output, marker, options.resume)
-    inputs = [options.videos, options.photos]
-    if not processes.broadcast(processes.main and _is_to_do(run_dir, list(settings)[-1], options, note, inputs)):
+    run_dir = RunDir(output, ESTIMATOR_CONFIG if not plan.preset.family else CONFIG_FILE, options.resume)
+    if not processes.broadcast(processes.main and _is_to_do(run_dir, plan.names[-1], options, note)):
         return TrainResult(output, 0, 0.0, True)
-    closed = run_dir.closed_stages(list(settings), chosen[0])
+    closed = run_dir.closed_stages(plan.names, plan.chosen[0])
 
     start = starting_model(
-        cache, preset, options.base, options.image_encoder, options.vae, shape, options.estimator, seed, progress, note
-    )
-    model, known, pairing = start.model, start.config, PAIRS.get(preset, PLAIN)
-    identity = start.identity | {f"pairing.{key}": value for key, value in asdict(pairing).items()}
-    learning = {}
+        cache, plan.preset_name, options.base, plan.companions, options.vae, plan.overrides, options.estimator, seed,
+        progress, note,
+    )  # fmt: skip
+    model, known = start.model, start.config
+    settings = settings_of_stages(plan, options, bool(options.base) and known.people == "people", processes.count, autocast)
+    identity = start.identity | {f"pairing.{key}": value for key, value in asdict(plan.preset.pairing).items()}
+    learning = {} if model is None else plan.learning(model)
     if model is not None:
-        also = ALSO_LEARNS.get(preset, {})
-        learning = {stage.name: (*stage.modules, *also.get(stage.name, ())) for stage in model.stages}
         model.to(where)
-        if options.gradient_checkpointing:
-            model.checkpoint_activations(True)
     for name in settings:  # the data comes later, and may take hours
-        if newest := run_dir.newest(name):
+        newest = run_dir.newest(name)
+        if newest and not plan.adds_modules(name):
             require_same(newest, asdict(settings[name]) | identity)
     with processes.local_main_first() as first:
         frames = prepare_frames(
@@ -159,18 +121,20 @@ def train(
     identity["data"] = frames.key
     count = sum(clip.length for clip in clips)
     settings = {
-        name: in_epochs(stage, options.epochs or EPOCHS.get(preset), options.max_steps, count)
+        name: in_epochs(stage, options.epochs or plan.preset.epochs, options.max_steps, count)
         for name, stage in settings.items()
     }
     for name, steps in closed.items():
-        if chosen[-1] in closed and settings[name].steps > steps:
+        if plan.chosen[-1] in closed and settings[name].steps > steps:
             raise TrainingError(
                 f"{run_dir.checkpoints / name} stays at step {steps}, since a later stage was trained on what it is then; to "
                 f"train {name} longer, train anew with --overwrite or into another -o."
             )
         settings[name] = dataclasses.replace(settings[name], steps=steps)
-    total = sum(settings[name].steps for name in chosen)
-    if run_dir.is_finished(list(settings)[-1], settings[list(settings)[-1]].steps):
+    if any(plan.takes_clips(name, model) for name in plan.chosen if name not in closed):
+        long_enough(clips, plan.frames(model), options.stride)
+    total = sum(settings[name].steps for name in plan.chosen)
+    if run_dir.is_finished(plan.names[-1], settings[plan.names[-1]].steps):
         note(f"{output} is finished already.")
         return TrainResult(output, total, 0.0, True)
     if processes.main:
@@ -179,11 +143,11 @@ def train(
         output.mkdir(parents=True, exist_ok=True)
         run_dir.require_room(model, settings, learning)
     processes.begin_tracking(
-        {"preset": preset, **{f"{n}.{k}": v for n, s in settings.items() for k, v in asdict(s).items()}}
+        {"preset": plan.preset_name, **{f"{n}.{k}": v for n, s in settings.items() for k, v in asdict(s).items()}}
     )
     results: dict[str, LoopResult] = {}
 
-    def stage(name: str, task, validator: Validator | None = None) -> None:
+    def stage(name: str, task: Task, validator: Validator | None = None) -> None:
         if name in closed:
             note(f"{name}: stays as it is after step {closed[name]}.")
         elif newest := run_dir.newest(name):
@@ -208,58 +172,81 @@ def train(
         processes.end()
         return TrainResult(output, total, time.monotonic() - started, finished, figures)
 
-    if preset == "estimator":
+    if model is None:
         network = _new_estimator(seed).to(where)
-        stage("estimator", PosingTask(network, frames, clips, where))
+        stage(plan.names[0], PosingTask(network, frames, clips, where))
         if processes.main:
             publish_estimator(network, output, frames, settings, results)
         return result(True)
-    assert model is not None
-    if "vae" in settings:
-        stage("vae", AutoencoderTask(model, frames, clips))
-        if "network" not in chosen:
-            note(f"the stage network is left: `--stage network --resume` makes {output} a base.")
+    latents = None
+    validator = None
+    for name in plan.names:
+        if name not in plan.chosen and name not in closed:
+            note(f"the stage {name} is left: `--stage {name} --resume` makes {output} a base.")
             return result(False)
-        identity["autoencoder"] = fingerprint({"vae": model.vae})
-        run_dir.require_autoencoder(identity["autoencoder"])
-        model.autoencoder_changed()
-        shift, scale = latent_statistics(model, frames, clips)
-        model.config = dataclasses.replace(model.config, shift_factor=tuple(shift), scaling_factor=tuple(scale))
-    share = (processes.rank, processes.count)
-    latents = encode_frames(cache, model, frames, model.config.target_range, progress, share)
-    photos_as = model.photo_range
-    conditions = latents
-    if photos_as != model.config.target_range:
-        conditions = encode_frames(cache, model, frames, photos_as, progress, share)
-    source = PairSource(model, frames, clips, latents, conditions, pairing.targets_per_photo)
-    task = DenoisingTask(model, source, learning["network"], Dropout(), pairing)
-    validator = Validator(model, frames, output / "validation", step_of(run_dir.newest("network")), processes, note)
-    stage("network", task, validator)
+        about = plan.stage(model, name)
+        if about.loss == "autoencoder":
+            stage(name, AutoencoderTask(model, frames, clips))
+            if plan.chosen[-1] == name:
+                continue
+            identity["autoencoder"] = fingerprint({"vae": model.vae})
+            run_dir.require_autoencoder(identity["autoencoder"], plan.names)
+            model.autoencoder_changed()
+            shift, scale = latent_statistics(model, frames, clips)
+            model.config = dataclasses.replace(model.config, shift_factor=tuple(shift), scaling_factor=tuple(scale))
+            continue
+        model = model.entering(name, plan.frames(model), seed)
+        model.checkpoint_activations(options.gradient_checkpointing)
+        identity |= conventions(model.config)
+        learns = plan.learning(model)[name]
+        source: Source | None = None
+        if name not in closed:
+            if processes.main:
+                run_dir.require_room(model, {name: settings[name]}, {name: learns})
+            latents = latents or _latents(cache, model, frames, processes, progress)
+            if plan.takes_clips(name, model):
+                size = plan.frames(model)
+                identity |= {"clip.frames": size, "clip.stride": options.stride}
+                source = ClipSource(model, frames, clips, *latents, size=size, stride=options.stride, note=note)
+            else:
+                source = PairSource(model, frames, clips, *latents, plan.preset.pairing.targets_per_photo)
+        task = DenoisingTask(model, source, learns, Dropout(*about.dropout), plan.preset.pairing)
+        looks = output / "validation" / name if plan.looks_apart(model) else output / "validation"
+        validator = Validator(model, frames, looks, step_of(run_dir.newest(name)), processes, note)
+        stage(name, task, validator)
+        if name not in closed:
+            validator(results[name].steps)
     if not processes.main:
         return result(True)
-    figures = validator(results["network"].steps)
+    assert validator is not None  # every preset of a base ends with a stage of denoising
+    figures = validator(results[plan.names[-1]].steps)
     provenance = provenance_of(start, settings, results, frames, options.estimator, where.type, figures, output)
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance, figures={})
-    publish_base(
-        model,
-        output,
-        getattr(torch, STORED_AS[preset]) if preset in STORED_AS else None,
-        validator.last_grid,
-        figures,
-        note,
-    )
+    stored = plan.preset.stored_as
+    publish_base(model, output, getattr(torch, stored) if stored else None, validator.last_grid, figures, note)
     register(cache, output, note)
     return result(True, figures)
 
 
-def _is_to_do(run_dir: RunDir, stage: str, options: TrainOptions, note: Note, inputs: list[Path | None]) -> bool:
+def _latents(
+    cache: Cache, model: Network, frames: FrameDataset, processes: ProcessGroup, progress: Progress | None
+) -> tuple[Callable[[list[int]], Tensor], Callable[[list[int]], Tensor]]:
+    """The latents of all frames as targets, and as photos."""
+    share = (processes.rank, processes.count)
+    targets = encode_frames(cache, model, frames, model.config.target_range, progress, share)
+    if model.photo_range == model.config.target_range:
+        return targets, targets
+    return targets, encode_frames(cache, model, frames, model.photo_range, progress, share)
+
+
+def _is_to_do(run_dir: RunDir, stage: str, options: TrainOptions, note: Note) -> bool:
     """Whether the folder is not finished yet, `stage` being the last; raises OutputExistsError, OutputError."""
     # how many steps epochs are, the data will say
     if not options.epochs and run_dir.is_finished(stage, options.max_steps):
         note(f"{run_dir.output} is finished already.")
         return False
     run_dir.require_free(options.overwrite, note)
-    media.require_apart(run_dir.output, inputs, replaced=False)
+    media.require_apart(run_dir.output, [options.videos, options.photos], replaced=False)
     return True
 
 

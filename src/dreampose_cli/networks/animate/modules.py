@@ -36,17 +36,48 @@ def build_module(name: str, settings: AnimateSettings, unet: AnyModule) -> nn.Mo
 
 def add_motion(unet: UNet2DConditionModel, settings: AnimateSettings) -> UNetMotionModel:
     """A UNet with motion modules, shaped as `unet`; neither has weights: both are on the meta device."""
-    config = unet.config
     with torch.device("meta"):
-        adapter = MotionAdapter(
-            block_out_channels=tuple(config.block_out_channels),
-            motion_layers_per_block=config.layers_per_block,
-            motion_num_attention_heads=8,
-            motion_norm_num_groups=config.norm_num_groups,
-            motion_max_seq_length=settings.motion_positions,
-            use_motion_mid_block=settings.motion_mid_block,
-        )
-        return UNetMotionModel.from_unet2d(unet, adapter, load_weights=False)
+        return UNetMotionModel.from_unet2d(unet, _adapter(unet, settings), load_weights=False)
+
+
+def start_motion(unet: UNet2DConditionModel, settings: AnimateSettings, seed: int) -> UNetMotionModel:
+    """The same UNet, its weights shared, with new motion modules that change nothing yet: what they give out starts at zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapter = _adapter(unet, settings)
+    for name, value in adapter.named_parameters():
+        if ".proj_out." in name:
+            nn.init.zeros_(value)
+    with torch.device("meta"):
+        shape = UNet2DConditionModel.from_config(plain_config(unet))
+        moving = UNetMotionModel.from_unet2d(shape, _adapter(unet, settings), load_weights=False)
+    moving.load_state_dict({**unet.state_dict(), **adapter.state_dict()}, assign=True)
+    return moving
+
+
+def _adapter(unet: AnyModule, settings: AnimateSettings) -> MotionAdapter:
+    config = unet.config
+    return MotionAdapter(
+        block_out_channels=tuple(config.block_out_channels),
+        motion_layers_per_block=config.layers_per_block,
+        motion_num_attention_heads=8,
+        motion_norm_num_groups=config.norm_num_groups,
+        motion_max_seq_length=settings.motion_positions,
+        use_motion_mid_block=settings.motion_mid_block,
+    )
+
+
+def begin_as_copy(control: AnyModule, unet: AnyModule) -> None:
+    """Give a ControlNet whose outputs are all zero, in place, the weights of the UNet's layers that it has too."""
+    if control.controlnet_mid_block.weight.any() or any(part.weight.any() for part in control.controlnet_down_blocks):
+        return
+    there, own = unet.state_dict(), control.state_dict()
+    control.load_state_dict({name: there.get(name, value) for name, value in own.items()})
+
+
+def motion_count(unet: AnyModule, mid_block: bool) -> int:
+    """How many motion modules a UNet gets: one a layer, downwards and upwards, and one in the middle if asked for."""
+    return sum(len(block.resnets) for block in (*unet.down_blocks, *unet.up_blocks)) + mid_block
 
 
 def plain_config(unet: AnyModule) -> dict:

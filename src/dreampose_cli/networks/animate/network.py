@@ -10,7 +10,7 @@ of a clip, R rows, latents (C, h, w), pictures (3, H, W).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,11 +22,13 @@ from ...bases.config import BaseConfig
 from ...errors import BaseError
 from ..network import SHARED, AnyModule, Branch, Condition, ContextWindow, Network, Stage, Views, pictures_to_tensor
 from .appearance import read_photos
-from .modules import build_module
+from .modules import begin_as_copy, build_module, motion_count, start_motion
 from .pictures import clip_pixels, control_pictures
 from .reference_attention import Bank, Reading, read_reference, write_reference
 from .settings import AnimateSettings, settings_of
 from .unet import clip_norm_count, forward, norm_motion_by_frame
+
+NULL_SHARE = 0.1  # of the samples from which the null rows of guidance are learned
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,51 @@ class AnimateNetwork(Network):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Appearance and pose first, with the UNet as it is (section 4 of MagicAnimate)."""
-        return (Stage("appearance", ("appearance", "control"), "denoising"),)
+        """PoseMaster Fusion's and MagicPose's order: what carries the appearance, without a pose; the pose control, with all
+        else as it is; motion, on clips. The null rows that guidance needs are learned where what they see is learned."""
+        motion = tuple(name for name, _ in self.unet.named_modules() if name.endswith(".motion_modules"))
+        null = NULL_SHARE if self.settings.null_sees_pose else 0.0
+        return (
+            Stage("vae", ("vae",), "autoencoder"),
+            Stage("appearance", ("unet", "appearance"), "denoising", dropout=(0.0, 1.0 - NULL_SHARE, NULL_SHARE)),
+            Stage("control", ("control",), "denoising", dropout=(null, 0.0, 0.0)),
+            Stage(
+                "motion",
+                tuple(f"unet.{name}" for name in motion),
+                "denoising",
+                data="clips",
+                dropout=(null, 0.0, NULL_SHARE - null),
+            ),
+        )
+
+    def learn(self, names: Sequence[str]) -> dict[str, AnyModule]:
+        """As in every family; where the UNet learns, its motion modules do not, but by their own names."""
+        learning = super().learn(names)
+        if "unet" in names:
+            for name, module in self.unet.named_modules():
+                if name.endswith(".motion_modules"):
+                    module.requires_grad_(False)
+        return learning
+
+    def entering(self, stage: str, frames: int, seed: int) -> AnimateNetwork:
+        """For "control": a ControlNet that says nothing yet is made a copy of the UNet's first half, as it is now (section 3
+        of ControlNet, arXiv 2302.05543). For "motion": new motion modules, unless there are some."""
+        if stage == "control" and self.settings.pose_input == "controlnet":
+            begin_as_copy(self.modules["control"], self.unet)
+        if stage != "motion" or self.settings.motion_modules:
+            return self
+        settings = replace(
+            self.settings,
+            motion_modules=motion_count(self.unet, self.settings.motion_mid_block),
+            motion_positions=max(self.settings.motion_positions, frames),
+            window=frames,
+            overlap=min(frames // 4, frames - 1),
+            closed=False,
+            noise="independent",
+        )
+        config = replace(self.config, network=settings)
+        modules = self.modules | {"unet": start_motion(self.unet, settings, seed)}
+        return AnimateNetwork(config, modules, self.processors, self.schedule).to(self.device)
 
     @property
     def tuning_stages(self) -> tuple[Stage, ...]:

@@ -132,6 +132,9 @@ class FrameNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         clips, _, frames = x.shape[:3]
         folded = x.transpose(1, 2).flatten(0, 1)
+        if torch.is_grad_enabled() and not folded.requires_grad:
+            # Of an input without a gradient in channels_last, torch's backward on a CPU writes through a null pointer.
+            folded = folded.contiguous()
         return super().forward(folded).unflatten(0, (clips, frames)).transpose(1, 2)
 
 

@@ -211,7 +211,7 @@ class DreamPose(Network):
     def stages(self) -> tuple[Stage, ...]:
         return (
             Stage("vae", ("vae",), "autoencoder"),
-            Stage("network", ("unet", "adapter"), "denoising"),
+            Stage("network", ("unet", "adapter"), "denoising", dropout=(0.05, 0.05, 0.05)),  # section 4.4
         )
 
     @property

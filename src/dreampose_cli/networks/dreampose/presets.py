@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from ...bases.config import BaseConfig, PoseWindow, SamplingSettings, TuningSettings
+from ...reporting import Note, Progress
 from .. import pretrained as components
 from ..network import scale_factor
 from ..pretrained import OPENAI_MEAN, OPENAI_STD
+from ..small import VELOCITY, small_autoencoder
 from .conditioning import unet_inputs
 from .network import DreamPose, make_adapter, widen
 from .settings import DreamPoseSettings, PhotoSettings, PoseSettings, settings_of
 from .surface_code import add_surface_code
-
-# SD's noise schedule. Zero terminal SNR would suit a small base better, but PNDM divides by alpha_bar_T.
-SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "skip_prk_steps": True,
-    "clip_sample": False,
-}
 
 MINI = BaseConfig(
     name="mini",
@@ -69,6 +61,44 @@ PAPER = BaseConfig(
 )
 
 
+def new_config() -> BaseConfig:
+    """The base that `build` makes where nothing else is asked for."""
+    return MINI
+
+
+def widened_config() -> BaseConfig:
+    """The base that a Stable Diffusion is made into."""
+    return PAPER
+
+
+def _pose_window(config: BaseConfig, count: int) -> BaseConfig:
+    return replace(config, poses=replace(config.poses, count=count))
+
+
+def _pose(config: BaseConfig, **settings: Any) -> BaseConfig:
+    network = settings_of(config)
+    return replace(config, network=replace(network, pose=replace(network.pose, **settings)))
+
+
+def _photo(config: BaseConfig, **settings: Any) -> BaseConfig:
+    network = settings_of(config)
+    return replace(config, network=replace(network, photo=replace(network.photo, **settings)))
+
+
+# The ablations of the paper.
+OVERRIDES: dict[str, Callable[[BaseConfig, Any], BaseConfig]] = {
+    "--pose-window": _pose_window,
+    "--pose-channels": lambda config, channels: _pose(config, channels=channels),
+    "--unet-image-input": lambda config, channels: _photo(config, unet_channels=channels),
+    "--clip-only": lambda config, only: _photo(config, vae_tokens=not only),
+}
+
+
+def build(seed: int, config: BaseConfig, vae: AutoencoderKL | None = None) -> DreamPose:
+    """A new base, with `vae` around that one."""
+    return build_mini(seed, config, vae)
+
+
 def build_mini(seed: int, config: BaseConfig = MINI, vae: AutoencoderKL | None = None) -> DreamPose:
     """The mini architecture at random initialisation: every component of the paper at about a hundredth of the size.
 
@@ -76,19 +106,7 @@ def build_mini(seed: int, config: BaseConfig = MINI, vae: AutoencoderKL | None =
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = vae or AutoencoderKL(
-            in_channels=3,
-            out_channels=3,
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(16, 32, 64),
-            layers_per_block=1,
-            latent_channels=len(config.scaling_factor),
-            norm_num_groups=8,
-            mid_block_add_attention=False,  # it is trained on crops and sees whole frames
-            sample_size=config.resolution[0],
-            scaling_factor=1.0,
-        )
+        vae = vae or small_autoencoder(config)
         encoder = CLIPVisionModel(
             CLIPVisionConfig(
                 hidden_size=96,
@@ -126,26 +144,33 @@ def build_mini(seed: int, config: BaseConfig = MINI, vae: AutoencoderKL | None =
         if settings_of(config).photo.surface_code:
             add_surface_code(unet)
         adapter = make_adapter(config, vae, encoder)
-    schedule = {**SCHEDULE, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "set_alpha_to_one": True}
-    return _assemble(config, unet, adapter, vae, encoder, processor, schedule)
+    return _assemble(config, unet, adapter, vae, encoder, processor, dict(VELOCITY))
 
 
 def from_stable_diffusion(
-    stable_diffusion: Path, image_encoder: Path, config: BaseConfig = PAPER, dtype: torch.dtype = torch.float32
+    source: str,
+    image_encoder: str | None,
+    config: BaseConfig = PAPER,
+    progress: Progress | None = None,
+    note: Note | None = None,
 ) -> DreamPose:
     """Widen a Stable Diffusion in the diffusers layout (unet/, vae/, scheduler/) into a base, as the paper does.
 
-    `image_encoder` is a folder of a CLIP or of its vision part. The adapter is new; its VAE part starts without effect.
-    Raises BaseError where weights are missing or do not fit.
+    source and image_encoder (a CLIP, or its vision part; None: the paper's) are folders or repositories on the Hub. The
+    adapter is new; its VAE part starts without effect. Raises BaseError where weights are missing or do not fit.
     """
-    unet = components.load("unet", stable_diffusion / "unet", dtype)
-    vae = components.load("vae", stable_diffusion / "vae", dtype)
-    encoder = components.load("image_encoder", image_encoder, dtype)
+    folder, name = components.stable_diffusion_folder(source, ("unet", "vae"), progress, note)
+    clip, clip_name = components.image_encoder_folder(image_encoder, progress, note)
+    origin = {"stable_diffusion": name, "image_encoder": clip_name, "licence": components.SD_LICENCE}
+    config = replace(config, provenance=origin)
+    unet = components.load("unet", folder / "unet", torch.float32)
+    vae = components.load("vae", folder / "vae", torch.float32)
+    encoder = components.load("image_encoder", clip, torch.float32)
     components.check_widths(unet, encoder)
     widen(unet, unet_inputs(config, vae.config.latent_channels, scale_factor(vae)))
-    adapter = make_adapter(config, vae, encoder).to(dtype)
-    processor = components.image_processor(image_encoder, encoder.config.image_size)
-    scheduler = components.schedule(stable_diffusion / "scheduler")
+    adapter = make_adapter(config, vae, encoder)
+    processor = components.image_processor(clip, encoder.config.image_size)
+    scheduler = components.schedule(folder / "scheduler")
     return _assemble(config, unet, adapter, vae, encoder, processor, scheduler)
 
 
