@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -334,6 +335,20 @@ def test_people_get_a_table_with_the_protocol(pair, capsys):
     assert lines[0].split() == ["METRIC", "VALUE"]
     assert lines[-1].startswith("protocol: 5 frames of 1 clip, aligned by index, at 32x40 (shorter side 256, never")
     assert run(left, right, "-q", capsys=capsys)[1].splitlines()[0].startswith("l1 0.")
+
+
+def test_the_table_fits_a_terminal(pair, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))  # no weights are there
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "zoo"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, out, _ = run(*pair[:2], capsys=capsys)
+    lines = out.splitlines()
+    assert code == 0
+    assert len(lines) <= 23 and max(map(len, lines)) <= 80
+    assert any("LPIPS (VGG)" in line and line.endswith("weights not here, 553 MB") for line in lines)
+    assert "--metrics all, or a metric's name, downloads the weights that are not here, once" in lines
 
 
 # ---- the warping error

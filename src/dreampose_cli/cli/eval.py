@@ -260,6 +260,7 @@ def _view_lines(summary: dict[str, Any]) -> list[str]:
 def lines_of(found: Any) -> list[str]:
     """The table for people: value, spread over clips, which way is better or why it is missing; the protocol below."""
     rows = []
+    missing = False
     several = len(found.clips) > 1
     for key, metric in METRICS.items():
         value = found.metrics[key]
@@ -267,12 +268,16 @@ def lines_of(found: Any) -> list[str]:
         words = "closest to 1 is best" if metric.better == "one" else f"{metric.better} is better"
         if value is None:
             words = found.reasons.get(key, "")
+            if words.startswith("weights not here"):  # in short, and below what to do
+                words = words.partition(" (")[0]
+                missing = True
         elif (reference_value := found.reference_value.get(key)) is not None:
             words += f"; the reference itself has {metric.show(reference_value)}"
         deviation = [f"± {spread['std']:.{metric.digits}f}" if spread else ""] if several else []
         rows.append([metric.title, metric.show(value), *deviation, words])
     header = ["METRIC", "VALUE", *(["CLIPS"] if several else []), ""]
-    return [*table(header, rows, right={1}), "", f"protocol: {found.protocol['statement']}"]
+    way = ["", "--metrics all, or a metric's name, downloads the weights that are not here, once"] if missing else []
+    return [*table(header, rows, right={1}), *way, "", f"protocol: {found.protocol['statement']}"]
 
 
 def brief_of(found: Any) -> list[str]:

@@ -120,7 +120,7 @@ class Output:
             self.document(document)
             return
         for line in brief if self.quiet else lines:
-            self._print(str(line))
+            self._print(wrapped(str(line)) if sys.stdout.isatty() else str(line))
 
     def _print(self, text: str) -> None:
         """A line on stdout: as it is for programs, without control characters for people."""

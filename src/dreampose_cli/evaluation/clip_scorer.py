@@ -272,7 +272,7 @@ class ClipScorer:
 
     def _why_no_warp(self, count: int) -> str:
         if self.pair.poses is None:
-            return "no poses of the reference are there; give them with --poses"
+            return "no poses of the reference; give them with --poses"
         if count == 1:
             return ONE_FRAME
         if self._poses() is None:

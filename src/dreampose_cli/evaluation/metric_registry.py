@@ -48,7 +48,7 @@ PIXEL_METRICS = ("l1", "psnr", "ssim", "sharpness", "flicker", "warp")
 NETWORK_METRICS = ("lpips_alex", "lpips_vgg", "vgg", "fid", "fvd", "clip")
 PER_FRAME = ("l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "sharpness", "warp")
 TOO_FEW = "too few subjects to tell"
-NO_AED = "no maintained library computes AED, so nothing does it here"
+NO_AED = "no maintained library computes AED"
 
 
 def difference_table(comparisons: list[dict], gap: str = " ") -> tuple[list[str], list[list[str]]]:

@@ -123,7 +123,7 @@ def obtain(weights: Weights, *, fetch: bool, progress: Progress | None = None) -
     if path is None:
         if not fetch:
             raise Missing(
-                f"weights not here ({weights.file}, {weights.megabytes} MB, from {weights.host}); --metrics all, or the "
+                f"weights not here, {weights.megabytes} MB ({weights.file} from {weights.host}); --metrics all, or the "
                 "metric's name, downloads them once"
             )
         return _from_hub(weights, progress) if weights.repository else _download(weights, progress)
