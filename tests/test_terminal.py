@@ -17,7 +17,7 @@ from rich.console import Console
 from dreampose_cli.__main__ import main
 from dreampose_cli.cli.bar import bar
 from dreampose_cli.cli.output import Output
-from dreampose_cli.errors import MediaError, OutOfMemoryError, OutputError, document, printable, sentence
+from dreampose_cli.errors import MediaError, OutOfMemoryError, OutputError, PoseError, document, printable, sentence
 from dreampose_cli.reporting import Caution
 
 NOTE = "decoder, loss 0.1234, rate 5e-05, 12.3 samples/s, data wait 3 %, a note that goes on and on"
@@ -163,6 +163,9 @@ def test_what_a_limit_broke_is_not_called_damaged(cause, words):
     assert sentence(error).startswith(words)
     assert sentence(cause).startswith(words)
     error.__cause__ = ValueError("bad checksum")
+    assert sentence(error) == str(error)
+    error = PoseError("a.npy cannot be read: it is damaged.")
+    error.__cause__ = MemoryError("of a head that claims more than there is")
     assert sentence(error) == str(error)
     error = OutOfMemoryError("too little memory even for one frame; give a smaller --size.")
     error.__cause__ = cause

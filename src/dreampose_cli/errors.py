@@ -130,8 +130,10 @@ def is_full_disk(problem: BaseException) -> bool:
 def sentence(problem: BaseException) -> str:
     """One sentence about `problem` for the user, with the way out where there is one."""
     if isinstance(problem, DreamposeError):
-        ours = isinstance(problem, OutOfMemoryError | BatchError)  # who raises these has said what to do
-        return (None if ours else _limit_behind(problem)) or str(problem)
+        limit = None if isinstance(problem, OutOfMemoryError | BatchError) else _limit_behind(problem)  # these say it all
+        if limit == _NO_MEMORY and isinstance(problem, PoseError):
+            limit = None  # an array that claims more memory than there is, is damaged
+        return limit or str(problem)
     text = " ".join(str(problem).split())
     name = type(problem).__name__
     if is_full_disk(problem):
