@@ -13,11 +13,16 @@ from safetensors.torch import load_file
 import tiny_hub
 from dreampose_cli import media
 from dreampose_cli.__main__ import main
+from dreampose_cli.bases.config import read_config
+from dreampose_cli.cache import user_cache
 from dreampose_cli.errors import BaseError, TrainingError, UsageError
 from dreampose_cli.networks.animate import presets
 from dreampose_cli.networks.storage import load_base
+from dreampose_cli.poses.keypoint_files import KeypointWriter
+from dreampose_cli.poses.keypoints import POINTS
+from dreampose_cli.poses.skeleton_picture import draw_skeleton
 from dreampose_cli.training.denoising import DenoisingTask, Dropout
-from dreampose_cli.training.frames import Clip, FrameDataset
+from dreampose_cli.training.frames import Clip, FrameDataset, prepare_frames
 from dreampose_cli.training.loop import LoopSettings, SampleRng
 from dreampose_cli.training.sources import ClipSource
 from dreampose_cli.workflows import train as phase1
@@ -156,6 +161,33 @@ def test_from_a_stable_diffusion_and_a_controlnet(few, clip, diffusion, tmp_path
     more = ["train", few, "-o", tmp_path / "more", "--preset", "fusion", "--base", out, "--stage", "control"]
     assert main([str(word) for word in more] + quick) == 0, capsys.readouterr().err
     assert [p.name for p in (tmp_path / "more" / "checkpoints").iterdir()] == ["control"]
+
+
+def test_keypoints_next_to_the_clips_are_drawn_and_followed(few, tiny_base, tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "retarget"
+    shutil.copytree(few, data)
+    person = np.zeros((8, POINTS, 3), np.float32)
+    person[:, :18] = [(6 + 5 * (i % 5), 4 + 2.2 * i, 0.9) for i in range(18)]
+    person[:, :, 0] += np.arange(8)[:, None] * (person[:, :, 2] > 0)
+    for split in ("train", "test"):
+        with KeypointWriter(data / split / "one" / "video.poses", SIZE, 12.0, source="a test", estimator="dwpose") as file:
+            for frame in person:
+                file.append(frame)
+    command = ["train", str(data), "-o", str(out), "--preset", "fusion", "--vae", str(tiny_base), *QUICK]
+    assert main(command) == 0, capsys.readouterr().err
+    config = read_config(out)
+    assert (config.poses.kind, config.estimator, config.people) == ("keypoints", "dwpose", "mannequins")
+    frames = prepare_frames(user_cache(), data, SIZE, kind="keypoints")
+    drawn = draw_skeleton(person[3], SIZE)
+    assert drawn.any() and np.allclose(frames.pose([3])[0], drawn.transpose(2, 0, 1) / 255.0)
+    photo, picture = data / "test/one/frames/00000.png", tmp_path / "out.mp4"
+    words = ["render", "--photo", photo, "--poses", data / "test/one/video.poses", "--base", out, "-o", picture, "-q"]
+    assert main([str(word) for word in [*words, "--device", "cpu"]]) == 0, capsys.readouterr().err
+    notes = []
+    how = {"preset": "fusion", "base": str(out), "device": "cpu", "max_steps": 1}
+    with pytest.raises(TrainingError, match="none of the training clips can be used"):
+        phase1.train(TrainOptions(few, tmp_path / "more", **how), note=notes.append)
+    assert any("holds DensePose, and this base follows keypoints" in note for note in notes)
 
 
 def test_a_sample_of_motion_is_a_clip_with_one_timestep():

@@ -253,7 +253,7 @@ def test_sigterm_is_a_flag_only_inside_the_block():
 
 
 def test_an_epoch_shows_every_frame_once():
-    from dreampose_cli.training.denoising import _order
+    from dreampose_cli.training.sources import _order
 
     first, second = _order(1, 0, 50), _order(1, 1, 50)
     assert sorted(first) == sorted(second) == list(range(50))

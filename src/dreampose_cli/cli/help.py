@@ -17,7 +17,7 @@ BRIEF_LINES = 23  # of a terminal with 24, since the prompt takes one
 NAME_COLUMN = 26
 PANELS = {
     "Input": "photo photo_pose subject subjects poses jobs edit edit_where base photo_index photos start end suite "
-    "compare clips min_gap frames size:eval align_by image_encoder vae test_subjects "
+    "compare clips min_gap frames size:eval align_by image_encoder control vae test_subjects "
     "doodles kind stable_diffusion epoch",
     "Result": "output size fps png side_by_side audio format preview per_frame report c2pa_key name untuned dry_run overwrite",
     "Scores": "metrics fail_under fail_over tune ablations",
@@ -25,8 +25,8 @@ PANELS = {
     "Denoising": "model guidance image_guidance pose_guidance guidance_interval steps sampler strength seed noise "
     "start_noise window appearance_once",
     "Learning": "preset stages resume epochs max_steps steps:tune tune_steps decoder_steps learning_rate "
-    "decoder_learning_rate lora_rank ema pose_window pose_channels unet_image_input clip_only save_every keep "
-    "validate_every tracker seed:tune seed:train",
+    "decoder_learning_rate lora_rank ema pose_window pose_channels unet_image_input clip_only null_pose "
+    "frames:train stride save_every keep validate_every tracker seed:tune seed:train",
     "Machine": "engine workers devices shard retries max_failures timeout batch_size gradient_accumulation_steps "
     "gradient_checkpointing eight_bit_adam prepare_workers prefetch_threads memory compile device dtype",
     "Screen": "json quiet verbose help",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from ..cache import Cache
 from ..cache import key as cache_key
-from ..errors import TrainingError
+from ..errors import DreamposeError, TrainingError
+from ..poses.files import open_poses
 from ..poses.sequence import window_indices
 from ..reporting import Note, Progress
 from .data import Source, counted, find_clips, some
@@ -42,8 +44,8 @@ class Clip:
 class FrameDataset:
     """All frames of a data set at one resolution.
 
-    pictures uint8 (N, H, W, 3); poses uint8 (N, 3, H, W): part label, U * 255, V * 255; both read when indexed. `key` names
-    the content, wherever it came from.
+    pictures uint8 (N, H, W, 3); poses uint8 (N, 3, H, W): part label, U * 255, V * 255, or the drawn skeleton where `kind` is
+    "keypoints"; both read when indexed. `key` names the content, wherever it came from.
     """
 
     folder: Path
@@ -51,13 +53,16 @@ class FrameDataset:
     poses: np.ndarray | LazyFrames
     clips: list[Clip]
     key: str = ""
+    kind: str = "densepose"
 
     def split(self, name: str) -> list[Clip]:
         return [clip for clip in self.clips if clip.split == name]
 
     def pose(self, rows: np.ndarray | list[int]) -> np.ndarray:
-        """float32 (..., 3, H, W): I in 0..24, U and V in [0, 1]."""
+        """float32 (..., 3, H, W): I in 0..24, U and V in [0, 1]; of keypoints their skeleton in [0, 1]."""
         raw = self.poses[np.asarray(rows)].astype(np.float32)
+        if self.kind == "keypoints":
+            return raw / 255.0
         raw[..., 1:, :, :] /= 255.0
         return raw
 
@@ -120,6 +125,7 @@ def prepare_frames(
     fit: str = "contain",
     resize: str = "nearest",
     parts: bool = True,
+    kind: str = "densepose",
     estimator: str | None = None,
     device: str = "auto",
     workers: int = 1,
@@ -129,12 +135,12 @@ def prepare_frames(
 ) -> FrameDataset:
     """The frames of `dataset` and of the photos in `photos` at `resolution`, from the cache or made now.
 
-    `estimator` finds the poses of clips that have none, on `device`; without one they are left out. For `fit`, `resize`
-    and `parts` see `Preparation`. With `make` unset only what is prepared already is taken: another process prepares. A
+    `estimator` finds the poses of clips that have none, on `device`; without one they are left out. For `fit`, `resize`,
+    `parts` and `kind` see `Preparation`. With `make` unset only what is prepared already is taken: another process prepares. A
     clip that cannot be used is named through `note` and left out; raises TrainingError when none is left to train on.
     """
     note = note or (lambda text: None)
-    how = Preparation(cache, (resolution[0], resolution[1]), fit, resize, parts, estimator, device)
+    how = Preparation(cache, (resolution[0], resolution[1]), fit, resize, parts, estimator, device, kind=kind)
     pairs, folders = [], []
     for source in (dataset, photos):
         if source is None:
@@ -155,7 +161,18 @@ def prepare_frames(
             pairs += prepare(sources, folder, how, make=False)
         cache.touch("data", key)
         folders.append(folder)
-    return _assemble(pairs, folders[0], how.resolution, note if make else (lambda text: None))
+    return _assemble(pairs, folders[0], how, note if make else (lambda text: None))
+
+
+def pose_kind(dataset: Path, estimator: str | None = None) -> str:
+    """The kind of the poses next to the clips of `dataset`, as the first that can be read say; of the estimator's, where there
+    are none."""
+    for source in find_clips(dataset, required=False):
+        for poses in (source.poses, *(poses for _, poses in source.pictures)):
+            if poses is not None:
+                with suppress(DreamposeError):
+                    return open_poses(poses).kind
+    return "keypoints" if estimator == "dwpose" else "densepose"
 
 
 def _with_poses(sources: list[Source], note: Note) -> Iterator[Source]:
@@ -184,7 +201,7 @@ def _fingerprint(cache: Cache, estimator: str | None, device: str, note) -> str:
     return load_estimator(cache, estimator, pick_device(device), note=note).fingerprint
 
 
-def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameDataset:
+def _assemble(pairs, folder: Path, how: Preparation, note) -> FrameDataset:
     pairs = sorted(pairs, key=lambda pair: pair[0].split != "train")  # stable: names stay in their order
     clips, row = [], 0
     for source, shard in pairs:
@@ -198,5 +215,6 @@ def _assemble(pairs, folder: Path, resolution: tuple[int, int], note) -> FrameDa
     content = [(s.split, shard.fps, shard.ordered, shard.length, shard.digest) for s, shard in pairs]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     shards = [shard for _, shard in pairs]
-    pictures = LazyFrames(shards, read_picture, (*resolution, 3))
-    return FrameDataset(folder, pictures, LazyFrames(shards, read_pose, (3, *resolution)), clips, key)
+    pictures = LazyFrames(shards, read_picture, (*how.resolution, 3))
+    poses = LazyFrames(shards, read_pose, (3, *how.resolution))
+    return FrameDataset(folder, pictures, poses, clips, key, how.kind)

@@ -41,6 +41,7 @@ from ..media.fitting import fit_picture, fit_pose
 from ..poses.files import open_poses
 from ..poses.photo import estimate_photo
 from ..poses.sequence import PoseSequence
+from ..poses.skeleton_picture import draw_skeleton
 from ..reporting import Note, Progress, no_note
 from .data import PICTURES, Source
 from .shards import SUFFIX, VERSION, Shard, ShardWriter, open_shard
@@ -57,7 +58,7 @@ PACKED_ESTIMATE = 0.15
 class Preparation:
     """The preparation of every clip, whose estimated poses are kept in `cache`. resolution: (height, width). fit, resize: see
     `fitting`. parts: whether poses must know body parts. estimator: what finds poses where no file has them, on `device`;
-    `fingerprint` says which it was."""
+    `fingerprint` says which it was. kind: of the poses that are wanted; keypoints are kept as their skeleton pictures."""
 
     cache: Cache
     resolution: tuple[int, int]
@@ -67,15 +68,17 @@ class Preparation:
     estimator: str | None = None
     device: str = "auto"
     fingerprint: str = ""
+    kind: str = "densepose"
 
 
 def address(source: Source, preparation: Preparation) -> str:
     """The key of a clip's shard. MediaError where a file of it is gone."""
     labels = preparation.fingerprint if source.needs_estimator else ""
     chosen = [preparation.resolution, preparation.fit, preparation.resize, preparation.parts, source.ordered]
-    return cache_key(
-        "shard", {"version": VERSION, "how": chosen, "labels": labels}, [_stamp(p) for p in source.files()]
-    )
+    about: dict[str, Any] = {"version": VERSION, "how": chosen, "labels": labels}
+    if preparation.kind != "densepose":
+        about["kind"] = preparation.kind
+    return cache_key("shard", about, [_stamp(p) for p in source.files()])
 
 
 def prepare(
@@ -206,18 +209,24 @@ def caching(cache: Cache) -> Iterator[None]:
 
 
 def _write(job: _Job, frames: Iterator[tuple[np.ndarray, np.ndarray]], fps: float) -> None:
-    """The frames, pictures uint8 (H, W, 3) with poses float32 (3, H, W) of any size, as a shard."""
+    """The frames, pictures uint8 (H, W, 3) with poses float32 (3, H, W), or skeletons uint8 (H, W, 3), of any size, as a
+    shard."""
     how, name, shown = job.preparation, job.source.name, False
     with ShardWriter(job.folder / f"{job.key}{SUFFIX}", how.resolution, fps, job.source.ordered) as writer:
         for picture, pose in frames:
-            if abs(pose.shape[1] / pose.shape[2] * picture.shape[1] / picture.shape[0] - 1) > 0.03:
+            drawn = how.kind == "keypoints"
+            height, width = pose.shape[:2] if drawn else pose.shape[1:]
+            if abs(height / width * picture.shape[1] / picture.shape[0] - 1) > 0.03:
                 raise TrainingError(
-                    f"its poses are {pose.shape[2]}x{pose.shape[1]} and its pictures {picture.shape[1]}x{picture.shape[0]}: "
+                    f"its poses are {width}x{height} and its pictures {picture.shape[1]}x{picture.shape[0]}: "
                     "poses of another clip?"
                 )
-            fitted = fit_pose(pose, how.resolution, how.fit, how.resize)
-            packed = np.concatenate([fitted[:1], np.rint(fitted[1:] * 255)]).astype(np.uint8)
-            shown = shown or bool(packed[1:].any())
+            if drawn:
+                packed = np.ascontiguousarray(fit_picture(pose, how.resolution, how.fit).transpose(2, 0, 1))
+            else:
+                fitted = fit_pose(pose, how.resolution, how.fit, how.resize)
+                packed = np.concatenate([fitted[:1], np.rint(fitted[1:] * 255)]).astype(np.uint8)
+            shown = shown or bool(packed[0 if drawn else 1 :].any())
             writer.add(np.ascontiguousarray(fit_picture(picture, how.resolution, how.fit)), packed)
         if not writer.count:
             raise MediaError(f"{job.source.files()[0]} has no frames.")
@@ -237,7 +246,9 @@ def _frames(source: Source, how: Preparation, remark: Note) -> tuple[Iterator[tu
         from ..poses.extraction import load_poses
 
         assert how.estimator is not None  # clips without poses were left out before
-        sequence = load_poses(how.cache, source.frames, estimator=how.estimator, device=how.device, note=remark)[0]
+        sequence = load_poses(
+            how.cache, source.frames, estimator=how.estimator, kind=how.kind, device=how.device, note=remark
+        )[0]
     _require_parts(sequence, source.poses, how)
     return _joined(source, frames, sequence), sequence.fps
 
@@ -249,7 +260,13 @@ def _joined(
         for count, picture in enumerate(frames):
             if count >= len(sequence):
                 raise TrainingError(f"{source.frames} has more frames than its poses ({len(sequence)}).")
-            yield picture, sequence.frame(count)
+            yield picture, _shown(sequence, count)
+
+
+def _shown(sequence: PoseSequence, frame: int) -> np.ndarray:
+    """A pose frame (3, H, W); keypoints as their skeleton, (H, W, 3)."""
+    pose = sequence.frame(frame)
+    return draw_skeleton(pose, sequence.size) if sequence.kind == "keypoints" else pose
 
 
 def _pictures(source: Source, how: Preparation, remark: Note) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -260,9 +277,11 @@ def _pictures(source: Source, how: Preparation, remark: Note) -> Iterator[tuple[
             if poses is not None:
                 sequence = open_poses(poses)
                 _require_parts(sequence, poses, how)
-                pose = sequence.frame(0)
+                pose = _shown(sequence, 0)
             else:
                 assert how.estimator is not None
+                if how.kind == "keypoints":
+                    raise PoseError("keypoints of single pictures are read from files only; put them next to it.")
                 pose = estimate_photo(how.cache, picture, path, how.estimator, how.device)
         except (MediaError, PoseError) as error:
             remark(f"{path.name} of {source.name} left out: {error}")
@@ -271,7 +290,11 @@ def _pictures(source: Source, how: Preparation, remark: Note) -> Iterator[tuple[
 
 
 def _require_parts(sequence: PoseSequence, poses: Path | None, how: Preparation) -> None:
-    if how.parts and not sequence.has_parts:
+    """TrainingError unless the poses are of the kind that is wanted, with body parts where these are."""
+    if sequence.kind != how.kind:
+        words = {"keypoints": "keypoints", "densepose": "DensePose"}
+        raise TrainingError(f"{poses} holds {words[sequence.kind]}, and this base follows {words[how.kind]}.")
+    if how.kind == "densepose" and how.parts and not sequence.has_parts:
         raise TrainingError(f"{poses} knows no body parts, which this base needs; leave the poses to an estimator.")
 
 

@@ -21,7 +21,8 @@ class Preset:
     or a base of people, if that differs. from_scratch: stages that fall away where an
     autoencoder is taken over. optional: those that are trained where they are asked for. family: of the network;
     "" for a pose estimator. needs_base, takes_base: whether it begins from a base. takes_vae: whether a new one can take over
-    the autoencoder of another base. companion: the option that names what is added to a Stable Diffusion. epochs: passes over
+    the autoencoder of another base. companion: the option that names what is added to a Stable Diffusion.
+    draws_keypoints: whether a new network follows keypoints where those of the clips are. epochs: passes over
     the data, in place of steps. also_learns: what learns in a stage besides what the network's own stage says. stored_as:
     the format of a finished base's weights; None keeps what they are trained in.
     """
@@ -36,6 +37,7 @@ class Preset:
     takes_vae: bool = False
     companion: str | None = None
     epochs: float | None = None
+    draws_keypoints: bool = False
     pairing: Pairing = PLAIN
     also_learns: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stored_as: str | None = None
@@ -90,6 +92,7 @@ PRESETS = {
         family="animate",
         takes_vae=True,
         companion="--control",
+        draws_keypoints=True,
         pairing=Pairing(figure_weight=2.0, even_timesteps=True),
         stored_as="float16",
     ),

@@ -109,6 +109,7 @@ def train(
             fit=known.fit,
             resize=known.poses.resize,
             parts=known.network.needs_parts or model is None,
+            kind=known.poses.kind,
             estimator=options.estimator or known.estimator,
             device=options.device,
             workers=options.prepare_workers,

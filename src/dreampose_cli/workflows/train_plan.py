@@ -10,6 +10,7 @@ from typing import Any
 from ..cache import Cache
 from ..errors import UsageError
 from ..networks.network import Network, Stage
+from ..training.frames import pose_kind
 from ..training.init import is_stable_diffusion
 from ..training.loop import LoopSettings
 from ..training.recipes import PRESETS, Preset, preset_of, resolve_settings
@@ -76,6 +77,9 @@ def plan_stages(cache: Cache, options: TrainOptions) -> Plan:
         "--null-pose": options.null_pose,
     }
     overrides = {option: value for option, value in given.items() if value is not None}
+    new = not options.base or (preset.draws_keypoints and is_stable_diffusion(cache, options.base))
+    if new and preset.draws_keypoints and pose_kind(options.videos, options.estimator) == "keypoints":
+        overrides["keypoints"] = True
     wanted = options.stages
     names = [stage for stage in preset.stages if stage not in preset.from_scratch or not (options.base or options.vae)]
     if unknown := [stage for stage in wanted or [] if stage not in names]:

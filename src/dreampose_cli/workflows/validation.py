@@ -33,7 +33,7 @@ STEPS = 20  # of sampling at most
 @dataclass(frozen=True)
 class Shown:
     """One clip's pictures, uint8: the photo (H, W, 3), and poses, predictions and truth (N, H, W, 3); and the body's part
-    labels in the truth, (N, H, W), 0 off the body."""
+    labels in the truth, (N, H, W), 0 off the body; of keypoints the skeleton is all that is known of it."""
 
     photo: np.ndarray
     poses: np.ndarray
@@ -61,8 +61,12 @@ def predictions(model: Network, frames: FrameDataset) -> Iterator[Shown]:
         )
         prepared = prepare(model, photo, frames.pose([clip.start])[0])
         made = render_batch(model, prepared, torch.from_numpy(windows), settings)
-        drawn = np.stack([colorize_iuv(window[poses.count // 2]) for window in windows])
-        parts = windows[:, poses.count // 2, 0]
+        middle = windows[:, poses.count // 2]
+        if frames.kind == "keypoints":
+            drawn = np.rint(middle * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+            parts: np.ndarray = middle.any(axis=1).astype(np.float32)
+        else:
+            drawn, parts = np.stack([colorize_iuv(pose) for pose in middle]), middle[:, 0]
         yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]], parts)
 
 

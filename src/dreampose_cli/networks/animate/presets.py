@@ -76,9 +76,13 @@ def _null_pose(config: BaseConfig, choice: str) -> BaseConfig:
     return replace(config, network=replace(settings_of(config), null_sees_pose=choice == "keep"))
 
 
+def _keypoints(config: BaseConfig, _yes: bool) -> BaseConfig:
+    return replace(config, poses=replace(config.poses, kind="keypoints"), estimator="dwpose")
+
+
 OVERRIDES: dict[str, Callable[[BaseConfig, Any], BaseConfig]] = {
     "--null-pose": _null_pose,
-    "pose kind": lambda config, kind: replace(config, poses=replace(config.poses, kind=kind)),
+    "keypoints": _keypoints,
 }
 
 
