@@ -377,6 +377,13 @@ def test_a_texture_that_moves_with_its_surface_does_not_warp():
     assert warp_errors([(clip[0], clip[1])], poses[0], np.zeros_like(poses[0]))[0] is None
 
 
+def test_points_that_only_one_frame_shows_are_not_compared():
+    clip, poses = textured(3)
+    back = poses[1].copy()
+    back[0][back[0] > 0] = 1  # the body's other side: the same charts, none of the same points
+    assert warp_errors([(clip[0], clip[1])], poses[0], back)[0] is None
+
+
 def pose_file(path, poses):
     with PoseWriter(path, poses.shape[2:], 12.0) as writer:
         for pose in poses:
