@@ -24,7 +24,8 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, verbose: op
     out = Output(json=json, quiet=quiet, verbose=verbose)
     from ..workflows.doctor import examine
 
-    findings = [*examine(), *_settings()]
+    with out.progress(None, "looking"):
+        findings = [*examine(), *_settings()]
     lines = table(["", "WHAT", "HERE"], [[MARKS[f.state], f.what, f.here] for f in findings])[1:]
     advice = [f"{f.what}: {f.remedy}" for f in findings if f.remedy]
     lines = _wrapped(lines, 6 + max((len(f.what) for f in findings), default=0))
