@@ -561,6 +561,19 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(cache, problem):
     assert store.user_cache().list_entries() == []
 
 
+def test_a_folder_that_is_removed_while_it_is_written_is_said_to_be(cache):
+    there = store.user_cache()
+    partial = there.partial_folder("abcd")
+    for problem in (RuntimeError(f"Parent directory {partial} does not exist."), StoreError("cut short.")):
+        with pytest.raises(type(problem), match=str(problem)), there.storing(within=partial):
+            raise problem  # it is there
+    for problem in (RuntimeError(f"Parent directory {partial} does not exist."), StoreError("cut short.")):
+        with pytest.raises(StoreError, match="removed while it was in use .* run the same command again"):  # noqa: SIM117
+            with there.storing(within=partial):
+                shutil.rmtree(partial, ignore_errors=True)
+                raise problem
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EFBIG])
 def test_limits_of_the_process_are_not_the_caches(cache, number):
     with pytest.raises(OSError, match="a limit"), store.user_cache().publish_folder("subject", "abcd"):

@@ -20,6 +20,7 @@ from dreampose_cli import __version__
 from dreampose_cli import cache as store
 from dreampose_cli.__main__ import main
 from dreampose_cli.cli import output as output_module
+from dreampose_cli.cli import settings
 from dreampose_cli.cli.app import command_tree
 from dreampose_cli.cli.help import BRIEF, BRIEF_LINES, PANELS
 from dreampose_cli.cli.output import Output, duration, plain, size, table
@@ -236,6 +237,31 @@ def test_a_wrong_command_line_is_one_sentence_and_2(words, sentence, capsys):
     assert sentence in err
     assert "Traceback" not in err
     assert len(err) < 1000
+
+
+NEEDED = {
+    "tune": "p.jpg",
+    "render": "--poses p -o o.mp4",
+    "batch": "p.jpg --poses p -o o",
+    "edit": "p.jpg words -o o.png",
+    "poses": "p.mp4 -o o.poses",
+    "eval": "a b",
+    "train": "v -o b",
+    "synth": "out",
+}
+
+
+@pytest.mark.parametrize("name", [*NEEDED, "demo", "cache prune"])
+def test_no_number_out_of_its_range_is_accepted(name, capsys):
+    """Every option of every command that takes a number, refused by its name before anything else is looked at."""
+    numbers = 0
+    for option, parameter in settings.options_of(COMMANDS[tuple(name.split())]).items():
+        kind = parameter.type_descriptor.annotation
+        for value in {int: ("-2147483648", "9223372036854775808"), float: ("-1e308", "1e308", "nan")}.get(kind, ()):
+            code, _, err = run(*name.split(), *NEEDED.get(name, "").split(), f"--{option}", value, capsys=capsys)
+            assert code == 2 and f"--{option}" in err, (option, value, err)
+            numbers += 1
+    assert numbers
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:12"])

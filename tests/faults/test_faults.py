@@ -83,15 +83,14 @@ def sentence_of(done, *words) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_tune_that_is_ended_at_any_moment_resumes_to_the_same_subject(place, cache, how, monkeypatch):
+    began = time.monotonic()
     undisturbed = dreampose(*TUNE, env={**os.environ, "DREAMPOSE_CACHE": str(place / "other")})
     assert undisturbed.returncode == 0, undisturbed.stderr
-    began = time.monotonic()
-    dreampose("base", "info", "-q")
-    shortest = time.monotonic() - began
+    whole = time.monotonic() - began
     chance = random.Random(how)
     for _ in range(3):
         process = start(*TUNE)
-        time.sleep(chance.uniform(1, 4) * shortest)
+        time.sleep(chance.uniform(0.3, 1.0) * whole)
         process.send_signal(how)
         _, said = process.communicate(timeout=120)
         if how == signal.SIGINT and process.returncode:
@@ -120,6 +119,36 @@ def test_a_render_that_is_killed_leaves_nothing_half_written(place):
     assert (place / "out.mp4").read_bytes() == (place / "whole.mp4").read_bytes()
     left = {path.name for path in place.iterdir()} - {"photo.png", "dance.poses", "dance.mp4", "out.mp4", "whole.mp4"}
     assert not left
+
+
+def test_a_killed_extraction_leaves_nothing_that_stays(place, cache):
+    words = ["poses", "dance.mp4", "--estimator", "mini", "--device", "cpu", "-q"]
+    undisturbed = dreampose(*words, "-o", "whole.poses", env={**os.environ, "DREAMPOSE_CACHE": str(place / "other")})
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for wait in (1, 2, 3, 4):
+        process = start(*words, "-o", "dance-own.poses", "--overwrite")
+        time.sleep(wait)
+        process.kill()
+        process.communicate(timeout=60)
+    assert dreampose(*words, "-o", "dance-own.poses", "--overwrite").returncode == 0
+    assert (place / "dance-own.poses").read_bytes() == (place / "whole.poses").read_bytes()
+    for folder in ("partial", "locks", "tmp"):
+        assert not list((cache / folder).glob("*")), folder
+    assert {path.name for path in place.glob(".*")} == set()
+
+
+def test_a_cache_that_is_removed_under_a_running_tune(place, cache):
+    process = start(*TUNE)
+    give_up = time.monotonic() + 120
+    while not list(cache.glob("partial/*/checkpoints")) and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.02)
+    shutil.rmtree(cache, ignore_errors=True)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode in (0, 1) and "Traceback" not in said and "unexpected" not in said, said
+    if process.returncode:
+        assert "run the same command again" in said
+    assert dreampose(*TUNE).returncode == 0
+    assert dreampose("cache", "verify", "-q").returncode == 0
 
 
 # ---- two at once

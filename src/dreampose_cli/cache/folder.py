@@ -129,7 +129,8 @@ class CacheFolder:
 
     @contextlib.contextmanager
     def storing(self, within: Path | None = None) -> Iterator[None]:
-        """Turn the system's errors into a StoreError; with `within`, only a full disk and errors in that folder."""
+        """Turn the system's errors into a StoreError; with `within`, only a full disk and errors in that folder, and whatever
+        comes of its removal while the block runs."""
         try:
             yield
         except OSError as problem:
@@ -139,10 +140,10 @@ class CacheFolder:
             if ours or problem.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self.store_error(problem, "write") from problem
             raise
-        except DreamposeError:
-            raise
-        except Exception as problem:  # of safetensors and torch
-            if is_full_disk(problem):
+        except Exception as problem:  # of safetensors and torch, and what was made of it
+            if within is not None and not within.exists():
+                raise self.store_error(OSError(errno.ENOENT, "", str(within)), "write") from problem
+            if is_full_disk(problem) and not isinstance(problem, DreamposeError):
                 raise self.store_error(OSError(errno.ENOSPC, "No space left on device"), "write") from problem
             raise
 

@@ -70,9 +70,9 @@ def jobs_of(
     home = _folder(folder)
     made = OptionSets(options).of({})
     people: list[str] = []
-    photos = [os.fspath(photo) for photo in photos]
-    require_apart(os.path.join(home, "manifest.jsonl"), filter(os.path.isdir, photos), replaced=False)
-    for photo in photos:
+    given = [os.fspath(photo) for photo in photos]
+    require_apart(os.path.join(home, "manifest.jsonl"), [one for one in given if os.path.isdir(one)], replaced=False)
+    for photo in given:
         people += [str(path) for path in list_files(Path(photo), SUFFIXES)] if os.path.isdir(photo) else [photo]
     people, dances = list(dict.fromkeys(people)), list(dict.fromkeys(os.fspath(dance) for dance in poses))
     tuned = list(dict.fromkeys(subjects))
