@@ -172,7 +172,7 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     from dreampose_cli.mannequins.subject import draw_subject
     from dreampose_cli.media.fitting import fit_pose
     from dreampose_cli.networks.storage import load_base
-    from dreampose_cli.subjects.views import Views
+    from dreampose_cli.subjects.views import SubjectPhotos
     from dreampose_cli.training.tuning import fit_subject
     from dreampose_cli.workflows.options import TuneOptions
     from dreampose_cli.workflows.synth import FPS, plan_clip
@@ -186,7 +186,7 @@ def examine(chosen: argparse.Namespace, folder: Path, index: int, sections: list
     shown = list(perform(draw_subject(clip.subject_seed), dance, config.resolution))
     truth = np.stack([frame.picture for frame in shown[FIRST:]])
     pose = fit_pose(shown[0].pose, config.resolution, config.fit, config.poses.resize)
-    views = Views(shown[0].picture[None], pose[None], [None])
+    views = SubjectPhotos(shown[0].picture[None], pose[None], [None])
     windows = list(pose_windows(base, PosesInMemory([frame.pose for frame in shown], FPS)))[FIRST:]
     results, pictures = {}, {"truth": truth[len(truth) // 2]}
 

@@ -7,7 +7,7 @@ network says (`Network.branches`).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -64,8 +64,18 @@ def noise_weights(sampler) -> tuple[Tensor, Tensor]:
     return sampler.add_noise(one, zero, first)[0], sampler.add_noise(zero, one, first)[0]
 
 
-def guide(branches: Tensor, weights: Sequence[float]) -> Tensor:
-    """The predictions of k guidance branches (k, R, C, h, w) and their weights, which sum to one -> (R, C, h, w)."""
+ALL_LEVELS = (0.0, 1.0)
+
+
+def is_guided(timestep: Tensor, interval: tuple[float, float], timesteps: int) -> bool:
+    """Whether guidance is on at a timestep: `interval` gives the noise levels at which it is, as shares of the schedule of so
+    many timesteps; 1 is pure noise, 0 the picture (Kynkaanniemi et al., 2024)."""
+    low, high = interval
+    return low <= float(timestep) / (timesteps - 1) <= high
+
+
+def guide(branches: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
+    """The predictions of the guidance branches, (R, C, h, w) each, and their weights, which sum to one -> (R, C, h, w)."""
     return cast(Tensor, sum(weight * branch for weight, branch in zip(weights, branches, strict=True)))
 
 

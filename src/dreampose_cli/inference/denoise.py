@@ -18,19 +18,16 @@ from torch import Tensor
 from ..device import is_out_of_memory, release
 from ..errors import OutOfMemoryError, UsageError
 from ..networks.network import Branch, Condition, Network
-from ..sampling import clip_noise, derived_seed, guide, make_sampler, noise_weights, sample
+from ..sampling import ALL_LEVELS, clip_noise, derived_seed, guide, is_guided, make_sampler, noise_weights, sample
 from .batch_plan import BatchPlan
-
-ALL_LEVELS = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class RenderSettings:
     """The settings of sampling. `noise`: "shared", one draw for all frames, or "per-frame".
 
-    guidance: the weight of each condition, by the network's names. guidance_interval: the noise levels at which guidance is
-    on, as shares of the schedule: 1 is pure noise, 0 the picture. At the others the full condition alone is computed
-    (Kynkaanniemi et al., 2024).
+    guidance: the weight of each condition, by the network's names. guidance_interval: where guidance is on (`is_guided`);
+    elsewhere the full condition alone is computed.
     """
 
     sampler: str
@@ -146,14 +143,12 @@ def render_latents(
     plain, plain_rows = guided, guided_rows
     if settings.guidance_interval != ALL_LEVELS:
         plain, plain_rows = [Branch(1.0)], condition
-    low, high = settings.guidance_interval
     sampler = make_sampler(settings.sampler, network.schedule)
-    levels = sampler.config.num_train_timesteps - 1
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-        on = low <= float(timestep) / levels <= high
+        on = is_guided(timestep, settings.guidance_interval, sampler.config.num_train_timesteps)
         branches, rows = (guided, guided_rows) if on else (plain, plain_rows)
-        reference = network.at(prepared.reference, timestep)
+        reference = network.at_timestep(prepared.reference, timestep)
         noisy = latents.repeat(len(branches), 1, 1, 1)
         size = batch_plan.rows if batch_plan and batch_plan.rows else len(noisy)
         parts = [slice(i, i + size) for i in range(0, len(noisy), size)]

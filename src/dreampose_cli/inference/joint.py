@@ -7,14 +7,14 @@ with it, and frames are decoded one at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..networks.network import Branch, Network
-from ..sampling import SamplingState, sample, window_counts
+from ..sampling import ALL_LEVELS, SamplingState, guide, is_guided, sample, window_counts
 from .kept_latents import KeptLatents, Progressed
 
 
@@ -29,21 +29,20 @@ def denoise_clip(
     branches: Sequence[Branch],
     windows: list[list[int]],
     *,
-    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    guidance_interval: tuple[float, float] = ALL_LEVELS,
     in_turn: bool = False,
     on_window: Callable[[int, int], None] | None = None,
     kept: KeptLatents | None = None,
 ) -> Tensor:
     """Noise (N, C, h, w) -> latents (N, C, h, w), in `steps` steps.
 
-    `poses(frames)`: what the network's `condition` takes for these frames. guidance_interval: the noise levels at which
-    guidance is on, as shares of the schedule; at the others the full condition alone is computed (Kynkaanniemi et al.,
-    2024). `in_turn`: the branches of guidance are computed one after the other, in half the memory. `on_window(done,
-    total)` is called after each window of each step. `kept`: where the clip was left, and what is told how far it is.
+    `poses(frames)`: what the network's `condition` takes for these frames. guidance_interval: where guidance is on
+    (`is_guided`); elsewhere the full condition alone is computed. `in_turn`: the branches of guidance are computed one
+    after the other, in half the memory. `on_window(done, total)` is called after each window of each step. `kept`: where
+    the clip was left, and what is told how far it is.
     """
     kept = kept or KeptLatents(None)
     guided = [branch for branch in branches if branch.weight != 0.0]
-    low, high = (share * (sampler.config.num_train_timesteps - 1) for share in guidance_interval)
     counts = window_counts(windows, len(start)).to(start).view(-1, 1, 1, 1)
     resumed = kept.latest
     state = None if resumed is None else resumed.state
@@ -56,12 +55,13 @@ def denoise_clip(
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
         nonlocal resumed
-        now = network.at(reference, timestep)
+        now = network.at_timestep(reference, timestep)
         first, total = 0, torch.zeros_like(latents)
         if resumed is not None and resumed.total is not None:
             first, total = resumed.windows, resumed.total.to(latents)
         resumed = None
-        used = guided if low <= float(timestep) <= high else [Branch(1.0)]
+        on = is_guided(timestep, guidance_interval, sampler.config.num_train_timesteps)
+        used = guided if on else [Branch(1.0)]
         assert state is not None  # the sampler notes its state before each prediction
         for number, window in enumerate(windows[first:], start=first + 1):
             condition = network.condition(now, poses(window))
@@ -94,7 +94,7 @@ def guided_prediction(
     else:
         rows = latents.repeat(len(branches), 1, 1, 1)
         parts = network.predict(rows, timestep, condition.cat(conditions), reference).chunk(len(branches))
-    return cast(Tensor, sum(branch.weight * part for branch, part in zip(branches, parts, strict=True)))
+    return guide(parts, [branch.weight for branch in branches])
 
 
 @torch.inference_mode()

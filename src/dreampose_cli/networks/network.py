@@ -6,14 +6,15 @@ it is loaded from, no screen and no device policy. One step of denoising, as sam
     reference = network.reference(views)                          # once for a photo
     condition = network.condition(reference, poses)               # once for a run of frames
     rows = condition.cat([condition.drop(image=True, pose=True), condition])
-    prediction = network.predict(latents, t, rows, network.at(reference, t))
+    prediction = network.predict(latents, t, rows, network.at_timestep(reference, t))
 
 Rows: a row is one frame of one guidance branch, its latents are (C, h, w), and tensors of rows have them first. A network
 whose `context.size` is n > 1 attends across frames: it gets whole windows, n rows of one window after the other.
 
-A new family is a folder next to `dreampose/`: settings (data, no torch), a `Network` and its `Condition`; one line in
-`bases.families` makes it known. Everything that lists modules (saving, loading, the files on the Hub, fingerprints, moving,
-casting, what a subject keeps) follows from `modules`.
+A new family is a folder next to `dreampose/`: settings (data, no torch), a `Network` with its `Condition`, and presets to
+train from; one line in `bases.families` makes it known, and `training.recipes` says how its presets are trained. Everything
+that lists modules (saving, loading, the files on the Hub, fingerprints, moving, casting, what a subject keeps) follows from
+`modules`.
 
 Shapes: H, W of the base's resolution, h, w of its latent grid, f = H / h = W / w, C latent channels, R rows.
 """
@@ -118,7 +119,8 @@ class Condition(ABC):
     def drop(self, image: bool | Tensor, pose: bool | Tensor) -> Self:
         """The same rows without their image, their pose, or both: for all rows, or for those where a mask (R,) is true.
 
-        The only definition of "null": guidance and the dropout of training both come here.
+        The one place where rows become null: guidance and the dropout of training both come here, and each family says here what
+        it means.
         """
 
     def __getitem__(self, rows: slice) -> Self:
@@ -187,14 +189,14 @@ class Network(Placement, ABC):
     def reference(self, views: Views, null: bool = True) -> Any:
         """All that depends on the photos alone, once a subject; the encoders are not needed after it.
 
-        null: whether rows without their image will be asked for. Opaque to the caller, who hands it to `at` and `condition`.
-        Gradients flow where they are on.
+        null: whether rows without their image will be asked for. Opaque to the caller, who hands it to `at_timestep` and
+        `condition`. Gradients flow where they are on.
         """
 
-    def at(self, reference: Any, t: Tensor) -> Any:
+    def at_timestep(self, reference: Any, t: Tensor) -> Any:
         """The photos' contribution at timestep t, a scalar or one of each photo: computed once a step, for all its rows.
 
-        Here the reference itself: only the appearance network of some families looks at the timestep.
+        By default the reference unchanged: only the appearance network of some families looks at the timestep.
         """
         return reference
 
@@ -211,7 +213,7 @@ class Network(Placement, ABC):
         """The prediction (R, C, h, w), float32, in the schedule's prediction type.
 
         latents (R, C, h, w) noised to t, a scalar or (R,); condition: of the family's own class, as `condition` gave it;
-        reference: what `at` gave for t.
+        reference: what `at_timestep` gave for t.
         """
 
     def regression(self, condition: Any, target: Tensor) -> Tensor | float:
@@ -255,7 +257,7 @@ class Network(Placement, ABC):
 
     def entering(self, stage: str, frames: int, seed: int) -> Self:
         """The network as it begins a stage of phase 1: with the modules that this stage is the first to need, new ones drawn by
-        `seed`, for clips of so many `frames`. Here itself."""
+        `seed`, for clips of so many `frames`. By default the network itself."""
         return self
 
     @property
@@ -269,11 +271,11 @@ class Network(Placement, ABC):
         return ()
 
     def autoencoder_changed(self) -> None:
-        """To be called when the autoencoder has got its weights: parts that hold a copy of them (`look_as`) take them over."""
+        """To be called when the autoencoder has got its weights: parts with a copy of them (`copy_encoder_from`) take them over."""
         for module in self.modules.values():
             for part in module.modules():
-                if hasattr(part, "look_as"):
-                    part.look_as(self.vae)
+                if hasattr(part, "copy_encoder_from"):
+                    part.copy_encoder_from(self.vae)
 
     # What follows from the modules.
 

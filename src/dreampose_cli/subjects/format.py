@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from .views import Views
+    from .views import SubjectPhotos
 
 SUBJECT_FILE = "subject.json"
 SUBJECT_VERSION = 2
@@ -90,7 +90,7 @@ def damaged(folder: Path, error: BaseException) -> SubjectError:
     )
 
 
-def write_subject(tuned: dict[str, dict[str, Tensor]], views: Views, description: dict[str, Any], folder: Path) -> None:
+def write_subject(tuned: dict[str, dict[str, Tensor]], views: SubjectPhotos, description: dict[str, Any], folder: Path) -> None:
     """Write the tuned weights, by the names of the modules, with the photos and their poses; `subject.json` last."""
     import numpy as np
     import torch

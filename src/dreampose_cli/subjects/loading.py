@@ -17,7 +17,7 @@ from ..errors import BaseError, DreamposeError, SubjectError, UsageError
 from ..media.fitting import Crop, Fit, fit_picture
 from ..reporting import Note
 from .format import SubjectRecord, damaged, read_subject
-from .views import Views, read_views
+from .views import SubjectPhotos, read_views
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +130,7 @@ def load_photo(
             if note:
                 note(f"{photo} is used whole: {error}")
     if views is None:
-        views = Views(
+        views = SubjectPhotos(
             fit_picture(picture, config.resolution, config.fit)[None],
             np.zeros((1, 3, *config.resolution), np.float32),
             [None],

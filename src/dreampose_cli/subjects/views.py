@@ -21,7 +21,7 @@ WIDENINGS = 4  # of a photo's region, before the whole is taken
 
 
 @dataclass(frozen=True)
-class Views:
+class SubjectPhotos:
     """A subject's photos at the base's resolution: pictures uint8 (N, H, W, 3), poses float32 (N, 3, H, W).
 
     crops: of each photo the region that was used, None for the whole.
@@ -41,7 +41,7 @@ def read_views(
     estimator: str,
     device: str,
     note: Note | None = None,
-) -> Views:
+) -> SubjectPhotos:
     """Photos and their poses at the base's resolution; the poses from the given files, else from the estimator.
 
     For a base that follows keypoints poses are their drawings, (N, 3, H, W) in [0, 1], and photos are used whole.
@@ -71,11 +71,11 @@ def read_views(
         if crop:
             picture = crop.of_picture(picture)
             if note:
-                note(f"{path} is cut to {crop.width}x{crop.height} around the person, who would be small in the whole.")
+                note(f"{path} is cropped to {crop.width}x{crop.height} around the person, who would be small in the whole.")
         fitted.append(fit_picture(picture, config.resolution, config.fit))
         frames.append(fit_pose(frame, config.resolution, config.fit, config.poses.resize))
         crops.append(crop)
-    return Views(np.stack(fitted), np.stack(frames), crops)
+    return SubjectPhotos(np.stack(fitted), np.stack(frames), crops)
 
 
 def _drawn_views(
@@ -87,7 +87,7 @@ def _drawn_views(
     estimator: str,
     device: str,
     note: Note | None,
-) -> Views:
+) -> SubjectPhotos:
     fitted, drawn = [], []
     for i, (path, picture) in enumerate(zip(photos, pictures, strict=True)):
         source = poses[i] if poses else path
@@ -98,7 +98,7 @@ def _drawn_views(
         fitted.append(fit_picture(picture, config.resolution, config.fit))
         skeleton = fit_picture(skeleton, config.resolution, config.fit)
         drawn.append(np.ascontiguousarray(skeleton.transpose(2, 0, 1), np.float32) / 255)
-    return Views(np.stack(fitted), np.stack(drawn), [None] * len(fitted))
+    return SubjectPhotos(np.stack(fitted), np.stack(drawn), [None] * len(fitted))
 
 
 def crop_to_person(

@@ -143,7 +143,7 @@ class DenoisingTask:
         condition = network.condition(reference, batch.windows)
         regression = network.regression(condition, target)
         noisy = self.schedule.add_noise(target, noise, rows)
-        prediction = network.predict(noisy, rows, condition.drop(no_image, no_pose), network.at(reference, timesteps))
+        prediction = network.predict(noisy, rows, condition.drop(no_image, no_pose), network.at_timestep(reference, timesteps))
         velocity = self.schedule.config.prediction_type == "v_prediction"
         goal = self.schedule.get_velocity(target, noise, rows) if velocity else noise
         error = (prediction - goal).square()

@@ -17,7 +17,7 @@ from ..networks.network import Network
 from ..networks.storage import save_tensors
 from ..reporting import Note, Progress
 from ..sampling import derived_seed
-from ..subjects.views import Views
+from ..subjects.views import SubjectPhotos
 from .autoencoder import ReconstructionTask
 from .crops import CropSource
 from .denoising import DenoisingTask
@@ -27,7 +27,7 @@ from .memory import MemoryPlan, run_within_memory
 
 def fit_subject(
     network: Network,
-    views: Views,
+    views: SubjectPhotos,
     preset: TuningSettings,
     seed: int,
     autocast: str | None,

@@ -34,7 +34,7 @@ from ..networks.model_cache import ModelCache
 from ..networks.network import Network, Views
 from ..poses.damaged import DAMAGED_ARRAY
 from ..reporting import Caution, Note, Progress, no_note
-from ..sampling import context_windows, joint_noise, make_sampler
+from ..sampling import ALL_LEVELS, context_windows, joint_noise, make_sampler
 from ..subjects.loading import load_subject
 from ..version import __version__
 from .clip_plan import Plan, plan
@@ -45,7 +45,6 @@ from .render_request import content
 if TYPE_CHECKING:
     from .render_request import Request
 
-ALL_LEVELS = (0.0, 1.0)
 LARGE = 256 * 256  # pixels of a frame from which on a CPU needs hours and not minutes
 WINDOW_TFLOP = 18.4  # of one row of guidance, 16 frames of 512x512
 CONTROL_TFLOP = 0.28 * 16
@@ -138,7 +137,7 @@ def _denoise(
     with torch.inference_mode():
         reference = network.reference(views)
         if options.appearance_once:
-            reference = network.at(reference, torch.tensor(0))
+            reference = network.at_timestep(reference, torch.tensor(0))
     if options.memory == "low":
         offload(*encoders)
     joint_plan = plan_clip(network, size, settings.window, settings.overlap, used, options.memory)

@@ -1,8 +1,11 @@
 """The network of the reference-attention family: photos and poses condition it, `predict` is one batch.
 
-    bank = appearance(photo latents, t)                        `reference`, `at`
-    residuals = control(latents, t, control picture)           once for all branches of guidance
-    prediction = unet(latents, t, residuals), its self-attention over its own tokens and, but for null rows, the bank's
+    bank = appearance(photo latents, t)                        `reference`, `at_timestep`; `appearance.py`
+    residuals = control(latents, t, control picture)           once for branches that it does not tell apart
+    prediction = unet(latents, t, residuals)                   `unet.py`: the forward pass, with its motion modules
+
+The UNet's self-attention looks over its own tokens and, but for null rows, over the bank's (`reference_attention.py`, which
+names the papers). In place of the control AnimateAnyone has a pose guider, whose output is added to the UNet's input.
 
 A clip is a window of frames that are denoised together; rows are frames of clips, clip by clip. Shapes: P photos, F frames
 of a clip, R rows, latents (C, h, w), pictures (3, H, W).
@@ -36,7 +39,7 @@ class Reference:
     """All that depends on the photos alone: latents (P, C, h, w), tokens (P, T, D), and their bank where it is known.
 
     Where the appearance network follows the timestep, `AnimateNetwork.at` gives the bank of a step. A reference that has a
-    bank keeps it: `at` once, and what it gave serves all steps.
+    bank keeps it: `at_timestep` once, and what it gave serves all steps.
     """
 
     latents: Tensor
@@ -128,7 +131,7 @@ class AnimateNetwork(Network):
         zero = self.settings.reference_timestep == "zero"
         return self._with_bank(reference, torch.tensor(0)) if zero else reference
 
-    def at(self, reference: Reference, t: Tensor) -> Reference:
+    def at_timestep(self, reference: Reference, t: Tensor) -> Reference:
         return reference if reference.bank is not None else self._with_bank(reference, t)
 
     def _with_bank(self, reference: Reference, t: Tensor) -> Reference:
@@ -278,7 +281,7 @@ def _reading(condition: AnimateCondition, reference: Reference | None) -> Readin
     seeing = condition.sees_photo
     if not seeing.any():
         return None
-    assert reference is not None and reference.bank is not None  # rows that see the photo need what `at` gave
+    assert reference is not None and reference.bank is not None  # rows that see the photo need what `at_timestep` gave
     return Reading(reference.bank, condition.photo, None if seeing.all() else seeing.nonzero()[:, 0])
 
 

@@ -47,7 +47,7 @@ class TextureEncoder(nn.Module):
         )
         self.leave = nn.Conv2d(width, self.latent_channels, 3, padding=1)
 
-    def look_as(self, vae: AutoencoderKL) -> None:
+    def copy_encoder_from(self, vae: AutoencoderKL) -> None:
         """Take over the weights of `vae`'s encoder, once it is trained."""
         for mine, trained in zip(self.detail, (vae.encoder, vae.quant_conv), strict=True):
             mine.load_state_dict(trained.state_dict())

@@ -1,4 +1,4 @@
-"""Photos and poses as the tensors that condition the UNet; the null photo and the null pose live here and nowhere else.
+"""Photos and poses as the tensors that condition the UNet; `DreamPoseCondition.drop` makes rows null.
 
 Shapes: H, W of the base's resolution, h, w of its latent grid, f = H / h, T context tokens of width D, C latent channels,
 N photos, R rows.
@@ -65,9 +65,9 @@ class DreamPoseCondition(Condition):
     photo_needs_pose: bool = field(default=False, metadata=SHARED)
 
     def drop(self, image: bool | Tensor, pose: bool | Tensor) -> DreamPoseCondition:
-        """The null image is a black picture, encoded as any photo is, and with a surface code no token at all; the null pose is
-        `PoseSettings.null` everywhere, its code zero; photo channels of what is null are zero, and a guess that was made of it
-        is none."""
+        """The null image is what `DreamPose.null_photo` says, encoded as any photo is, and with a surface code no token at all;
+        the null pose is `PoseSettings.null` everywhere, its code zero; photo channels of what is null are zero, and a guess
+        that was made of it is none."""
         no_image, no_pose = (torch.as_tensor(mask).expand(self.rows) for mask in (image, pose))
         no_photo = no_image | no_pose if self.photo_needs_pose else no_image
         changed: dict[str, Any] = {}

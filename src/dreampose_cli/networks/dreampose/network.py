@@ -2,6 +2,9 @@
 
 e = UNet(z_t, c_p; t, c_I): the pose window c_p is concatenated to the noisy latents, the image condition c_I = A(c_CLIP, c_VAE)
 is the context of cross-attention. Guidance (section 4.5): e = e(0, 0) + s_I (e(c_I, 0) - e(0, 0)) + s_p (e(c_I, c_p) - e(c_I, 0)).
+
+Not in the paper, and off unless a base's settings say so: photo channels at the UNet's input, the surface code
+(`surface_code.py`), the first guess of a texture encoder (`prior.py`), and sampling that starts from the photo.
 """
 
 from __future__ import annotations
@@ -156,7 +159,8 @@ class DreamPose(Network):
         return self.encode(pixels.to(self.device))
 
     def null_photo(self) -> tuple[Tensor, Tensor]:
-        """The null image: CLIP's view of a black picture (1, 3, s, s), and the latents of a zero VAE input (1, C, h, w)."""
+        """The null image: CLIP's view of a black picture (1, 3, s, s), and the latents (1, C, h, w) of a VAE input that is zero
+        everywhere, as in the published code: mid-grey where the VAE sees pictures in [-1, 1]."""
         height, width = self.config.resolution
         clip = self.views(np.zeros((1, height, width, 3), np.uint8)).clip
         size = (width, height) if self.settings.photo.null_transposed else (height, width)

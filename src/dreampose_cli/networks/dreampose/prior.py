@@ -1,4 +1,4 @@
-"""A first guess of the target, worked by its certainty into the network's prediction.
+"""A first guess of the target, combined with the network's prediction by how sure it is.
 
 A base with a texture encoder has a guess g of the target's latents x0 before it denoises. Taken as a Gaussian prior
 N(g, s2), together with the noisy latents z = a x0 + b e (a2 + b2 = 1), it has a posterior in closed form, whose velocity is

@@ -6,7 +6,7 @@ Transfer (Neverova et al., ECCV 2018) builds a network on this; here it is an in
 paper's conditioning (`PhotoSettings.unet_channels`), which carries pattern and print at sizes where cross-attention
 alone does not. The network still decides everything: what is hidden in the photo, skirts, hair, folds, the face.
 
-Charts must be symmetric for the fall-backs (the mannequins' charts are: see `synthetic`): (front, U, V) and
+Charts must be symmetric for the fall-backs (the mannequins' charts are: see `mannequins.figure`): (front, U, V) and
 (back, U, V) are opposite surface points, and left and right limbs are mirror images with equal (U, V).
 """
 
