@@ -268,15 +268,17 @@ def tiny_base(work: Path) -> Path:
 def mini_task(clips: Path):
     """Mini's network at random initialisation on these clips, and its settings."""
     from dreampose_cli.networks.dreampose.presets import build_mini
-    from dreampose_cli.training.denoising import Dropout, PairSource, PairTask, encode_frames
+    from dreampose_cli.training.denoising import DenoisingTask, Dropout
     from dreampose_cli.training.frames import prepare_frames
-    from dreampose_cli.workflows.train import STAGES
+    from dreampose_cli.training.recipes import PRESETS
+    from dreampose_cli.training.sources import PairSource, encode_frames
 
     base = build_mini(0)
     frames = prepare_frames(user_cache(), clips, base.config.resolution)
     latents = encode_frames(user_cache(), base, frames, base.config.target_range)
     source = PairSource(base, frames, frames.split("train"), latents)
-    return PairTask(base, source, train_encoder=True, dropout=Dropout()), STAGES["mini"]["network"]
+    learning = ("unet", "adapter", "image_encoder")
+    return DenoisingTask(base, source, learning, Dropout()), PRESETS["mini"].stages["network"]
 
 
 def table(

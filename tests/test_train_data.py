@@ -143,6 +143,54 @@ def test_clips_to_test_with(tmp_path):
         find_test_clips(tmp_path / "gone")
 
 
+def test_deepfashions_people_are_told_apart_by_path_and_by_name(tmp_path):
+    shop = tmp_path / "shop/Img/img/WOMEN/Dresses"
+    touch(*(shop / f"id_0000000{i}/0{k}_1_front.jpg" for i in (1, 2) for k in (1, 2)))
+    flat = ("WOMEN-Dresses-id_00000003-02_1_front.jpg", "WOMEN-Dresses-id_00000003-02_2_side.jpg")
+    touch(*(tmp_path / "flat" / name for name in flat), tmp_path / "flat/fashionWOMENDressesid0000000401_1front.jpg")
+    assert found(tmp_path / "flat") == {("train", "id_00000003/02"), ("train", "id_00000004/01")}
+    assert {len(s.pictures) for s in find_clips(tmp_path / "flat")} == {1, 2}
+    assert not any(s.ordered for s in find_clips(tmp_path / "flat"))
+    names = {(i, k): f"Img/img/WOMEN/Dresses/id_0000000{i}/0{k}" for i in (1, 2) for k in (1, 2)}
+    assert found(tmp_path / "shop") == {("train", name) for name in names.values()}
+    (tmp_path / "shop/Eval").mkdir()
+    table = "4\nimage_name item_id evaluation_status\n"
+    rows = [(1, 1, "train"), (1, 2, "train"), (2, 1, "query"), (2, 2, "gallery")]
+    lines = [f"img/WOMEN/Dresses/id_0000000{i}/0{k}_1_front.jpg id_0000000{i} {split}\n" for i, k, split in rows]
+    (tmp_path / "shop/Eval/list_eval_partition.txt").write_text(table + "".join(lines))
+    splits = {1: "train", 2: "test"}
+    assert found(tmp_path / "shop") == {(splits[i], name) for (i, _), name in names.items()}
+
+
+def test_a_person_in_training_and_in_testing_is_refused_by_name(tmp_path):
+    touch(*(tmp_path / f"{split}/WOMEN/id_0000000{i}/01_1_front.jpg" for split, i in (("train", 1), ("train", 2), ("test", 3))))
+    assert len(find_clips(tmp_path)) == 3
+    touch(tmp_path / "test/MEN/id_00000002/02_1_front.jpg")
+    with pytest.raises(TrainingError, match="^id_00000002 is both in training and in testing in .*leave them out of one"):
+        find_clips(tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    row = "img/WOMEN/id_00000001/01_1_front.jpg id_00000001"
+    (tmp_path / "list_eval_partition.txt").write_text(f"2\nimage_name item_id evaluation_status\n{row} train\n{row} query\n")
+    with pytest.raises(TrainingError, match="^id_00000001 is both .*list_eval_partition.txt"):
+        find_clips(tmp_path)
+
+
+def test_a_folder_of_the_tiktok_dataset_is_a_clip(tmp_path):
+    for i in range(1, 4):
+        labels = np.zeros((20, 16, 3), np.uint8)
+        labels[4:16, 4:12] = (i, 60 * i, 80)
+        for kind, picture in (("images", np.full((20, 16, 3), 50 * i, np.uint8)), ("densepose", labels), ("masks", labels)):
+            if (kind, i) != ("densepose", 2):
+                (tmp_path / "00001" / kind).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(tmp_path / "00001" / kind / f"{i:04d}.png")
+    notes = []
+    (clip,) = find_clips(tmp_path, notes.append)
+    assert clip.name == "00001" and clip.ordered and [p.name for p, _ in clip.pictures] == ["0001.png", "0003.png"]
+    assert notes == ["1 picture left out (00001/images/0002.png): densepose/ has none of its name."]
+    frames = prepare_frames(user_cache(), tmp_path, (20, 16))
+    assert frames.pictures[1, 0, 0, 0] == 150 and frames.pose([1])[0, 0, 8, 8] == 3
+
+
 def test_an_empty_test_list_is_said(tmp_path):
     touch(tmp_path / "a.mp4")
     (tmp_path / "test.txt").write_text("\n")

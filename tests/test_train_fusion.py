@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -22,11 +23,12 @@ from dreampose_cli.poses.keypoint_files import KeypointWriter
 from dreampose_cli.poses.keypoints import POINTS
 from dreampose_cli.poses.skeleton_picture import draw_skeleton
 from dreampose_cli.training.denoising import DenoisingTask, Dropout
-from dreampose_cli.training.frames import Clip, FrameDataset, prepare_frames
+from dreampose_cli.training.frames import Clip, FrameDataset, pose_kind, prepare_frames
 from dreampose_cli.training.loop import LoopSettings, SampleRng
 from dreampose_cli.training.sources import ClipSource
 from dreampose_cli.workflows import train as phase1
 from dreampose_cli.workflows.options import TrainOptions
+from test_keypoints import fake_rtmlib
 
 SD, OPENPOSE = "stable-diffusion-v1-5/stable-diffusion-v1-5", "lllyasviel/control_v11p_sd15_openpose"
 SIZE = (48, 32)
@@ -188,6 +190,17 @@ def test_keypoints_next_to_the_clips_are_drawn_and_followed(few, tiny_base, tmp_
     with pytest.raises(TrainingError, match="none of the training clips can be used"):
         phase1.train(TrainOptions(few, tmp_path / "more", **how), note=notes.append)
     assert any("holds DensePose, and this base follows keypoints" in note for note in notes)
+
+
+def test_keypoints_are_estimated_where_no_file_has_them(few, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    shutil.copytree(few, data, ignore=shutil.ignore_patterns("*.poses"))
+    points = np.zeros((134, 2))
+    points[:18] = [(6 + 5 * (i % 5), 4 + 2.2 * i) for i in range(18)]
+    monkeypatch.setitem(sys.modules, "rtmlib", fake_rtmlib([(points, 0.9)]))
+    assert (pose_kind(data, "dwpose"), pose_kind(data)) == ("keypoints", "densepose")
+    frames = prepare_frames(user_cache(), data, SIZE, kind="keypoints", estimator="dwpose")
+    assert len(frames.clips) == 2 and frames.kind == "keypoints" and all(frames.pose([row]).any() for row in (0, 15))
 
 
 def test_a_sample_of_motion_is_a_clip_with_one_timestep():

@@ -9,6 +9,8 @@ layouts, which may be mixed and lie in one another:
     clips/a/{video.mp4, video.poses, frames/}   as `synth` writes them; lossless frames are preferred
     clips/a/frame_0.png, frame_0_densepose.npy  as the official DreamPose wants them
     photos/.../id_01/01_1_front.jpg, ...        DeepFashion: a folder for each person, a number for each outfit
+    photos/...-id_00000002-02_1_front.jpg, ...  the same in one name; of both see `identities`
+    clips/00001/{images,densepose,masks}/       TikTok: frames and IUV pictures of one name each; the masks are not needed
 
 What is in a folder test/ or in a test list is only tested with. Everything else is trained on; but where there is a folder
 train/ or a train list, that says all that is trained on, and what is in neither is left out. Both speak for the folder that
@@ -27,6 +29,7 @@ from pathlib import Path
 from ..errors import TrainingError
 from ..media.files import list_files, natural_order
 from ..media.photos import SUFFIXES as PICTURE_SUFFIXES
+from .identities import identity_in_path, outfit_in_name, read_partition, require_disjoint
 
 VIDEO_SUFFIXES = {
     ".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
@@ -129,6 +132,7 @@ LOOSE = "picture: photos of one person, or the frames of a clip, belong in a fol
 BESIDE_FRAMES = "video: one of several next to frames/, which is the clip"
 WITHIN = "folder: it lies within the folder of a clip"
 TOO_DEEP = f"folder: it lies more than {DEEPEST} folders deep"
+WITHOUT_DENSEPOSE = "picture: densepose/ has none of its name"
 BESIDE_SPLITS = "clip: next to train/ and test/, and in neither"
 UNLISTED = "clip: in no list"
 
@@ -143,6 +147,10 @@ def _look_through(dataset: Path, note: Callable[[str], None] | None) -> tuple[li
     look = _Look(note or (lambda text: None))
     whole = _clip_folder(dataset, dataset.resolve().name, "", look) if _has_frames(dataset) else None
     sources = whole or _clips_in(dataset, "", "", look)
+    if partition := read_partition(dataset):
+        look.said |= set(partition.values())
+        sources = [replace(s, split=s.split or partition.get(identity_in_path(s.name) or "", "")) for s in sources]
+    require_disjoint([(source.name, source.split or "train") for source in sources if not source.ordered], dataset)
     look.say()
     return sources, look
 
@@ -175,7 +183,9 @@ def _clips_in(folder: Path, prefix: str, split: str, look: _Look, depth: int = 0
         else:
             look.leave(TOO_DEEP, [name])
     look.leave(DRAWING, [prefix + p.name for p in entries if p.is_file() and _is_video(p) and _is_drawing(p)])
-    look.leave(LOOSE, [prefix + p.name for p in entries if p.is_file() and _is_picture(p)])
+    loose = [p for p in entries if p.is_file() and _is_picture(p)]
+    sources += _outfits([p for p in loose if outfit_in_name(p.stem)], prefix.rstrip("/"), split)
+    look.leave(LOOSE, [prefix + p.name for p in loose if not outfit_in_name(p.stem)])
     return sources if split else _as_said(folder, prefix, sources, said, look)
 
 
@@ -190,6 +200,8 @@ def _clip_folder(folder: Path, name: str, split: str, look: _Look) -> list[Sourc
     pictures = [p for p in inside if p.is_file() and _is_picture(p)]
     poses = next((p for p in inside if "poses" in p.name and p not in videos and p not in drawings), None)
     others = [p for p in inside if p.is_dir() and p.name != "frames" and "poses" not in p.name]
+    if (folder / "images").is_dir() and (folder / "densepose").is_dir():
+        return _tiktok(folder, name, split, look)
     framed = _has_frames(folder)
     several = len(videos) > 1 or any(_LIST.fullmatch(p.name) for p in inside)
     if not framed and (several or any(_holds(p, _is_video) for p in others)):
@@ -208,16 +220,30 @@ def _clip_folder(folder: Path, name: str, split: str, look: _Look) -> list[Sourc
         if poses is not None:  # one file for all of them
             return [Source(name, split, folder, poses)]
         return [Source(name, split, pictures=_with_poses(pictures))]
+    return _outfits(pictures, name, split)
+
+
+def _outfits(pictures: list[Path], name: str, split: str) -> list[Source]:
+    """Photos in one folder as clips, one for each person and outfit that their names tell apart."""
     outfits = defaultdict(list)
     for picture in pictures:
         match = _OUTFIT.fullmatch(picture.stem.lower())
-        outfits[match[1] if match else ""].append(picture)
+        outfits[outfit_in_name(picture.stem) or (match[1] if match else "")].append(picture)
     if "" in outfits:  # other names: the whole folder is one person in one outfit
         outfits = defaultdict(list, {"": pictures})
     return [
-        Source(f"{name}/{outfit}" if outfit else name, split, pictures=_with_poses(members), ordered=False)
+        Source("/".join(filter(None, (name, outfit))), split, pictures=_with_poses(members), ordered=False)
         for outfit, members in outfits.items()
     ]
+
+
+def _tiktok(folder: Path, name: str, split: str, look: _Look) -> list[Source]:
+    """A clip of the TikTok dataset: of its images those that have a picture of the same name in densepose/."""
+    poses = {file.stem: file for file in list_files(folder / "densepose", PICTURES)}
+    pictures = list_files(folder / "images", PICTURES)
+    pairs = tuple((picture, poses[picture.stem]) for picture in pictures if picture.stem in poses)
+    look.leave(WITHOUT_DENSEPOSE, [f"{name}/images/{picture.name}" for picture in pictures if picture.stem not in poses])
+    return [Source(name, split, pictures=pairs)] if pairs else []
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -48,14 +48,18 @@ def watched(frames: FrameDataset) -> list[Clip]:
 
 
 def predictions(model: Network, frames: FrameDataset) -> Iterator[Shown]:
-    """For each watched clip its first frame as the photo, and the frames at one and at two thirds."""
-    settings = RenderSettings.of(model)
-    if settings.steps > STEPS:
-        settings = RenderSettings.of(model, sampler="ddim", steps=STEPS)
+    """For each watched clip its first frame as the photo, and the frames at one and at two thirds; of a network that denoises
+    frames together, one window from a third on."""
+    together = model.context.size  # frames that attend to each other follow one another, and have noise of their own
+    quick: dict[str, Any] = {"sampler": "ddim", "steps": STEPS} if model.config.sampling.steps > STEPS else {}
+    settings = RenderSettings.of(model, noise="per-frame" if together > 1 else None, **quick)
     poses = model.config.poses
     for clip in watched(frames):
         photo = frames.pictures[clip.start]
         rows = [min(clip.length - 1, clip.length * part // 3) for part in (2, 1)]
+        if together > 1:
+            first = max(0, min(clip.length // 3, clip.length - together))
+            rows = [min(clip.length - 1, first + i) for i in range(together)]
         windows = np.stack(
             [frames.window(clip, row, poses.count, poses.training_fps, poses.window_rule) for row in rows]
         )
@@ -64,7 +68,7 @@ def predictions(model: Network, frames: FrameDataset) -> Iterator[Shown]:
         middle = windows[:, poses.count // 2]
         if frames.kind == "keypoints":
             drawn = np.rint(middle * 255).astype(np.uint8).transpose(0, 2, 3, 1)
-            parts: np.ndarray = middle.any(axis=1).astype(np.float32)
+            parts = np.asarray((middle > 0).max(axis=1), np.float32)
         else:
             drawn, parts = np.stack([colorize_iuv(pose) for pose in middle]), middle[:, 0]
         yield Shown(photo, drawn, made, frames.pictures[[clip.start + row for row in rows]], parts)
@@ -91,7 +95,7 @@ def write_sample_grid(shown: list[Shown], path: Path) -> None:
     columns = [
         np.concatenate([s.photo, s.poses[i], s.made[i], s.truth[i]], axis=0)
         for s in shown[:SHOWN]
-        for i in range(len(s.truth))
+        for i in sorted({0, len(s.truth) // 2})
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:

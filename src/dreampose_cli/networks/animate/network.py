@@ -246,7 +246,14 @@ class AnimateNetwork(Network):
         of ControlNet, arXiv 2302.05543). For "motion": new motion modules, unless there are some."""
         if stage == "control" and self.settings.pose_input == "controlnet":
             begin_as_copy(self.modules["control"], self.unet)
-        if stage != "motion" or self.settings.motion_modules:
+        if stage != "motion":
+            return self
+        if self.settings.motion_modules:
+            if frames > self.settings.motion_positions:
+                raise BaseError(
+                    f"the motion modules of {self.config.name} know clips of {self.settings.motion_positions} frames and not of "
+                    f"{frames}; ask for fewer with --frames."
+                )
             return self
         settings = replace(
             self.settings,
