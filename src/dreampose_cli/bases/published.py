@@ -64,7 +64,7 @@ class PublishedBase:
 
     @property
     def where(self) -> str:
-        """Where the weights come from, in words."""
+        """The source of the weights, in words."""
         if self.drive:
             return f"Google Drive {self.drive}"
         return str(next(iter(self.sources.values())).reference)

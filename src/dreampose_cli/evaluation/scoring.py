@@ -130,7 +130,7 @@ def _summarise(clips, features, wanted, size, align_by, warnings) -> Evaluation:
 
 
 def _protocol(clips: list[ClipScores], features: FeatureSums, size: int | None, align_by: str) -> dict[str, Any]:
-    """How the figures were made, for people (`statement`) and for programs."""
+    """The protocol of the figures, for people (`statement`) and for programs."""
     sizes = sorted({(clip.size[1], clip.size[0]) for clip in clips})
     count = sum(clip.frames for clip in clips)
     shown = " and ".join(f"{w}x{h}" for w, h in sizes) if len(sizes) < 4 else f"{len(sizes)} sizes"

@@ -40,7 +40,7 @@ class Weights:
 
     @property
     def source(self) -> str:
-        """Where it comes from, in words."""
+        """The source, in words."""
         return self.url or f"https://huggingface.co/{self.repository}/resolve/{self.revision}/{self.file}"
 
     @property
@@ -107,7 +107,7 @@ CLIP = Weights(
 
 
 def locate(weights: Weights) -> Path | None:
-    """Where the file is on this machine, None where it is not."""
+    """The file on this machine, None where it is not there."""
     if weights.repository is not None:
         from huggingface_hub import try_to_load_from_cache
 

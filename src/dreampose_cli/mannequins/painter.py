@@ -105,7 +105,7 @@ class Painter:
         return colour
 
     def _drape(self, colour: Floats, pick: NDArray[np.integer], points: Floats, frame: int) -> None:
-        """Where a knee pushes through the skirt's cone, the cloth lies on the leg."""
+        """Draw the cloth that lies on the leg where a knee pushes through the skirt's cone."""
         local = self.scene.frame[frame, self._skirt] @ (points - self.scene.origin[frame, self._skirt][:, None])
         under = local[1] < 1.0
         if under.any():

@@ -92,6 +92,6 @@ def shown_index(own: float, fps: float, n: int) -> int:
 def resampled_length(
     own: float, frames: float, fps: float | None = None, start: float | None = None, end: float | None = None
 ) -> int:
-    """How many of `frames` frames at rate `own` there are between `start` and `end`, resampled to `fps`."""
+    """The number of `frames` frames at rate `own` between `start` and `end`, resampled to `fps`."""
     last = frames if end is None else min(frames, first_index(own, end))
     return max(0, math.ceil((last - first_index(own, start)) * (fps or own) / own - 1e-6))

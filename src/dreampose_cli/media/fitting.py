@@ -26,7 +26,7 @@ STRAY = 0.005  # share of a body's pixels at each end of an axis that may be mis
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a frame of `source` size lies inside one of `target` size: rows and columns of the box. Pixels, (h, w)."""
+    """The place of a frame of `source` size inside one of `target` size: rows and columns of the box. Pixels, (h, w)."""
 
     target: tuple[int, int]
     top: int
@@ -147,7 +147,7 @@ def body_box(pose: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None
 
 
 def span(counts: np.ndarray, stray: float) -> tuple[int, int]:
-    """Where along an axis pixels lie, from and to before, but for the share `stray` at each end; counts (n,), not all 0."""
+    """The range of pixels along an axis, from and to before, but for the share `stray` at each end; counts (n,), not all 0."""
     import numpy as np
 
     below = np.cumsum(counts)

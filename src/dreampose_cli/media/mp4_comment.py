@@ -51,7 +51,7 @@ class _Bytes:
 
 
 def _movie(found: _Bytes) -> tuple[int, int] | None:
-    """Where the contents of the movie box begin and end; None where the boxes of the file do not begin with its type, or
+    """The begin and the end of the movie box's contents; None where the boxes of the file do not begin with its type, or
     do not end where the file ends."""
     at, movie = 0, None
     while at < found.size:
@@ -65,7 +65,7 @@ def _movie(found: _Bytes) -> tuple[int, int] | None:
 
 
 def _find(found: _Bytes, name: bytes, at: int, end: int) -> tuple[int, int] | None:
-    """Where the contents of the box `name` begin and end, of the boxes between `at` and `end`."""
+    """The begin and the end of the contents of the box `name`, of the boxes between `at` and `end`."""
     while at < end:
         box = _box(found, at, end)
         if box is None:

@@ -106,7 +106,7 @@ def decode(
 
 
 def length_of(info: VideoInfo, fps: float | None, start: float | None, end: float | None) -> int | None:
-    """How many pictures `read_video` gives for these arguments; None if the video does not tell its length."""
+    """The number of pictures that `read_video` gives for these arguments; None if the video does not tell its length."""
     if info.frames is None:
         return None
     return resampled_length(info.fps, info.frames, fps, start, end)
@@ -156,7 +156,7 @@ def _pictures(path, info: VideoInfo, fps: float | None, start: float | None, end
 
 
 def _frame_limit(info: VideoInfo, fps: float | None, start: float | None, end: float | None) -> int:
-    """How many pictures are read at most: with `end` that many, else well beyond what the file announces."""
+    """The largest number of pictures that are read: with `end` that many, else well beyond what the file announces."""
     if end is not None:
         return resampled_length(info.fps, math.inf, fps, start, end)
     announced = length_of(info, fps, start, end)

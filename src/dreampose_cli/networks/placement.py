@@ -22,7 +22,7 @@ class Placement:
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the denoiser is."""
+        """The device of the denoiser."""
 
     def offload_only(self, *names: str) -> None:
         """Keep these modules, and no others, in the CPU's memory but while they are borrowed."""

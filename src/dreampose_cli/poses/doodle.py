@@ -143,7 +143,7 @@ class DoodleReader:
 
 
 def clearness(places: Tensor) -> Tensor:
-    """How much of each joint's likelihood (18, 24 * 24, logits) lies within three cells of its best place, (18,)."""
+    """The share of each joint's likelihood (18, 24 * 24, logits) that lies within three cells of its best place, (18,)."""
     share = places.softmax(-1).unflatten(-1, (GRID, GRID))
     cells = torch.stack(torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij"), -1).float()
     best = share.flatten(1).argmax(-1)

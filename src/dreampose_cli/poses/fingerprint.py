@@ -48,12 +48,12 @@ def estimator_fingerprint(name: str) -> str | None:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """That of an estimator made by `train --preset estimator`, or of the bundled one. Raises OSError."""
+    """The fingerprint of an estimator made by `train --preset estimator`, or of the bundled one. Raises OSError."""
     return hashlib.sha256((folder / ESTIMATOR_FILE).read_bytes()).hexdigest()[:14] + f"-{LOOKING}"
 
 
 def file_fingerprint(file: Path) -> str:
-    """That of a TorchScript file, 16 hex digits of its SHA-256. Raises OSError."""
+    """The fingerprint of a TorchScript file, 16 hex digits of its SHA-256. Raises OSError."""
     stat = file.stat()
     return _digest(file, stat.st_size, stat.st_mtime_ns)
 
@@ -65,7 +65,7 @@ def _digest(file: Path, _size: int, _modified: int) -> str:
 
 
 def source_digest(source: Path) -> str:
-    """That of what shows or holds poses: a file, or the files of a folder with their names. Raises MediaError."""
+    """The digest of what shows or holds poses: a file, or the files of a folder with their names. Raises MediaError."""
     if source.is_file():
         return file_digest(source)
     total = hashlib.sha256()

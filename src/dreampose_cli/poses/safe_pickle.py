@@ -172,7 +172,7 @@ class _Unpickler(pickle._Unpickler):
         return Tensor(storage, offset, size, stride)
 
     def _bytes(self, text: str, encoding: str) -> bytes:
-        """How pickles of protocol 2 write bytes."""
+        """Bytes as pickles of protocol 2 write them."""
         if encoding != "latin1":
             raise ValueError("bytes make no sense")
         return text.encode("latin1")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PoseSettings:
-    """How a pose window becomes channels at the UNet's input (paper section 4.3)."""
+    """The channels that a pose window becomes at the UNet's input (paper section 4.3)."""
 
     channels: str = "uv"  # "uv" as in the paper, "iuv" with the part label
     range: tuple[float, float] = (0.0, 1.0)  # where [0, 1] is mapped to; the part label counts as I / 24
@@ -23,7 +23,7 @@ class PoseSettings:
 
 @dataclass(frozen=True)
 class PhotoSettings:
-    """How the photo reaches the UNet (paper section 4.2)."""
+    """The ways by which the photo reaches the UNet (paper section 4.2)."""
 
     condition_range: tuple[float, float] = (-1.0, 1.0)  # the VAE's input range for the image condition
     null_transposed: bool = False  # the official null image is encoded with height and width swapped

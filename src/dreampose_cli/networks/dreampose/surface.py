@@ -57,7 +57,7 @@ class Surface:
 
 
 def surface_channels(factor: int) -> int:
-    """How many channels `transfer` gives on a latent grid of 1/factor: colour, the body's mask, two confidences."""
+    """The number of channels that `transfer` gives on a latent grid of 1/factor: colour, the body's mask, two confidences."""
     return 3 * factor * factor + factor * factor + 2
 
 

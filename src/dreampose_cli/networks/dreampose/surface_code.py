@@ -54,7 +54,7 @@ _sin, _cos = torch.sin, torch.cos
 
 
 def kernel() -> Tensor:
-    """How alike two points of the body are, as a bilinear form of their codes: (CODE, CODE), symmetric, no negative eigenvalue.
+    """The likeness of two points of the body, as a bilinear form of their codes: (CODE, CODE), symmetric, no negative eigenvalue.
 
     The same part counts SAME_PART, the same part but for front and back SAME_SIDE, the same kind of limb SAME_LIMB, and
     agreeing U and V at most SAME_PLACE.

@@ -290,5 +290,5 @@ class Driver:
 
 
 def _alike(step: Step) -> tuple[str, str]:
-    """What steps have in common that take about as long."""
+    """A key of steps that take about as long."""
     return step.kind, step.task["poses_digest"] if step.kind == VIDEO else ""

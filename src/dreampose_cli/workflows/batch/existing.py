@@ -22,7 +22,7 @@ REQUEST = "request"  # where a video's metadata says what made it
 
 
 def made_by(output: str) -> tuple[dict[str, Any], bool]:
-    """What made the video or folder of frames at `output` by its own account (empty where it does not say), and whether
+    """The origin of the video or folder of frames at `output` by its own account (empty where it does not say), and whether
     anything is there."""
     path = output.rstrip(os.sep)
     try:

@@ -29,7 +29,7 @@ _Amount = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 
 
 class _Result(msgspec.Struct):
-    """What is counted of a step's result."""
+    """The part of a step's result that is counted."""
 
     bytes: _Amount | None = None
     frames: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None

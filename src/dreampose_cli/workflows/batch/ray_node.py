@@ -84,7 +84,7 @@ class RayWorker:
         return platform.node()
 
     def status(self) -> tuple[tuple[int, int | None, str], list[str]]:
-        """How far the step is, and what there was to say since the last time."""
+        """The progress of the step, and the notes since the last time."""
         with self._lock:
             notes, self._notes = self._notes, []
             return self._progress, notes
