@@ -15,8 +15,9 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from dreampose_cli.bases.config import BaseConfig
 from dreampose_cli.networks.dreampose.conditioning import unet_inputs
 from dreampose_cli.networks.dreampose.network import DreamPose, make_adapter
-from dreampose_cli.networks.dreampose.presets import PAPER, SCHEDULE
+from dreampose_cli.networks.dreampose.presets import PAPER
 from dreampose_cli.networks.pretrained import OPENAI_MEAN, OPENAI_STD
+from dreampose_cli.networks.small import SCHEDULE
 
 # TFLOP at 512x640, two per multiplication and addition: one UNet row, one decode, one encode.
 ROW_TFLOP, DECODE_TFLOP, ENCODE_TFLOP = 1.04, 3.15, 1.41

@@ -65,7 +65,7 @@ def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         count = max(1, round_up(args.steps * LIMITS["loader"]))
         jobs = ((lambda n=n: load(n)) for n in range(1 + round * count, 1 + (round + 1) * count))
         began = time.perf_counter()
-        with Prefetcher(jobs, args.loaders) as feed:
+        with Prefetcher(jobs, args.prefetch_threads) as feed:
             for _ in feed:
                 pass
         loaded = time.perf_counter() - began
@@ -74,7 +74,7 @@ def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         "loader",
         ("step, samples/s", "loader, samples/s"),
         rounds,
-        {"batch": batch, "threads": args.threads, "loaders": args.loaders},
+        {"batch": batch, "threads": args.threads, "prefetch threads": args.prefetch_threads},
     )
 
 
@@ -122,7 +122,8 @@ def worker(clips: str, steps: str, batch: str) -> None:
     warm, steps = 3, int(steps)
     settings = dataclasses.replace(settings, steps=warm + steps, batch_size=int(batch) * processes.count, save_every=0)
     times = {}
-    run(task, settings, processes=processes, loaders=2, progress=lambda done, *_: times.setdefault(done, time.perf_counter()))
+    seen = lambda done, *_: times.setdefault(done, time.perf_counter())  # noqa: E731
+    run(task, settings, processes=processes, prefetch_threads=2, progress=seen)
     print(settings.batch_size * steps / (times[warm + steps] - times[warm]))
     processes.end()
 
@@ -273,12 +274,15 @@ def mini_task(clips: Path):
     from dreampose_cli.training.recipes import PRESETS
     from dreampose_cli.training.sources import PairSource, encode_frames
 
+    preset = PRESETS["mini"]
     base = build_mini(0)
     frames = prepare_frames(user_cache(), clips, base.config.resolution)
     latents = encode_frames(user_cache(), base, frames, base.config.target_range)
-    source = PairSource(base, frames, frames.split("train"), latents)
-    learning = ("unet", "adapter", "image_encoder")
-    return DenoisingTask(base, source, learning, Dropout()), PRESETS["mini"].stages["network"]
+    stage = next(stage for stage in base.stages if stage.name == "network")
+    source = PairSource(base, frames, frames.split("train"), latents, each=preset.pairing.targets_per_photo)
+    learns = (*stage.modules, *preset.also_learns["network"])
+    task = DenoisingTask(base, source, learns, Dropout(*stage.dropout), preset.pairing)
+    return task, preset.stages["network"]
 
 
 def table(
@@ -305,7 +309,7 @@ def main() -> int:
     kinds = parser.add_subparsers(dest="kind", required=True)
     one = kinds.add_parser("loader")
     one.add_argument("--threads", type=int, default=2, help="of the step (default: 2)")
-    one.add_argument("--loaders", type=int, default=2, help="threads that load (default: 2)")
+    one.add_argument("--prefetch-threads", type=int, default=2, help="threads that load (default: 2)")
     one.add_argument("--steps", type=int, default=4, help="in a round (default: 4)")
     one.add_argument("--rounds", type=int, default=5)
     one.add_argument("--clips", type=int, default=48)

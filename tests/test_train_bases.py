@@ -322,11 +322,11 @@ def test_too_little_room_for_checkpoints_is_said_first(clips, tiny_base, tmp_pat
 
 def test_a_step_must_divide_among_processes_and_parts():
     stage = LoopSettings(steps=1, learning_rate=1, batch_size=16)
-    divided = recipes.resolve_settings("network", stage, None, 4, {"accumulate": 2})
-    assert (divided.batch_size, divided.accumulate) == (16, 2)
-    assert recipes.resolve_settings("network", stage, 3, 4, {"accumulate": 2}).batch_size == 24
+    divided = recipes.resolve_settings("network", stage, None, 4, {"gradient_accumulation_steps": 2})
+    assert (divided.batch_size, divided.gradient_accumulation_steps) == (16, 2)
+    assert recipes.resolve_settings("network", stage, 3, 4, {"gradient_accumulation_steps": 2}).batch_size == 24
     with pytest.raises(UsageError, match=r"16 samples a step of network cannot be divided into 6 equal parts"):
-        recipes.resolve_settings("network", stage, None, 3, {"accumulate": 2})
+        recipes.resolve_settings("network", stage, None, 3, {"gradient_accumulation_steps": 2})
 
 
 def test_contradictions_are_usage_errors(tmp_path, capsys):

@@ -52,20 +52,20 @@ class SampledLine:
 SETTINGS = LoopSettings(steps=12, learning_rate=0.1, batch_size=6, seed=3, ema=0.9, save_every=4, decay=0.5)
 
 
-def test_parts_and_loaders_change_nothing():
+def test_accumulation_and_prefetching_change_nothing():
     whole = SampledLine()
     run(whole, SETTINGS)
     assert whole.seen == list(range(12 * 6))  # every sample has a number of its own, and comes once
-    for accumulate, loaders in ((1, 3), (2, 0), (6, 2)):
+    for count, threads in ((1, 3), (2, 0), (6, 2)):
         parts = SampledLine()
-        run(parts, dataclasses.replace(SETTINGS, accumulate=accumulate), loaders=loaders)
+        run(parts, dataclasses.replace(SETTINGS, gradient_accumulation_steps=count), prefetch_threads=threads)
         assert parts.seen == whole.seen
         assert (parts.weight - whole.weight).abs().max() < 1e-14
 
 
 def test_a_step_that_cannot_be_divided_is_refused():
     with pytest.raises(UsageError, match="6 samples cannot be divided into 4 equal parts"):
-        run(SampledLine(), dataclasses.replace(SETTINGS, accumulate=4))
+        run(SampledLine(), dataclasses.replace(SETTINGS, gradient_accumulation_steps=4))
 
 
 def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path):
@@ -91,7 +91,7 @@ def test_sigterm_saves_at_the_end_of_the_step_and_resume_goes_on(tmp_path):
         return len(calls) == 7
 
     with pytest.raises(TrainingStopped, match=r"after step 7 of 12.*step-00000007") as stopped:
-        run(SampledLine(), SETTINGS, checkpoints=tmp_path / "cut", stop=taken_away, loaders=2)
+        run(SampledLine(), SETTINGS, checkpoints=tmp_path / "cut", stop=taken_away, prefetch_threads=2)
     assert stopped.value.exit_code == 143
     again = SampledLine()
     assert run(again, SETTINGS, checkpoints=tmp_path / "cut", resume=True).resumed_from == 7
@@ -113,7 +113,7 @@ def test_a_changed_setting_is_refused_by_name_and_a_longer_run_goes_on(tmp_path)
     words = str(refused.value)
     assert "learning_rate was 0.1 and is 0.2" in words and "batch_size was 6 and is 12" in words
     assert "data was 0123 and is 4567" in words and "preset" not in words and "--overwrite" in words
-    longer = again(steps=16, save_every=1, keep=3, accumulate=3)
+    longer = again(steps=16, save_every=1, keep=3, gradient_accumulation_steps=3)
     assert (longer.resumed_from, longer.steps) == (12, 16)
     assert [p.name for p in sorted(tmp_path.glob("step-*"))] == ["step-00000014", "step-00000015", "step-00000016"]
     done = again(steps=10)  # it has gone further already

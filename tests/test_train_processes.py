@@ -24,7 +24,7 @@ SIZE = (48, 32)
 SETTINGS = LoopSettings(steps=3, learning_rate=1e-3, batch_size=4, seed=5, ema=0.5, clip_norm=0.1)
 
 
-def trained(clips, processes, accumulate=1):
+def trained(clips, processes, parts=1):
     """The weights of a tiny mini in float64 after a few steps, by their names."""
     base = build_mini(0, dataclasses.replace(MINI, resolution=SIZE))
     for module in base.modules.values():
@@ -35,7 +35,7 @@ def trained(clips, processes, accumulate=1):
     source = PairSource(base, frames, frames.split("train"), lambda rows: latents[rows], each=2)
     learning, pairing = ("unet", "adapter", "image_encoder"), Pairing(2, 2.0, True)
     task = DenoisingTask(base, source, learning, Dropout(0.2, 0.2, 0.2), pairing)
-    result = run(task, dataclasses.replace(SETTINGS, accumulate=accumulate), processes=processes)
+    result = run(task, dataclasses.replace(SETTINGS, gradient_accumulation_steps=parts), processes=processes)
     weights = {f"{n}.{k}": v for n, m in task.modules.items() for k, v in m.state_dict().items()}
     return {**weights, "losses": torch.tensor(result.losses, dtype=torch.float64)}
 
@@ -66,12 +66,12 @@ def test_two_processes_are_one_of_twice_the_batch(clips, tmp_path, cache):
     whole = trained(clips, SINGLE)
     losses = whole.pop("losses")
     launch([sys.executable, __file__, str(clips), str(tmp_path)], 2, DREAMPOSE_CACHE=cache)
-    for accumulate in (1, 2):
+    for parts in (1, 2):
         for rank in (0, 1):
-            weights = load_file(tmp_path / f"{accumulate}-{rank}.safetensors")
+            weights = load_file(tmp_path / f"{parts}-{rank}.safetensors")
             assert torch.allclose(weights.pop("losses"), losses, rtol=1e-6)  # which are float32
             worst = max((value.double() - whole[key].double()).abs().max().item() for key, value in weights.items())
-            assert worst < 1e-9, (accumulate, rank)
+            assert worst < 1e-9, (parts, rank)
     fresh = build_mini(0, dataclasses.replace(MINI, resolution=SIZE)).unet.state_dict()
     assert max((whole[f"unet.{key}"] - value).abs().max().item() for key, value in fresh.items()) > 1e-3
 
@@ -105,7 +105,7 @@ def test_the_command_under_accelerates_launcher(clips, tiny_base, tmp_path, caps
 if __name__ == "__main__":
     clips, output = Path(sys.argv[1]), Path(sys.argv[2])
     processes, _ = init_distributed("cpu")
-    for accumulate in (1, 2):
-        weights = {key: value.contiguous() for key, value in trained(clips, processes, accumulate).items()}
-        save_file(weights, output / f"{accumulate}-{processes.rank}.safetensors")
+    for parts in (1, 2):
+        weights = {key: value.contiguous() for key, value in trained(clips, processes, parts).items()}
+        save_file(weights, output / f"{parts}-{processes.rank}.safetensors")
     processes.end()

@@ -136,7 +136,7 @@ def train(
     keep: Annotated[int | None, options.whole("--keep", "K", "Keep the last K checkpoints.", 1, default="2")] = None,
     validate_every: Annotated[
         int | None,
-        options.whole("--validate-every", "N", "Steps from one look to the next.", 1, default="--save-every"),
+        options.whole("--validate-every", "N", "Steps between validations.", 1, default="--save-every"),
     ] = None,
     learning_rate: Annotated[
         float | None,
@@ -156,7 +156,7 @@ def train(
     ] = None,
     seed: options.Seed = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in -o, if there is one.")
+        bool, typer.Option("--resume", help="Resume from the last checkpoint in -o, if there is one.")
     ] = False,
     batch_size: Annotated[
         int | None,

@@ -25,7 +25,7 @@ from ..media import atomic_folder
 
 # What may differ between a run and the one it continues, because the weights of a step do not depend on it. How far to go
 # is asked for; of a schedule that is a share of the steps, the caller has to tell.
-FREE = {"steps", "save_every", "keep", "accumulate"}
+FREE = {"steps", "save_every", "keep", "gradient_accumulation_steps"}
 
 
 def latest_checkpoint(folder: Path | None) -> Path | None:

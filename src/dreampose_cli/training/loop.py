@@ -55,7 +55,7 @@ class LoopSettings:
     keep: int = 2
     autocast: str | None = None  # "bfloat16" or "float16": autocast over float32 masters
     eight_bit_adam: bool = False
-    accumulate: int = 1  # parts in which a process computes its share of a step's samples
+    gradient_accumulation_steps: int = 1  # parts in which a process computes its share of a step's samples
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -114,7 +114,7 @@ def run(
     resume: bool = False,
     identity: dict[str, Any] | None = None,
     processes: ProcessGroup = SINGLE,
-    loaders: int = 0,
+    prefetch_threads: int = 0,
     progress: Progress | None = None,
     validate: Callable[[int], object] | None = None,
     validate_every: int = 0,
@@ -125,7 +125,7 @@ def run(
 
     With `checkpoints` the state is saved there every `save_every` steps, whole or not at all, and `resume` resumes from
     the newest, if the settings and `identity` (what else the result depends on) are those it was made with. `processes` are the
-    processes that train together, `loaders` the threads that load samples ahead. `validate(step)` is called every
+    processes that train together, `prefetch_threads` the threads that load samples ahead. `validate(step)` is called every
     `validate_every` steps but the last, with the averaged weights in place; `track(step, figures)` now and then. When
     `stop()` becomes true the state is saved after the step and TrainingStopped is raised.
     """
@@ -160,22 +160,22 @@ def run(
         seconds = before + time.monotonic() - started
         return save_checkpoint(writes, step, task.modules, optimizer, average, scaler, recorded, settings.keep, seconds)
 
-    with _feed(task, settings, processes, first, loaders) as loader:
+    with _feed(task, settings, processes, first, prefetch_threads) as loader:
         for step in range(first, settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             total = torch.zeros((), device=device)
-            for part in range(settings.accumulate):
+            for part in range(settings.gradient_accumulation_steps):
                 loaded = next(loader)
-                with processes.gradient_sync(loss_of, part == settings.accumulate - 1):
+                with processes.gradient_sync(loss_of, part == settings.gradient_accumulation_steps - 1):
                     with torch.autocast(
                         device.type,
                         getattr(torch, settings.autocast or "bfloat16"),
                         enabled=settings.autocast is not None,
                     ):
                         loss = loss_of(loaded, step, settings)
-                    if settings.accumulate > 1:
-                        loss = loss / settings.accumulate
+                    if settings.gradient_accumulation_steps > 1:
+                        loss = loss / settings.gradient_accumulation_steps
                     scaler.scale(loss).backward()
                 total = total + loss.detach()
             value, stopping = processes.mean([total.item(), float(stop is not None and stop())])
@@ -246,9 +246,9 @@ def require_eight_bit_adam() -> None:
         ) from None
 
 
-def _feed(task: Task, settings: LoopSettings, processes: ProcessGroup, first: int, loaders: int) -> Prefetcher:
+def _feed(task: Task, settings: LoopSettings, processes: ProcessGroup, first: int, prefetch_threads: int) -> Prefetcher:
     """The samples of each part of each step, in their order, for this process."""
-    parts = settings.accumulate * processes.count
+    parts = settings.gradient_accumulation_steps * processes.count
     if settings.batch_size % parts:
         raise UsageError(f"a step of {settings.batch_size} samples cannot be divided into {parts} equal parts.")
     share = settings.batch_size // parts
@@ -258,11 +258,11 @@ def _feed(task: Task, settings: LoopSettings, processes: ProcessGroup, first: in
 
     def jobs() -> Iterator[Callable[[], Any]]:
         for step in range(first, settings.steps):
-            for part in range(settings.accumulate):
+            for part in range(settings.gradient_accumulation_steps):
                 begin = step * settings.batch_size + (part * processes.count + processes.rank) * share
                 yield functools.partial(load, begin)
 
-    return Prefetcher(jobs(), loaders)
+    return Prefetcher(jobs(), prefetch_threads)
 
 
 def _not_finite(value: float, step: int, checkpoints: Path | None, what: str = "loss") -> TrainingError:

@@ -89,7 +89,7 @@ def run_within_memory(
             done = step
             progress(step, total, text)
 
-        parts = replace(settings, accumulate=plan.parts_of(settings.batch_size))
+        parts = replace(settings, gradient_accumulation_steps=plan.parts_of(settings.batch_size))
         try:
             result = run(task, parts, checkpoints=checkpoints, resume=True, progress=report)
         except (RuntimeError, MemoryError) as error:

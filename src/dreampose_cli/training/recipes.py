@@ -138,13 +138,14 @@ def precision_of(dtype: str) -> str:
 def resolve_settings(name: str, stage: LoopSettings, batch_size: int | None, processes: int, changes: dict) -> LoopSettings:
     """A stage's settings: the preset's, but for the `changes` that are asked for (None: as it is) and for `batch_size`, what
     each of the processes takes at once. Raises UsageError where a step cannot be divided among them."""
-    parts = changes["accumulate"] * processes
+    times = changes["gradient_accumulation_steps"]
+    parts = times * processes
     if batch_size:
         changes = changes | {"batch_size": batch_size * parts}
     elif stage.batch_size % parts:
         raise UsageError(
             f"the preset's {stage.batch_size} samples a step of {name} cannot be divided into {parts} equal parts "
-            f"({processes} processes, {changes['accumulate']} times each); say with --batch-size how many each takes at once."
+            f"({processes} processes, {times} times each); say with --batch-size how many each takes at once."
         )
     return dataclasses.replace(stage, **{key: value for key, value in changes.items() if value is not None})
 

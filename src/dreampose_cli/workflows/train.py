@@ -161,7 +161,7 @@ def train(
                 resume=options.resume,
                 identity=identity,
                 processes=processes,
-                loaders=options.prefetch_threads,
+                prefetch_threads=options.prefetch_threads,
                 progress=_labelled(progress, name),
                 validate=validator,
                 validate_every=options.validate_every or settings[name].save_every,

@@ -106,9 +106,7 @@ def settings_of_stages(
     plan: Plan, options: TrainOptions, people: bool, processes: int, autocast: str | None
 ) -> dict[str, LoopSettings]:
     """How each stage is trained: as the preset has it (of networks of people, if they differ), but for what is asked for."""
-    accumulate = options.gradient_accumulation_steps or int(
-        os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    )
+    launched_with = int(os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1"))
     changes: dict[str, Any] = {
         "save_every": options.save_every,
         "keep": options.keep,
@@ -118,7 +116,7 @@ def settings_of_stages(
         "seed": options.seed,
         "autocast": autocast,
         "eight_bit_adam": options.eight_bit_adam,
-        "accumulate": accumulate,
+        "gradient_accumulation_steps": options.gradient_accumulation_steps or launched_with,
     }
     stages = plan.preset.stages | (plan.preset.people if people else {})
     return {name: resolve_settings(name, stages[name], options.batch_size, processes, changes) for name in plan.names}
