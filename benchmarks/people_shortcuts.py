@@ -93,7 +93,6 @@ def settings(steps: int) -> dict[str, dict]:
         "null rows without the pose": {"pose": False},
         "--guidance-interval 0.2:1": {"interval": (0.2, 1.0)},
         "--guidance-interval 0:0.8": {"interval": (0.0, 0.8)},
-        "--guidance-interval 0.2:0.8": {"interval": (0.2, 0.8)},
     }
     for count in (steps, *fewer):
         for sampler in ("ddim", "dpm++", "unipc", "pndm"):

@@ -44,7 +44,10 @@ def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else other tests of a busy machine leave them nothing
+    # For a busy machine: else what else runs leaves workers nothing, and nodes give up while their agents start.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "300")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -155,11 +158,13 @@ def test_nodes_with_caches_of_their_own_send_results_home(cluster, dozen, tiny_b
         assert path.read_bytes() == (tmp_path / "far" / path.name).read_bytes()
 
 
-def test_a_cluster_that_is_not_there_is_said(dozen, tiny_base, tmp_path, capsys):
+def test_a_cluster_that_is_not_there_is_said(tiny_base, tmp_path, capsys):
+    for name in ("photos", "walk.mp4", "turn.poses"):
+        (tmp_path / name).write_bytes(b"nobody looks into it")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    assert main(words(tiny_base, dozen, tmp_path / "far", "--engine", f"ray={address}", "-q")) == 1
+    assert main(words(tiny_base, tmp_path, tmp_path / "far", "--engine", f"ray={address}", "-q")) == 1
     assert f"the Ray cluster at {address} cannot be reached" in capsys.readouterr().err
 
 

@@ -526,3 +526,24 @@ def test_little_memory_leaves_the_weights_as_they_lie_in_their_files(tiny_base):
     assert usual.is_contiguous(memory_format=torch.channels_last) and not usual.is_contiguous()
     assert lean.is_contiguous()
     assert torch.equal(usual, lean)
+
+
+def test_a_kept_base_is_handed_out_as_it_was_loaded(tiny_base):
+    """Weights, their layout, and whether they want gradients: by each of these torch computes a little differently."""
+    from dreampose_cli.networks.layout import lay_out
+    from dreampose_cli.networks.model_cache import ModelCache
+
+    kept = ModelCache(keep=True)
+
+    def handed_out():
+        network = kept.base(tiny_base, torch.device("cpu"), torch.float32)
+        tensors = {(name, key): p for name, module in network.modules.items() for key, p in module.named_parameters()}
+        return network, {name: (p.stride(), p.requires_grad, p.double().sum().item()) for name, p in tensors.items()}
+
+    network, before = handed_out()
+    assert not any(wanted for _, wanted, _ in before.values())
+    network.learn(("unet", "vae.decoder"))
+    lay_out(network.unet, torch.contiguous_format)
+    with torch.no_grad():
+        network.unet.conv_in.weight.add_(1.0)
+    assert handed_out() == (network, before)

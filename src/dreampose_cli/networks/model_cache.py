@@ -34,7 +34,7 @@ class ModelCache:
             model = self._model.to(device)
             if not self.lean:
                 model.offload_only()  # none
-            self._lay_out(model, device)  # as it was: a subject must not depend on who came before
+            self._prepare(model, device)  # as it was: a result must not depend on who came before
             return model
         self.clear()
         model = load_base(folder, dtype=dtype)
@@ -44,7 +44,7 @@ class ModelCache:
                 model.modules[name].to(device)
         else:
             model.to(device)
-        self._lay_out(model, device)
+        self._prepare(model, device)
         if self.keep:
             self._mark, self._model = mark, model
             self._weights = {
@@ -58,7 +58,9 @@ class ModelCache:
         self._mark = self._model = None
         self._weights = {}
 
-    def _lay_out(self, model: Network, device: torch.device) -> None:
+    def _prepare(self, model: Network, device: torch.device) -> None:
+        """Layout, and whether weights want gradients, by which torch chooses its kernels even where none are computed."""
+        model.learn(())
         if self.lean and device.type == "cpu":
             return
         for module in model.modules.values():
