@@ -1,5 +1,6 @@
 """Batches on a Ray cluster of this machine: the same results as the local engine, whatever is killed on the way."""
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -41,6 +42,13 @@ def dozen(tmp_path_factory):
 @pytest.fixture
 def cluster(monkeypatch):
     """A head without a CPU, and no nodes yet, on the loopback; everything of it ends with the test."""
+    with running(monkeypatch, num_cpus=0, include_dashboard=False) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def running(monkeypatch, **head):
+    """A cluster with this head alone."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -50,7 +58,7 @@ def cluster(monkeypatch):
     monkeypatch.setenv("RAY_worker_register_timeout_seconds", "300")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    started = Cluster(initialize_head=True, head_node_args=head)
     before = psutil.Process().children(recursive=True)
     yield started
     before += psutil.Process().children(recursive=True)
@@ -156,6 +164,24 @@ def test_nodes_with_caches_of_their_own_send_results_home(cluster, dozen, tiny_b
     assert subjects == {entry.id for entry in cache.user_cache().list_entries("subject")}
     for path in (tmp_path / "near").glob("*.mp4"):
         assert path.read_bytes() == (tmp_path / "far" / path.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_batch_is_a_job_of_the_cluster(dozen, tiny_base, tmp_path, monkeypatch):
+    """`ray job submit` with `--engine ray`: the job finds its own cluster."""
+    pytest.importorskip("aiohttp_cors", reason="the job server comes with ray[default]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
+    with running(monkeypatch, num_cpus=1, **dashboard):
+        submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", f"http://127.0.0.1:{port}", "--"]
+        batch = words(tiny_base, dozen, tmp_path / "videos", "--engine", "ray", photos=["photos/00.png"])
+        done = subprocess.run(
+            [*submit, sys.executable, "-m", "dreampose_cli", *batch], capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0 and "2 videos made" in done.stdout + done.stderr, done.stdout + done.stderr
+    assert sorted(path.name for path in (tmp_path / "videos").glob("*.mp4")) == ["00-turn.mp4", "00-walk.mp4"]
 
 
 def test_a_cluster_that_is_not_there_is_said(tiny_base, tmp_path, capsys):
