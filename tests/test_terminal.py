@@ -59,7 +59,7 @@ def test_of_an_unknown_number_only_the_count_is_shown():
         (line,) = screen(80, steps)
         assert "?" not in line and "/" not in line
     for steps in ([(0, None, "loading the base")], [(36, 36, "poses"), (0, None, "loading the base")]):
-        (line,) = screen(80, steps)
+        (line,) = screen(40, steps)
         assert line.endswith("loading the base") and not any(letter.isdigit() for letter in line)
     assert screen(80, [(3, 10, ""), (1, 4, "")])[0].count("1/4") == 1
 

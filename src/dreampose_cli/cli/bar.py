@@ -60,16 +60,17 @@ def bar(total: int | None, label: str, *, details: bool = False, console: Consol
     """Yield rich's progress and the callback that moves it. `details`: what is for --verbose stays in
     the note."""
     console = console or Console(stderr=True)
+    short = label if console.width >= 60 else label[:10]
     width = next(size for columns, size in _BAR.items() if console.width >= columns)
 
     def note_of(task: Task) -> str:
         """The text that there is room for: all other columns are of known width."""
-        taken = len(label) + width + len(_count(task)) + len("00:00:00 left") + 5
+        left = len("00:00:00 left") if task.total is not None else 0
+        taken = len(short) + width + len(_count(task)) + left + 5
         note = task.fields["note"]
         room = console.width - taken
         return note if len(note) <= room else f"{note[: room - 1]}…" if room > 8 else ""
 
-    short = label if console.width >= 60 else label[:10]
     columns = (_Line(lambda task: short), _Bar(width), _Line(_count), _Left(), _Line(note_of, "dim"))
     with Bar(*columns, console=console, transient=True) as screen:
         task = screen.add_task(label, total=total, note="")
