@@ -289,7 +289,14 @@ def stop_after(monkeypatch, calls):
     return count
 
 
-@pytest.mark.parametrize(("sampler", "calls"), [("ddim", 9), ("dpm++", 13), ("unipc", 15)])
+@pytest.mark.parametrize(
+    ("sampler", "calls"),
+    [
+        ("ddim", 9),
+        pytest.param("dpm++", 13, marks=pytest.mark.slow),
+        pytest.param("unipc", 15, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_clip_resumes_within_a_step_to_the_same_frames(here, bases, monkeypatch, capsys, sampler, calls):
     """16 frames in windows of 4 that share 1 are 6 windows, a call each: stopped in the second or the third step."""
     words = ["--steps", "3", "--sampler", sampler, "--window", "4:1", "--size", "64x64"]

@@ -122,7 +122,7 @@ def test_out_of_memory_is_known_by_its_words(error, expected):
 # ---- rendering
 
 
-@pytest.mark.parametrize("sampler", ["pndm", "dpm++-sde"])
+@pytest.mark.parametrize("sampler", [pytest.param("pndm", marks=pytest.mark.slow), "dpm++-sde"])
 def test_batches_do_not_change_a_frame(base, poses, photo, sampler):
     settings = RenderSettings(sampler, 4, {"image": 2.0, "pose": 1.5}, seed=4)
     one, many = (frames_of(base, poses, photo, settings, p) for p in (SMALLEST, BatchPlan(5, None, 2)))

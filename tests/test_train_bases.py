@@ -123,6 +123,7 @@ def test_a_licence_and_an_origin_are_handed_down(clips, tiny_base, tiny_mini, tm
     )
 
 
+@pytest.mark.slow
 def test_a_licence_that_was_stated_by_hand_stays(clips, tiny_base, tmp_path):
     out = tmp_path / "mine"
     options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu"}
@@ -163,7 +164,9 @@ ABLATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize(
+    "name", [name if name == "latents" else pytest.param(name, marks=pytest.mark.slow) for name in ABLATIONS]
+)
 def test_ablations_are_options_and_share_an_autoencoder(name, clips, clip, tiny_base, tiny_mini, tmp_path):
     options, (part, key, value) = ABLATIONS[name]
     out = tmp_path / name
@@ -261,6 +264,7 @@ def test_a_longer_run_leaves_the_autoencoder_beneath_the_network_alone(from_noth
         again(max_steps=6, resume=True, batch_size=3)
 
 
+@pytest.mark.slow
 def test_a_longer_run_before_the_network_began_goes_on_with_the_autoencoder(from_nothing, tmp_path):
     again, _, _ = from_nothing
     other = tmp_path / "other"

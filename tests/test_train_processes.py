@@ -60,6 +60,7 @@ def launch(command, count, **environment):
     return outputs
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_of_twice_the_batch(clips, tmp_path, cache):
     from dreampose_cli.training.distributed import SINGLE
 
