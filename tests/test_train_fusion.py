@@ -22,7 +22,7 @@ from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.keypoint_files import KeypointWriter
 from dreampose_cli.poses.keypoints import POINTS
 from dreampose_cli.poses.skeleton_picture import draw_skeleton
-from dreampose_cli.training.denoising import DenoisingTask, Dropout
+from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
 from dreampose_cli.training.frames import Clip, FrameDataset, pose_kind, prepare_frames
 from dreampose_cli.training.loop import LoopSettings, SampleRng
 from dreampose_cli.training.sources import ClipSource
@@ -229,6 +229,49 @@ def test_a_sample_of_motion_is_a_clip_with_one_timestep():
     assert moved and all(".motion_modules." in name and ".proj_out." in name for name in moved)  # the rest is behind zeros
     with pytest.raises(TrainingError, match="none of the 3 training clips is long enough for 9 frames.*longest has 8"):
         ClipSource(network, source.frames, clips, source.latents, size=9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["magicanimate", "animate-anyone"])
+def test_published_bases_learn_stage_by_stage_too(tiny_repositories, tmp_path, kind):
+    """Whatever a member's pose input, tokens and norms are, a stage's gradients reach its own modules, and no others."""
+    repo = {"magicanimate": "zcxu-eric/MagicAnimate", "animate-anyone": "patrolli/AnimateAnyone"}[kind]
+    names = {"stable-diffusion": SD, "vae": "stabilityai/sd-vae-ft-mse"}
+    found = {option: str(tiny_hub.build(name, tiny_repositories)) for option, name in names.items()}
+    if kind == "animate-anyone":
+        encoder = tiny_hub.build("lambdalabs/sd-image-variations-diffusers", tiny_repositories)
+        found["image-encoder"] = str(encoder / "image_encoder")
+    words = [word for option, folder in found.items() for word in (f"--{option}", folder)]
+    source = str(tiny_hub.build(repo, tiny_repositories))
+    assert main(["base", "import", source, "--kind", kind, "--name", "member", "-q", *words]) == 0
+    network = load_base(user_cache().root / "bases" / "member")
+    network.config = dataclasses.replace(network.config, resolution=(64, 64))
+    shape = (network.latent_channels, *network.latent_size)
+
+    class Some:
+        def __init__(self, frames):
+            self.frames = frames
+
+        def batch(self, rngs):
+            rows = len(rngs) * self.frames
+            views = network.views(np.zeros((len(rngs), 64, 64, 3), np.uint8))
+            views = dataclasses.replace(views, latents=torch.randn(len(rngs), *shape))
+            return Batch(torch.randn(rows, *shape), torch.full((rows, 1, 3, 64, 64), 0.5), views)
+
+    for stage in network.stages[1:]:
+        assert network.entering(stage.name, 4, 0) is network
+        for module in network.modules.values():
+            module.zero_grad(set_to_none=True)
+        task = DenoisingTask(network, Some(4 if stage.data == "clips" else 1), stage.modules, Dropout(*stage.dropout))
+        loaded = task.load([SampleRng.of(0, i) for i in (2, 3)])  # the first two are among the null rows
+        task.loss(loaded, 0, LoopSettings(steps=1, learning_rate=1, batch_size=2)).backward()
+        parameters = [(f"{name}.{key}", p) for name, m in network.modules.items() for key, p in m.named_parameters()]
+        moved = [key for key, p in parameters if p.grad is not None and p.grad.any()]
+        assert all(key.startswith(tuple(f"{name}." for name in stage.modules)) for key in moved), stage.name
+        assert all(any(key.startswith(f"{name}.") for key in moved) for name in stage.modules), stage.name
+        assert stage.name == "motion" or not any(".motion_modules." in key for key in moved)
+    with pytest.raises(BaseError, match="know clips of .* frames and not of 99"):
+        network.entering("motion", 99, 0)
 
 
 def test_what_cannot_be_trained_is_one_sentence(few, tiny_base, diffusion, tmp_path, monkeypatch):
