@@ -109,7 +109,7 @@ class DreamPose(Network):
         pose = pose_channels(settings.pose, poses, self.vae_scale_factor)
         target = poses[:, self.config.poses.count // 2]
         photo, guess, guessed = self._photo_channels(reference, target, pose)
-        coded = {}
+        coded: dict[str, Any] = {}
         if settings.photo.surface_code:
             code = surface_code(target, self.vae_scale_factor)
             coded = {"code": code, "image": code.new_ones(rows), "photo_tokens": reference.tokens}
