@@ -1,7 +1,7 @@
 """What `dreampose batch` costs: planning at scale, two workers over one, a batch over separate commands, Ray's own cost.
 
     python benchmarks/batch.py plan [--jobs 100000]
-    python benchmarks/batch.py workers | commands | ray
+    python benchmarks/batch.py workers | commands | ray [--people 12]
 
 Everything is made up or of mannequins at 32 x 48; figures are ratios within one run. `plan` needs 1 GB of disk.
 """
@@ -133,10 +133,10 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def workers(folder: Path) -> dict:
-    """Videos a minute of two workers of one thread each over those of one, 12 people: from the moment that the first worker is
-    ready, and with what starting them takes."""
-    base, photos = make_base(folder), make_shop(folder, 12)
+def workers(folder: Path, people: int) -> dict:
+    """Videos a minute of two workers of one thread each over those of one: from the moment that the first worker is ready, and
+    with what starting them takes."""
+    base, photos = make_base(folder), make_shop(folder, people)
     found: dict = {"seconds": {}, "cpu_seconds": {}, "working": {}}
     for count in (1, 2):
         out = folder / f"out-{count}"
@@ -150,10 +150,10 @@ def workers(folder: Path) -> dict:
     return {**found, "ratio": ratios["working"], "ratio_with_start": ratios["seconds"]}
 
 
-def commands(folder: Path) -> dict:
-    """A batch of 12 videos over twelve times `tune` and `render`, and of 12 untuned ones over twelve times `render`: seconds,
+def commands(folder: Path, people: int) -> dict:
+    """A batch of a video each over as many times `tune` and `render`, and of untuned ones over as many times `render`: seconds,
     and those of the CPU, which say the same on a busy machine."""
-    base, photos = make_base(folder), make_shop(folder, 12)
+    base, photos = make_base(folder), make_shop(folder, people)
     dance = ["--poses", str(folder / "turn.poses")]
     found = {}
     for name, untuned in (("tuned", False), ("untuned", True)):
@@ -173,9 +173,9 @@ def commands(folder: Path) -> dict:
     return found
 
 
-def ray(folder: Path) -> dict:
+def ray(folder: Path, people: int) -> dict:
     """What a step costs on a local Ray of one worker beyond what the step itself says it took."""
-    base, photos = make_base(folder), make_shop(folder, 6)
+    base, photos = make_base(folder), make_shop(folder, people)
     words = ["batch", *photos, "--poses", str(folder / "turn.poses"), "-o", str(folder / "out"), "--base", str(base)]
     run([*words, *OPTIONS, "--engine", "ray", "--workers", "1", "-q"], folder / "c")
     lines = [json.loads(line) for line in (folder / "out" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -188,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["plan", "workers", "commands", "ray", "measure"])
     parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--people", type=int, default=12)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--base", default="")
     asked = parser.parse_args()
@@ -196,7 +197,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = plan(folder, asked.jobs) if asked.what == "plan" else globals()[asked.what](folder)
+        found = plan(folder, asked.jobs) if asked.what == "plan" else globals()[asked.what](folder, asked.people)
     print(json.dumps({asked.what: found, "load": os.getloadavg()}))
 
 
