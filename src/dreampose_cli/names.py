@@ -23,6 +23,8 @@ FACINGS = ("front", "back")
 NOISES = ("shared", "per-frame")
 MEMORIES = ("auto", "low")
 ALIGNMENTS = ("auto", "on", "off")
+BASELINES = ("controlnet", "reference-only", "ip-adapter")  # what `eval --suite` can compare with, besides bases
+BASELINE_PROMPT = "a full-body photo of a person, plain background"
 EDIT_REGIONS = ("clothes", "torso", "legs", "hair", "background")
 
 GUIDANCE_RANGE = (0.0, 30.0)

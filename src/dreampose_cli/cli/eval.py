@@ -18,7 +18,7 @@ from ..evaluation.metric_registry import (
     parse_metrics,
     parse_size,
 )
-from ..names import check_name
+from ..names import BASELINE_PROMPT, BASELINES, check_name
 from ..workflows.options import EvalOptions, SuiteOptions
 from . import options
 from .output import Output, plain, table
@@ -88,7 +88,11 @@ def eval(
     tune: Annotated[bool, typer.Option("--tune", help="Also tune each clip's subject on its photo.")] = False,
     ablations: Annotated[bool, typer.Option("--ablations", help="Also the paper's ablations on the base.")] = False,
     compare: Annotated[
-        list[str] | None, typer.Option("--compare", metavar="NAME=BASE", help="Another base to compare with.")
+        list[str] | None, typer.Option("--compare", metavar="NAME[=BASE]", help="Another base, or a baseline by its name alone.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="TEXT", help="What the baselines are told.", show_default=BASELINE_PROMPT),
     ] = None,
     clips: Annotated[int | None, options.whole("--clips", "N", "Only this many clips.", 1, default="all")] = None,
     min_gap: Annotated[
@@ -138,7 +142,9 @@ def eval(
         output = output or Path(f"{suite.resolve().name}-suite")
     elif output is not None or tune or ablations or compare or base is not None or dtype != "auto":
         raise UsageError("-o, --base, --tune, --ablations, --compare and --dtype go with --suite DATASET.")
-    baselines = _baselines(compare or [])
+    compared = _compared(compare or [])
+    if prompt is not None and not set(compared.values()) & set(BASELINES):
+        raise UsageError(f"--prompt is for the baselines; add --compare {BASELINES[0]} or leave it out.")
     from .. import media
     from ..evaluation.results import check_file, write_per_frame
 
@@ -156,7 +162,8 @@ def eval(
             suite,
             output,
             base=base,
-            compare=baselines,
+            compare=compared,
+            prompt=BASELINE_PROMPT if prompt is None else prompt,
             tune=tune,
             ablations=ablations,
             clips=clips,
@@ -211,13 +218,16 @@ def eval(
         raise EvaluationError(f"{'; '.join(broken)}.")
 
 
-def _baselines(texts: list[str]) -> dict[str, str]:
-    """NAME=BASE as a dict. UsageError for another form or a name twice."""
+def _compared(texts: list[str]) -> dict[str, str]:
+    """NAME=BASE as a dict, a baseline under its own name. UsageError for another form or a name twice."""
     found: dict[str, str] = {}
     for text in texts:
         name, _, source = text.partition("=")
+        source = source or (text if text in BASELINES else "")
         if not source:
-            raise UsageError(f"--compare is {text!r}, but must be NAME=BASE, such as uv=bases/uv.")
+            raise UsageError(
+                f"--compare is {text!r}, but must be NAME=BASE, such as uv=bases/uv, or one of {', '.join(BASELINES)}."
+            )
         if check_name(name) in found:
             raise UsageError(f"--compare names {name} twice.")
         found[name] = source

@@ -13,7 +13,8 @@ SMOOTHING = 5  # frames that "smoothed" averages
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a table. kind: "copied", "untuned", "tuned" or "smoothed"; base: its name among the run's bases."""
+    """One row of a table. kind: "copied", "untuned", "tuned", "smoothed" or "baseline"; base: its name among the run's bases,
+    or baselines."""
 
     key: str
     title: str
@@ -32,8 +33,16 @@ class Variant:
         return self.kind, self.base, self.photos
 
 
-def variants_of(*, tuned: bool, ablations: bool, against: list[str], guidance: Mapping[str, float]) -> list[Variant]:
-    """The rows of a run, in order: the photo copied, untuned, tuned, the other bases, then the ablations on the base itself."""
+def variants_of(
+    *,
+    tuned: bool,
+    ablations: bool,
+    against: list[str],
+    guidance: Mapping[str, float],
+    baselines: Mapping[str, str] | None = None,
+) -> list[Variant]:
+    """The rows of a run, in order: the photo copied, untuned, tuned, the other bases, the baselines (what each row shows, by
+    its name), then the ablations on the base itself."""
     rows = [Variant("copied", "the photo, copied", "copied"), Variant("untuned", "untuned", "untuned", baseline="copied")]
     main = "untuned"
     if tuned or ablations:
@@ -43,6 +52,9 @@ def variants_of(*, tuned: bool, ablations: bool, against: list[str], guidance: M
         if main == "full":
             rows.append(Variant(name, f"{name}, tuned", "tuned", base=name, baseline="full"))
         rows.append(Variant(f"{name}-untuned", f"{name}, untuned", "untuned", base=name, baseline="untuned"))
+    for name, which in (baselines or {}).items():
+        title = which if name == which else f"{name} ({which})"
+        rows.append(Variant(name, title, "baseline", base=name, baseline="untuned"))
     if not ablations:
         return rows
     rows += [

@@ -16,15 +16,15 @@ from ..reporting import Progress
 from .pretrained import quiet_libraries
 
 
-def require_short(instruction: str, folder: Path) -> None:
-    """UsageError where the text encoder of the model in `folder` would read the instruction's beginning only."""
+def require_short(text: str, folder: Path, what: str = "instruction") -> None:
+    """UsageError where the text encoder of the model in `folder` would read the beginning of `text` only."""
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    tokens, most = len(tokenizer(instruction, truncation=False).input_ids), tokenizer.model_max_length
+    tokens, most = len(tokenizer(text, truncation=False).input_ids), tokenizer.model_max_length
     if tokens > most:
         raise UsageError(
-            f"the instruction has {tokens} tokens and the model reads {most}, about {most * 2 // 3} words; shorten it."
+            f"the {what} has {tokens} tokens and the model reads {most}, about {most * 2 // 3} words; shorten it."
         )
 
 

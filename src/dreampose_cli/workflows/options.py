@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..names import BASELINE_PROMPT
+
 
 @dataclass(frozen=True)
 class TuneOptions:
@@ -197,16 +199,17 @@ class EvalOptions:
 class SuiteOptions:
     """The paper's protocol on the test clips of a dataset, into the folder `output`, which can be resumed.
 
-    compare: other bases by name. tune: also tune each clip's subject on its photo. clips: the first so many only.
-    min_gap: frames from the photo to the first one rendered; None: the paper's 50, or half of a shorter clip. frames:
-    how many are rendered of a clip. dtype: of tuning and rendering; scores are computed in 32 and 64 bits. command: is
-    recorded in the results.
+    compare: other bases by name, or `names.BASELINES`, which are told the prompt. tune: also tune each clip's subject on
+    its photo. clips: the first so many only. min_gap: frames from the photo to the first one rendered; None: the paper's 50,
+    or half of a shorter clip. frames: how many are rendered of a clip. dtype: of tuning and rendering; scores are computed in
+    32 and 64 bits. command: is recorded in the results.
     """
 
     dataset: Path
     output: Path
     base: str | None = None
     compare: Mapping[str, str] = field(default_factory=dict)
+    prompt: str = BASELINE_PROMPT
     tune: bool = False
     ablations: bool = False
     clips: int | None = None

@@ -32,10 +32,12 @@ from ..evaluation.paired_stats import SPREAD_RULE, by_clip, by_view, compare
 from ..evaluation.results import write_csv, write_json
 from ..evaluation.scoring import Evaluation, evaluate
 from ..evaluation.variants import Variant, variants_of
+from ..names import BASELINES
 from ..networks.model_cache import ModelCache
 from ..reporting import Note, Progress, no_note
 from ..version import __version__
 from .options import SuiteOptions
+from .suite_baselines import Baselines
 from .suite_clips import GAP, ClipJob, test_clips
 
 VERSION = 2  # of what is computed: raise it when a variant changes
@@ -75,29 +77,34 @@ def suite(
     UsageError, and what tuning and rendering raise.
     """
     cache, note = cache or user_cache(), note or no_note
-    dataset, compared = options.dataset, dict(options.compare)
+    dataset = options.dataset
+    plain = {name: source for name, source in options.compare.items() if source in BASELINES}
+    compared = {name: source for name, source in options.compare.items() if name not in plain}
     found = test_clips(dataset, note)[: options.clips]
     # In the user's own cache, before the run takes one of its own.
     bases = {"base": resolve_base(cache, options.base, note, progress)}
     bases |= {name: resolve_base(cache, source, note, progress) for name, source in compared.items()}
     config = read_config(bases["base"])
     guidance = config.sampling.guidance
-    rows = variants_of(tuned=options.tune, ablations=options.ablations, against=list(compared), guidance=guidance)
+    rows = variants_of(
+        tuned=options.tune, ablations=options.ablations, against=list(compared), guidance=guidance, baselines=plain
+    )
     own = {"base", *(row.key for row in variants_of(tuned=True, ablations=True, against=[], guidance=guidance))}
     keys = [row.key for row in rows]
-    if clash := next((key for key in (*compared, *keys) if key in own & set(compared) or keys.count(key) > 1), None):
+    if clash := next((key for key in (*options.compare, *keys) if key in own & set(options.compare) or keys.count(key) > 1), None):
         raise UsageError(
             f"--compare names a base so that two rows would be called {clash}; choose another name for it."
         )
+    baselines = Baselines(plain, found, options, cache, progress, note)
     output = Path(options.output)
-    _open(output, options, bases)
+    _open(output, options, bases, baselines)
     began = time.monotonic()
     own_cache = Cache(output / "cache")  # the run's own
     model_cache = ModelCache(keep=True)
     unusable: dict[str, DreamposeError] = {}
     for number, (name, clip) in enumerate(found):
         try:
-            job = ClipJob(own_cache, name, clip, options, bases, model_cache, note)
+            job = ClipJob(own_cache, name, clip, options, bases, baselines, model_cache, note)
             job.render(rows, _counted(progress, number * len(rows), len(found) * len(rows)))
         except (MediaError, PoseError, NoPersonError, EvaluationError) as error:  # the others continue
             unusable[name] = error
@@ -111,6 +118,7 @@ def suite(
     rows = [row for row in rows if _clips_of(output, row, names)]  # short clips have no seven photos before the gap
     scores = {row.key: _score(options, row, names, pictures=row.key == main) for row in rows}
     document = _document(rows, scores, options, bases, found, time.monotonic() - began)
+    document["baselines"] = {name: baselines.document(name) for name in plain}
     document["left_out"] = {name: str(error) for name, error in unusable.items()}
     write_json(output / "results.json", document)
     write_csv(output / "results.csv", list(_csv_rows(rows, scores)))
@@ -143,7 +151,7 @@ def _score(options: SuiteOptions, row: Variant, names: list[str], pictures: bool
     )
 
 
-def _open(output: Path, options: SuiteOptions, bases: dict[str, Path]) -> None:
+def _open(output: Path, options: SuiteOptions, bases: dict[str, Path], baselines: Baselines) -> None:
     """Make or enter a run's folder. Raises EvaluationError where it was begun with other settings or bases."""
     wanted: dict[str, Any] = {
         "version": VERSION,
@@ -151,6 +159,7 @@ def _open(output: Path, options: SuiteOptions, bases: dict[str, Path]) -> None:
         "settings": settings_of(options),
         "bases": {name: fingerprint(folder) for name, folder in bases.items()},
     }
+    wanted["bases"] |= {name: baselines.document(name) for name in baselines.names}
     file = output / "settings.json"
     if output.exists() and not output.is_dir():
         raise EvaluationError(f"{output} is a file, and a suite writes a folder; choose another -o.")

@@ -21,11 +21,13 @@ from ..evaluation.variants import PHOTOS, SMOOTHING, Variant
 from ..networks.storage import load_base, save_module
 from ..poses.extraction import load_poses
 from ..poses.files import PoseWriter, open_poses
+from ..poses.keypoint_files import KeypointWriter
 from ..poses.sequence import PoseSequence
 from ..reporting import Note
 from ..training.data import find_test_clips
 from .options import RenderOptions, SuiteOptions, TuneOptions
 from .render import render
+from .suite_baselines import Baselines
 from .tune import TunedSubject, tune
 
 GAP = 50  # the paper's: at least so far from the photo
@@ -66,9 +68,11 @@ def photo_rows(gap: int, count: int) -> list[int]:
 class ClipJob:
     """All variants of one test clip."""
 
-    def __init__(self, cache: Cache, name, clip, options: SuiteOptions, bases, model_cache, note) -> None:
+    def __init__(
+        self, cache: Cache, name, clip, options: SuiteOptions, bases, baselines: Baselines, model_cache, note
+    ) -> None:
         self.output, self.name, self.options, self.bases, self.note = Path(options.output), name, options, bases, note
-        self.cache, self.clip, self.model_cache = cache, clip, model_cache
+        self.cache, self.clip, self.baselines, self.model_cache = cache, clip, baselines, model_cache
 
     def render(self, rows: list[Variant], progress: Callable[[int, str], None]) -> None:
         missing = [row for row in rows if not self._folder(row.key).is_dir()]
@@ -84,6 +88,10 @@ class ClipJob:
                 self._write("copied", [media.read_photo(self.photo(0))] * len(self.rows))
             elif kind == "smoothed":
                 self._write("smoothed", smooth(list(media.open_frames(self._folder("full")))))
+            elif kind == "baseline":
+                self._say(members[0].title)
+                photo = media.read_photo(self.photo(0))
+                self._write(members[0].key, self.baselines.frames(base, photo, self.clip, self.rows))
             elif kind == "untuned":
                 for row in members:
                     self._render(row, photo=self.photo(0), base=str(self.bases[base]))
@@ -133,7 +141,7 @@ class ClipJob:
                     kept.append(media.resize(frame, scored_size(frame.shape[:2], self.options.size)))
                 elif index > self.rows[-1]:
                     break
-        if poses.has_parts:
+        if poses.kind == "densepose" and poses.has_parts:  # a mannequin in a pose of keypoints is not the person's surface
             file = self.output / "poses" / f"{self.name}.poses"
             with PoseWriter(file, poses.size, fps, source=self.name) as writer:
                 for row in self.rows:
@@ -205,7 +213,12 @@ class ClipJob:
         file = self.output / "poses" / ".one-pose.poses"
         sequence = self._sequence()
         rate = poses.training_fps / (4 * poses.count) if poses.training_fps else self.fps
-        with PoseWriter(file, sequence.size, rate, has_parts=sequence.has_parts, source=self.name) as writer:
+        writer: PoseWriter | KeypointWriter
+        if sequence.kind == "keypoints":
+            writer = KeypointWriter(file, sequence.size, rate, source=self.name, estimator=None)
+        else:
+            writer = PoseWriter(file, sequence.size, rate, has_parts=sequence.has_parts, source=self.name)
+        with writer:
             for index in self.rows:
                 for _ in range(every):
                     writer.append(sequence.frame(index))
