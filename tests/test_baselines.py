@@ -62,7 +62,7 @@ def test_frames_follow_the_pose_and_only_two_see_the_photo(name, load):
     drawn = [skeleton(poses, i, (64, 40)) for i in range(2)]
 
     def frames(picture, pictures=drawn, **changes):
-        settings = {"prompt": "a person", "steps": 2, "seed": 3} | changes
+        settings = {"prompt": "a person", "steps": 1, "seed": 3} | changes
         return list(baseline.frames(picture, pictures, **settings))
 
     standing, raised = frames(photo(0))
