@@ -158,7 +158,7 @@ def measure_window(device: str, dtype: torch.dtype, frames: int, side: int, low:
     began = time.monotonic()
     latents = torch.randn(frames, 4, side // 8, side // 8, device=device)
     tokens = network.modules["prompt"].tokens
-    reference = network.at(Reference(latents[:1].to(dtype), tokens, None), torch.tensor(961))
+    reference = network.at_timestep(Reference(latents[:1].to(dtype), tokens, None), torch.tensor(961))
     appearance = time.monotonic() - began
     condition = network.condition(reference, torch.rand(frames, 3, side, side))
     prediction = guided_prediction(

@@ -69,7 +69,7 @@ class Clip:
         self, steps: int, sampler: str = "ddim", once: bool = False, pose: bool = True, interval=ALL_LEVELS
     ) -> Tensor:
         """The latents. once: `--appearance-once`; pose: whether null rows see it; interval: `--guidance-interval`."""
-        reference = self.network.at(self.reference, torch.tensor(0)) if once else self.reference
+        reference = self.network.at_timestep(self.reference, torch.tensor(0)) if once else self.reference
         branches = [Branch(1 - GUIDANCE, drop_image=True, drop_pose=not pose), Branch(GUIDANCE)]
         windows = context_windows(len(self.start), WINDOW, OVERLAP)
         schedule = make_sampler(sampler, self.network.schedule)

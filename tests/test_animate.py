@@ -164,7 +164,7 @@ def reference_of(network, photo):
 @torch.no_grad()
 def test_bank(networks, magicanimate, photo):
     network = networks["magicanimate"]
-    reference = network.at(reference_of(network, photo), torch.tensor(321))
+    reference = network.at_timestep(reference_of(network, photo), torch.tensor(321))
     assert close(reference.latents, magicanimate["latents"], 1e-5)
     assert close(reference.tokens, magicanimate["text"], 1e-5)
     written: dict = {}
@@ -177,7 +177,7 @@ def test_bank(networks, magicanimate, photo):
 @torch.no_grad()
 def test_pose_residuals(networks, magicanimate, photo, labels):
     network = networks["magicanimate"]
-    reference = network.at(reference_of(network, photo), torch.tensor(321))
+    reference = network.at_timestep(reference_of(network, photo), torch.tensor(321))
     condition = network.condition(reference, poses(labels[:3]))
     latents = torch.randn(3, 4, 10, 8, generator=torch.Generator().manual_seed(0))
     _, ours = network._pose(latents, torch.full((3,), 321), condition)
@@ -203,7 +203,7 @@ def magicanimate_bank(weights, t):
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_window(networks, magicanimate, photo, labels, in_turn):
     network = networks["magicanimate"]
-    reference = network.at(reference_of(network, photo), torch.tensor(321))
+    reference = network.at_timestep(reference_of(network, photo), torch.tensor(321))
     condition = network.condition(reference, poses(labels[:WINDOW]))
     latents = torch.randn(WINDOW, 4, 10, 8, generator=torch.Generator().manual_seed(0))
     null, full = condition.drop(True, False), condition
@@ -241,7 +241,7 @@ def run(network, photo, labels, noise, guidance, steps=STEPS, at=None, branches=
     reference = reference_of(network, photo)
     return denoise_clip(
         network,
-        reference if at is None else network.at(reference, at),
+        reference if at is None else network.at_timestep(reference, at),
         lambda frames: follow(labels[frames]),
         noise,
         make_sampler("ddim", network.schedule),
@@ -367,7 +367,7 @@ def test_a_call_leaves_nothing_behind(networks, photo, labels):
         t, latents = torch.tensor(321), torch.randn(3, 4, 10, 8, generator=torch.Generator().manual_seed(0))
 
         def predict(picture, network=network, t=t, latents=latents):
-            reference = network.at(reference_of(network, picture), t)
+            reference = network.at_timestep(reference_of(network, picture), t)
             condition = network.condition(reference, poses(labels[:3]))
             return network.predict(latents, t, condition, reference)
 
@@ -380,13 +380,13 @@ def test_rows_of_several_photos_are_those_of_each_alone(networks, photo, labels)
     network, t = networks["magicanimate"], torch.tensor(321)
     pictures = np.stack([photo, 255 - photo])
     latents = torch.randn(6, 4, 10, 8, generator=torch.Generator().manual_seed(0))
-    together = network.at(network.reference(network.views(pictures)), t)
+    together = network.at_timestep(network.reference(network.views(pictures)), t)
     condition = network.condition(together, poses(np.concatenate([labels[:3], labels[3:6]])))
     mask = torch.tensor([False] * 3 + [True] * 3)
     ours = network.predict(latents, t, condition.drop(mask, mask), together)
     for clip, (picture, dropped) in enumerate(zip(pictures, (False, True), strict=True)):
         rows = slice(3 * clip, 3 * clip + 3)
-        alone = network.at(reference_of(network, picture), t)
+        alone = network.at_timestep(reference_of(network, picture), t)
         single = network.condition(alone, poses(labels[rows])).drop(dropped, dropped)
         assert close(ours[rows], network.predict(latents[rows], t, single, alone), 1e-5)
 
@@ -394,7 +394,7 @@ def test_rows_of_several_photos_are_those_of_each_alone(networks, photo, labels)
 @torch.no_grad()
 def test_null_is_defined_once(networks, photo, labels):
     for name, network in networks.items():
-        reference = network.at(reference_of(network, photo), torch.tensor(9))
+        reference = network.at_timestep(reference_of(network, photo), torch.tensor(9))
         condition = network.condition(reference, poses(labels[:2]))
         null = condition.drop(image=True, pose=False)
         assert not null.sees_photo.any() and null.sees_pose.all()
@@ -440,7 +440,7 @@ def test_magicpose_conventions(networks, photo, labels):
         branches = network.branches({"image": 7.0})
         assert [(b.weight, b.drop_image, b.drop_pose) for b in branches] == [(-6.0, True, True), (7.0, False, False)]
         t, latents = torch.tensor(9), torch.randn(1, 4, 10, 8, generator=torch.Generator().manual_seed(0))
-        reference = network.at(reference_of(network, photo), t)
+        reference = network.at_timestep(reference_of(network, photo), t)
         assert len(reference.bank) == 16
         condition = network.condition(reference, poses(labels[:1]))
         null = network.predict(latents, t, condition.drop(True, True), reference)

@@ -94,7 +94,7 @@ def test_a_window_needs_what_is_planned_with(monkeypatch):
             torch.empty(1, 4, 64, 64, dtype=torch.bfloat16), network.modules["prompt"].tokens, None
         )
         with Peak(*network.modules.values()) as appearance:
-            now = network.at(reference, torch.tensor(961))
+            now = network.at_timestep(reference, torch.tensor(961))
         with Peak(*network.modules.values()) as window:
             condition = network.condition(now, torch.empty(16, 3, 512, 512))
             condition = dataclasses.replace(condition, sees_pose=everybody)

@@ -22,7 +22,7 @@ PANELS = {
     "Result": "output size fps png side_by_side audio format preview per_frame report c2pa_key name untuned dry_run overwrite",
     "Scores": "metrics fail_under fail_over tune ablations",
     "Poses": "estimator trust_code estimator_size person facing interpolate align pose_pictures where face",
-    "Denoising": "model guidance image_guidance pose_guidance guidance_interval steps sampler strength seed noise "
+    "Denoising": "model prompt guidance image_guidance pose_guidance guidance_interval steps sampler strength seed noise "
     "start_noise window appearance_once",
     "Learning": "preset stages resume epochs max_steps steps:tune tune_steps decoder_steps learning_rate "
     "decoder_learning_rate lora_rank ema pose_window pose_channels unet_image_input clip_only null_pose "
