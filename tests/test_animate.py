@@ -304,7 +304,7 @@ def test_a_photo_is_looked_at_once_or_in_every_step_by_the_schedule(networks, ph
     network = networks["animate-anyone"]
     once = run(network, photo, labels, noise, guidance=2.0, steps=3)
     assert looks == [0]
-    monkeypatch.setattr(network, "at", lambda reference, t: network._with_bank(reference, torch.tensor(0)))
+    monkeypatch.setattr(network, "at_timestep", lambda reference, t: network._with_bank(reference, torch.tensor(0)))
     assert torch.equal(once, run(network, photo, labels, noise, guidance=2.0, steps=3)) and len(looks) == 1 + 1 + 3
 
 

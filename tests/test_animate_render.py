@@ -159,6 +159,7 @@ def test_animate_anyone_as_typed(here, repositories):
     assert np.abs(made.astype(int) - decoded(vae, theirs)).max() <= 1
 
 
+@pytest.mark.slow
 def test_sources_of_one_dance_are_the_same_dance(here):
     """Labels, their drawing taken as it is, and the drawing recognised by its colours."""
     edge = np.zeros((HEIGHT, WIDTH), bool)
@@ -199,6 +200,7 @@ def test_the_photo_is_looked_at_once_where_that_is_asked_for(here, capsys):
         assert np.array_equal(frames(here / f"{base}-each"), frames(here / f"{base}-once")) is not changes
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_pndm(here, capsys):
     assert render(here, "magic", "--sampler", "pndm", "--json", steps=3) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["steps"] == 3

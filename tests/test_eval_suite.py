@@ -223,6 +223,7 @@ def test_backs_and_fronts_are_told_by_the_torso(whole):
         assert 0 <= found["metrics"]["full"]["ssim"] <= 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(dataset, tiny_base, tmp_path, monkeypatch):
     folder, real, calls = tmp_path / "run", suite_clips.render, []
 
@@ -255,6 +256,7 @@ def test_a_run_that_was_stopped_goes_on(dataset, tiny_base, tmp_path, monkeypatc
         suite.suite(SuiteOptions(dataset, folder, base="mini", **FAST))
 
 
+@pytest.mark.slow
 def test_short_clips_have_no_seven_photos(dataset, tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(variants, "GUIDANCE", (1.0,))
     notes = []

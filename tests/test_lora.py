@@ -159,6 +159,7 @@ def test_a_low_rank_subject_is_small_and_renders(tiny_base, clip, tmp_path):
     assert np.abs(tuned - untuned).max() > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_low_rank_tune_resumes_to_the_same_subject(tiny_base, clip, monkeypatch):
     from dreampose_cli import cache as store
     from dreampose_cli.training import tuning

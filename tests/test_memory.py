@@ -373,6 +373,7 @@ def test_memory_is_spared_where_that_is_asked_for(tiny_base):
     assert MemoryPlan.of(preset, cpu, "low", None) == MemoryPlan(checkpointing=True, parts=4)
 
 
+@pytest.mark.slow
 def test_blended_weights_are_the_same_whether_the_old_ones_are_in_memory_or_in_files(tiny_base, clip, photo, tmp_path):
     results = []
     for folder in (None, tmp_path):

@@ -305,7 +305,10 @@ def test_each_stage_is_the_official_one(world, imported, tmp_path):
 
 @pytest.mark.parametrize(
     ("sampler", "photo", "poses", "steps"),
-    [("pndm", (300, 500), (256, 320), 3), ("ddim", (512, 640), (640, 512), 2)],
+    [
+        ("pndm", (300, 500), (256, 320), 3),
+        pytest.param("ddim", (512, 640), (640, 512), 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_render_is_the_official_one(world, imported, tmp_path, monkeypatch, capsys, sampler, photo, poses, steps):
     from dreampose_cli.inference import denoise as batches

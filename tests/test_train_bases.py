@@ -76,6 +76,7 @@ def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path)
     assert any("resuming from step 4 of 6" in note and "was to have 4" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_a_card_that_was_changed_is_kept(clips, tiny_base, tmp_path):
     out, notes = tmp_path / "mine", []
     options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu"}
@@ -244,6 +245,7 @@ def newest(out, stage):
     return max(p.name for p in (out / "checkpoints" / stage).glob("step-*"))
 
 
+@pytest.mark.slow
 def test_a_longer_run_leaves_the_autoencoder_beneath_the_network_alone(from_nothing, tmp_path):
     again, out, notes = from_nothing
     before = (out / "checkpoints/vae/step-00000002/weights.safetensors").read_bytes()

@@ -147,6 +147,7 @@ def test_one_stage_at_a_time(clips, tmp_path, monkeypatch):
     load_base(out)
 
 
+@pytest.mark.slow
 def test_overwrite_clears_nothing_before_the_data_is_there(clips, tmp_path):
     out = tmp_path / "base"
     how = {"preset": "mini", "max_steps": 1, "batch_size": 2, "device": "cpu"}
