@@ -27,7 +27,32 @@ from .loop import SampleRng
 from .preparation import caching
 
 
-class PairSource:
+class _FrameSource:
+    """Batches of frames of a dataset, whose latents were encoded once; `photo_latents`: where the VAE sees photos in another
+    range."""
+
+    def __init__(
+        self,
+        network: Network,
+        frames: FrameDataset,
+        latents: Callable[[list[int]], Tensor],
+        photo_latents: Callable[[list[int]], Tensor] | None,
+    ):
+        self.network, self.frames = network, frames
+        self.latents, self.photo_latents = latents, photo_latents or latents
+
+    def _window(self, clip: Clip, frame: int) -> np.ndarray:
+        settings = self.network.config.poses
+        return self.frames.window(clip, frame, settings.count, settings.training_fps, settings.window_rule)
+
+    def _batch(self, photos: list[int], targets: list[int], windows: list[np.ndarray]) -> Batch:
+        """The samples of rows of the dataset: the photos' and the targets', with each target's pose window."""
+        views = self.network.views(self.frames.pictures[photos], self.frames.pose(photos))
+        views = replace(views, latents=self.photo_latents(photos))
+        return Batch(self.latents(targets), torch.from_numpy(np.stack(windows)), views)
+
+
+class PairSource(_FrameSource):
     """Random pairs of frames of one subject; latents of all frames are encoded once and kept next to them.
 
     Every frame is the target once in an epoch, in an order of its own in each; its photo is any other frame of its clip.
@@ -41,30 +66,25 @@ class PairSource:
         frames: FrameDataset,
         clips: list[Clip],
         latents: Callable[[list[int]], Tensor],
-        photo_latents: Callable[[list[int]], Tensor] | None = None,  # where the VAE sees photos in another range
+        photo_latents: Callable[[list[int]], Tensor] | None = None,
         each: int = 1,
     ):
-        self.network, self.frames, self.clips, self.each = network, frames, clips, each
-        self.latents, self.photo_latents = latents, photo_latents or latents
+        super().__init__(network, frames, latents, photo_latents)
+        self.clips, self.each = clips, each
         groups = [-(-clip.length // each) for clip in clips]
         self.clip_of = np.repeat(np.arange(len(clips)), groups)
         self.group_of = np.concatenate([np.arange(count) for count in groups])
 
     def batch(self, rngs: list[SampleRng]) -> Batch:
-        settings = self.network.config.poses
         photos, targets, windows = [], [], []
         for rng in rngs:
             clip, photo, target = self._pair(rng)
             photos.append(clip.start + photo)
             targets.append(clip.start + target)
-            windows.append(
-                self.frames.window(clip, target, settings.count, settings.training_fps, settings.window_rule)
-            )
+            windows.append(self._window(clip, target))
         whole = rngs[0].index % self.each == 0 and len(rngs) % self.each == 0
         photos = photos[:: self.each] if whole else photos  # else a group was divided, and its photo is taken twice
-        views = self.network.views(self.frames.pictures[photos], self.frames.pose(photos))
-        views = replace(views, latents=self.photo_latents(photos))
-        return Batch(self.latents(targets), torch.from_numpy(np.stack(windows)), views)
+        return self._batch(photos, targets, windows)
 
     def _pair(self, rng: SampleRng) -> tuple[Clip, int, int]:
         """The clip of a sample, and the numbers of photo and target in it."""
@@ -97,7 +117,7 @@ def long_enough(clips: list[Clip], size: int, stride: int = 1) -> list[Clip]:
     return found
 
 
-class ClipSource:
+class ClipSource(_FrameSource):
     """Clips of `size` frames in their order, `stride` apart, with a photo of their person; latents as in `PairSource`.
 
     Every place where such a clip begins is drawn once in an epoch, in an order of its own in each; the photo is any frame of
@@ -116,8 +136,8 @@ class ClipSource:
         stride: int = 1,
         note: Note | None = None,
     ):
-        self.network, self.frames, self.size, self.stride = network, frames, size, stride
-        self.latents, self.photo_latents = latents, photo_latents or latents
+        super().__init__(network, frames, latents, photo_latents)
+        self.size, self.stride = size, stride
         self.clips = long_enough(clips, size, stride)
         reach = (size - 1) * stride + 1
         if note and (short := [clip.name for clip in clips if clip not in self.clips]):
@@ -127,7 +147,6 @@ class ClipSource:
         self.start_of = np.concatenate([np.arange(count) for count in starts])
 
     def batch(self, rngs: list[SampleRng]) -> Batch:
-        settings = self.network.config.poses
         photos, targets, windows = [], [], []
         for rng in rngs:
             epoch, place = divmod(rng.index, len(self.clip_of))
@@ -136,12 +155,8 @@ class ClipSource:
             photos.append(clip.start + int(rng.numpy.integers(clip.length)))
             for frame in range(first, first + self.size * self.stride, self.stride):
                 targets.append(clip.start + frame)
-                windows.append(
-                    self.frames.window(clip, frame, settings.count, settings.training_fps, settings.window_rule)
-                )
-        views = self.network.views(self.frames.pictures[photos], self.frames.pose(photos))
-        views = replace(views, latents=self.photo_latents(photos))
-        return Batch(self.latents(targets), torch.from_numpy(np.stack(windows)), views)
+                windows.append(self._window(clip, frame))
+        return self._batch(photos, targets, windows)
 
 
 @functools.lru_cache(maxsize=2)
