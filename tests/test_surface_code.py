@@ -219,3 +219,20 @@ def test_while_weights_learn_nothing_is_kept(base, poses):
     condition = base.condition(reference, poses)
     base.predict(torch.zeros(5, base.latent_channels, *base.latent_size), torch.tensor(500), condition)
     assert condition.kept is None and not reference.kept
+
+
+def test_attention_is_the_same_whether_weights_learn_or_not():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, n, 12, generator=generator) for n in (5, 7, 7))
+    fused = code.attend(query, key, value, heads=3)
+    leaves = [x.clone().requires_grad_() for x in (query, key, value)]
+    learning = code.attend(*leaves, heads=3)
+    torch.testing.assert_close(learning, fused)
+    learning.square().sum().backward()
+    expected = [x.clone().requires_grad_() for x in (query, key, value)]
+    seen = torch.nn.functional.scaled_dot_product_attention(
+        *(x.unflatten(2, (3, 4)).transpose(1, 2) for x in expected)
+    )
+    seen.square().sum().backward()
+    for mine, theirs in zip(leaves, expected, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)

@@ -138,7 +138,9 @@ class DreamPose(Network):
         tokens, query, channels = condition.tokens, None, [latents, condition.pose, condition.photo]
         if condition.code is not None:
             tokens, channels = condition.photo_tokens, [latents, condition.pose, condition.code, condition.photo]
-            query = {"surface": SurfaceQuery(condition.code, condition.image, condition.kept)}
+            assert tokens is not None
+            levels = len(self.unet.config.block_out_channels)
+            query = {"surface": SurfaceQuery.of(condition.code, tokens, levels, condition.image, condition.kept)}
         assert tokens is not None
         inputs = torch.cat(channels, dim=1).to(self.dtype)
         output = self.unet(inputs, t, encoder_hidden_states=tokens.to(self.dtype), cross_attention_kwargs=query)

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,17 +40,20 @@ def surface_code(pose: Tensor, factor: int) -> Tensor:
 
     Per pixel: 1 on the body; one-hot the part; sin and cos of pi k U and pi k V for k in WAVES. Zero off the body.
     """
+    batch, _, height, width = pose.shape
+    rows, columns = height // factor, width // factor
     part = pose[:, 0].round().long()
-    body = (part > 0).unsqueeze(1)
-    places = torch.cat(
-        [wave(math.pi * k * pose[:, i : i + 1]) for i in (1, 2) for k in WAVES for wave in (_sin, _cos)], 1
+    # Each pixel is counted in its own cell: planes of 24 labels in full resolution would take the time of a layer.
+    cell = (torch.arange(height) // factor).view(-1, 1) * columns + torch.arange(width) // factor
+    places = part * (rows * columns) + cell.to(part.device)
+    counts = pose.new_zeros(batch, (PARTS + 1) * rows * columns)
+    counts.scatter_add_(1, places.flatten(1), torch.full_like(pose[:, 0], factor**-2).flatten(1))
+    counts = counts.view(batch, PARTS + 1, rows, columns)
+    waves = torch.cat(
+        [wave(math.pi * k * pose[:, i : i + 1]) for i in (1, 2) for k in WAVES for wave in (torch.sin, torch.cos)], 1
     )
-    labels = F.one_hot(part, PARTS + 1)[..., 1:].permute(0, 3, 1, 2)
-    code = torch.cat([body.to(pose), labels.to(pose), places * body], dim=1)
-    return F.avg_pool2d(code, factor)
-
-
-_sin, _cos = torch.sin, torch.cos
+    waves = F.avg_pool2d(waves * (part > 0).unsqueeze(1), factor)
+    return torch.cat([counts[:, 1:].sum(1, keepdim=True), counts[:, 1:], waves], dim=1)
 
 
 def kernel() -> Tensor:
@@ -100,57 +103,108 @@ def _spread() -> Tensor:
 
 
 Kept: TypeAlias = dict[nn.Module, tuple[Tensor, Tensor]]
+Level: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class SurfaceQuery:
-    """The layers' inputs of B target frames: code (B, CODE, h, w) of their poses, and `image` (B,), 1 where
-    the photo is seen and 0 where it is null; None: everywhere.
+    """The layers' inputs of B target frames that follow N photos, B / N of each, at every level of the UNet (h, w), finest first.
+
+    codes: (B, h w, CODE) of the targets' poses; tokens: (N, T, D) and their own codes (N, T, CODE), the photos' tokens with
+    those on the latent grid averaged to the level; image (B,), 1 where the photo is seen and 0 where it is null; None: everywhere.
 
     kept: keys and values of the photos' tokens, which a layer computes once and finds here at the next steps and frames;
     None where weights learn, and they change from step to step.
     """
 
-    code: Tensor
+    codes: dict[Level, Tensor]
+    tokens: dict[Level, tuple[Tensor, Tensor]]
     image: Tensor | None = None
     kept: Kept | None = None
 
-    def level(self, positions: int) -> tuple[int, int]:
+    @classmethod
+    def of(
+        cls, code: Tensor, tokens: Tensor, levels: int, image: Tensor | None = None, kept: Kept | None = None
+    ) -> SurfaceQuery:
+        """The code (B, CODE, h, w) and the tokens (N, T, D + CODE), which end with theirs, averaged to so many levels of the UNet.
+
+        Once for all the layers of a level; where all have kept what they make of the tokens, these are not needed.
+        """
+        finest = (code.shape[-2], code.shape[-1])
+        sizes = [finest]
+        for _ in range(levels - 1):
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        codes = {size: F.adaptive_avg_pool2d(code, size).flatten(2).transpose(1, 2) for size in sizes}
+        seen = {}
+        if not kept:
+            parts = tokens.split([tokens.shape[-1] - CODE, CODE], dim=-1)
+            for size in sizes:
+                at_level = [_averaged(part, finest, size) for part in parts]
+                seen[size] = (at_level[0], at_level[1])
+        return cls(codes, seen, image, kept)
+
+    def level(self, positions: int) -> Level:
         """Height and width of the level of the UNet that has so many positions."""
-        height, width = self.code.shape[-2:]
-        while height * width > positions:
-            height, width = (height + 1) // 2, (width + 1) // 2
-        return height, width
+        return next(size for size in self.codes if size[0] * size[1] == positions)
+
+    @property
+    def levels(self) -> list[Level]:
+        return list(self.codes)
 
 
-def _resized(grid: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
+def _resized(grid: Tensor, size: Level, to: Level) -> Tensor:
     """Values on a grid (B, h w, k) of `size` averaged to another: (B, h' w', k)."""
-    if size == to:
-        return grid
     return F.adaptive_avg_pool2d(grid.transpose(1, 2).unflatten(2, size), to).flatten(2).transpose(1, 2)
 
 
-class SelfAttention(AttnProcessor2_0):
-    """diffusers' own attention for the layers next to those that take a `SurfaceQuery`; on the finest level each position looks
-    at the frame in half the size, which costs a quarter."""
+def _averaged(tokens: Tensor, finest: Level, to: Level) -> Tensor:
+    """Tokens (N, T, D), the last of which lie on the `finest` grid if there are enough of them, averaged to another."""
+    cells = finest[0] * finest[1]
+    if to == finest or tokens.shape[1] < cells:
+        return tokens
+    loose, grid = tokens.tensor_split([tokens.shape[1] - cells], dim=1)
+    return torch.cat([loose, _resized(grid, finest, to)], dim=1)
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, *args, surface: SurfaceQuery | None = None, **kwargs):
-        assert surface is not None  # None is there for diffusers, which reads the signature
-        height, width = surface.code.shape[-2:]
-        size = (height, width)
-        if hidden_states.shape[1] == size[0] * size[1]:
-            return super().__call__(
-                attn, hidden_states, _resized(hidden_states, size, surface.level(size[0] * size[1] - 1))
-            )
-        return super().__call__(attn, hidden_states, *args, **kwargs)
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attention of `heads` heads: (B, N, C), (B, M, C), (B, M, C) -> (B, N, C)."""
+    batch, width = query.shape[0], query.shape[-1] // heads
+    query, key, value = (x.reshape(batch, -1, heads, width).transpose(1, 2) for x in (query, key, value))
+    if query.requires_grad and query.device.type == "cpu":
+        # On CPUs the fused kernel's backward takes up to eight times as long as plain products at these sizes (bfloat16).
+        seen = (query * width**-0.5 @ key.transpose(-1, -2)).softmax(-1).to(value.dtype) @ value
+    else:
+        seen = F.scaled_dot_product_attention(query, key, value)
+    return seen.transpose(1, 2).flatten(2)
+
+
+class SelfAttention:
+    """Attention among a frame's own positions in a UNet whose other attention takes a `SurfaceQuery`; on the finest level each
+    position looks at the frame in half the size, which costs a quarter."""
+
+    def __call__(  # diffusers reads from its signature what it may hand over, and gives what has no default
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        surface: SurfaceQuery | None = None,
+    ) -> Tensor:
+        assert surface is not None
+        finest, *lower = surface.levels
+        seen = hidden_states
+        if lower and surface.level(hidden_states.shape[1]) == finest:
+            seen = _resized(hidden_states, finest, lower[0])
+        found = attend(attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen), attn.heads)
+        return attn.to_out[1](attn.to_out[0](found))
 
 
 class SurfaceAttention(nn.Module):
     """Cross-attention of target frames to a photo's tokens, with the surface code on queries and keys.
 
-    The tokens (R, T, D + CODE) of R photos end with the code of the photo's pose at each token, zero where it has none; the
-    last of them lie on the latent grid, and each level of the UNet looks at them averaged to its own resolution. Target
-    frames (B, N, C) follow photo by photo, B / R of each, so that keys and values are computed once for each photo.
+    Target frames (B, N, C) follow photo by photo, B / R of each of R photos, so that keys and values are computed once for
+    each photo. The tokens are the query's: those that diffusers hands on lie on the latent grid, whatever the level.
     """
 
     def __init__(self, heads: int, width: int):
@@ -159,7 +213,7 @@ class SurfaceAttention(nn.Module):
         with torch.no_grad():
             self.code.weight.copy_(initial_map(heads, width))
 
-    def __call__(  # diffusers reads from its signature what it may hand over
+    def __call__(
         self,
         attn: Attention,
         hidden_states: Tensor,
@@ -168,27 +222,18 @@ class SurfaceAttention(nn.Module):
         temb: Tensor | None = None,
         surface: SurfaceQuery | None = None,
     ) -> Tensor:
-        batch, positions, _ = hidden_states.shape
-        photos = encoder_hidden_states.shape[0]
-        assert surface is not None
-        height, width = surface.code.shape[-2:]
-        size = (height, width)
-        level, cells = surface.level(positions), height * width
-        here = F.adaptive_avg_pool2d(surface.code, level).flatten(2).transpose(1, 2)
-        query = attn.to_q(hidden_states) + self.code(here.to(hidden_states))
+        assert surface is not None  # None is there for diffusers, which reads the signature
+        level = surface.level(hidden_states.shape[1])
+        query = attn.to_q(hidden_states) + self.code(surface.codes[level].to(hidden_states))
         if surface.kept is not None and self in surface.kept:
             key, value = surface.kept[self]
         else:
-            if encoder_hidden_states.shape[1] > cells:
-                loose, grid = encoder_hidden_states.tensor_split([encoder_hidden_states.shape[1] - cells], dim=1)
-                encoder_hidden_states = torch.cat([loose, _resized(grid, size, level)], dim=1)
-            tokens, code = encoder_hidden_states.split([encoder_hidden_states.shape[-1] - CODE, CODE], dim=-1)
+            tokens, code = surface.tokens[level]
             key, value = attn.to_k(tokens) + self.code(code), attn.to_v(tokens)
             if surface.kept is not None:
                 surface.kept[self] = key, value
-        query, key, value = (x.reshape(photos, -1, attn.heads, x.shape[-1] // attn.heads) for x in (query, key, value))
-        seen = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        seen = seen.transpose(1, 2).reshape(batch, positions, -1)
+        by_photo = query.reshape(len(key), -1, query.shape[-1])
+        seen = attend(by_photo, key, value, attn.heads).reshape(query.shape)
         if surface.image is not None:  # tokens that are zero would give zero
             seen = seen * surface.image.view(-1, 1, 1).to(seen)
         return attn.to_out[1](attn.to_out[0](seen))
