@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from ..errors import TrainingStopped, UsageError
-from ..names import NULL_POSES, PHOTO_CHANNELS, POSE_CHANNELS, PRESETS, RATE_RANGE, STAGES, TRACKERS, check_choice
+from ..names import (
+    NULL_POSES,
+    OPTIMIZERS,
+    PHOTO_CHANNELS,
+    POSE_CHANNELS,
+    PRESETS,
+    RATE_RANGE,
+    STAGES,
+    TRACKERS,
+    check_choice,
+)
 from ..training.launcher_env import local_rank, process_rank
 from ..workflows.options import TrainOptions
 from . import options
@@ -148,6 +158,9 @@ def train(
             show_default=PRESET,
         ),
     ] = None,
+    optimizer: Annotated[
+        str | None, _choice("--optimizer", "optimizer", OPTIMIZERS, "muon: faster from scratch.", PRESET)
+    ] = None,
     ema: Annotated[
         float | None,
         typer.Option(
@@ -235,6 +248,7 @@ def train(
         batch_size=batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps,
         learning_rate=learning_rate,
+        optimizer=optimizer,
         ema=ema,
         seed=seed,
         resume=resume,

@@ -29,6 +29,7 @@ from ..reporting import Progress
 from .checkpoints import latest_checkpoint, load_checkpoint, require_same, save_checkpoint
 from .csv_log import CsvLogger
 from .distributed import SINGLE, ProcessGroup
+from .optimizers import make_optimizer
 
 __all__ = ["LoopResult", "LoopSettings", "SampleRng", "Task", "latest_checkpoint", "run", "sigterm_flag"]
 
@@ -54,6 +55,7 @@ class LoopSettings:
     save_every: int = 0  # 0: only at the end
     keep: int = 2
     autocast: str | None = None  # "bfloat16" or "float16": autocast over float32 masters
+    optimizer: str = "adamw"  # one of `names.OPTIMIZERS`
     eight_bit_adam: bool = False
     gradient_accumulation_steps: int = 1  # parts in which a process computes its share of a step's samples
 
@@ -130,7 +132,15 @@ def run(
     `stop()` becomes true the state is saved after the step and TrainingStopped is raised.
     """
     parameters = [p for module in task.modules.values() for p in module.parameters() if p.requires_grad]
-    optimizer = _optimizer(parameters, settings)
+    optimizer = make_optimizer(
+        settings.optimizer,
+        parameters,
+        learning_rate=settings.learning_rate,
+        beta2=settings.beta2,
+        weight_decay=settings.weight_decay,
+        eight_bit_adam=settings.eight_bit_adam,
+        precision=torch.bfloat16 if settings.autocast else torch.float32,
+    )
     average = [p.detach().clone() for p in parameters] if settings.ema else None
     device = parameters[0].device
     scaler = torch.amp.GradScaler(enabled=settings.autocast == "float16" and device.type == "cuda")
@@ -236,16 +246,6 @@ def sigterm_flag() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGTERM, previous)
 
 
-def require_eight_bit_adam() -> None:
-    """TrainingError where bitsandbytes is not installed."""
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        raise TrainingError(
-            "8-bit Adam needs the package bitsandbytes; `pip install bitsandbytes`, or leave the option out."
-        ) from None
-
-
 def _feed(task: Task, settings: LoopSettings, processes: ProcessGroup, first: int, prefetch_threads: int) -> Prefetcher:
     """The samples of each part of each step, in their order, for this process."""
     parts = settings.gradient_accumulation_steps * processes.count
@@ -269,17 +269,6 @@ def _not_finite(value: float, step: int, checkpoints: Path | None, what: str = "
     where = latest_checkpoint(checkpoints) if checkpoints else None
     advice = f"the last good checkpoint is {where}" if where else "no checkpoint had been written yet"
     return TrainingError(f"the {what} became {value} at step {step + 1}; {advice}. A lower learning rate may help.")
-
-
-def _optimizer(parameters: list[nn.Parameter], settings: LoopSettings) -> torch.optim.Optimizer:
-    how: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, settings.beta2), "weight_decay": settings.weight_decay}
-    if settings.eight_bit_adam:
-        require_eight_bit_adam()
-        import bitsandbytes
-
-        return bitsandbytes.optim.AdamW8bit(parameters, **how)
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(parameters, **how, fused=fused)
 
 
 def _follow(average: list[Tensor], parameters: list[nn.Parameter], decay: float) -> None:

@@ -53,7 +53,10 @@ _PEOPLE = LoopSettings(steps=20000, learning_rate=1e-5, batch_size=16, warmup=50
 
 PRESETS = {
     "mini": Preset(
-        {"vae": _SMALL_VAE, "network": dataclasses.replace(_SMALL, steps=25000, batch_size=16)},
+        {
+            "vae": _SMALL_VAE,
+            "network": dataclasses.replace(_SMALL, steps=25000, batch_size=16, learning_rate=2e-3, optimizer="muon"),
+        },
         takes_vae=True,
         pairing=Pairing(targets_per_photo=2, figure_weight=2.0, even_timesteps=True),  # elsewhere as in the paper
         also_learns={"network": ("image_encoder",)},  # CLIP starts from scratch too

@@ -160,6 +160,7 @@ class TrainOptions:
     keep: int | None = None
     validate_every: int | None = None
     learning_rate: float | None = None
+    optimizer: str | None = None
     ema: float | None = None
     seed: int = 0
     resume: bool = False

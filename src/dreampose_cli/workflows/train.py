@@ -38,7 +38,8 @@ from ..training.distributed import ProcessGroup, init_distributed
 from ..training.export import provenance_of, publish_base, publish_estimator
 from ..training.frames import FrameDataset, prepare_frames
 from ..training.init import conventions, starting_model
-from ..training.loop import LoopResult, LoopSettings, Task, require_eight_bit_adam, run, sigterm_flag
+from ..training.loop import LoopResult, LoopSettings, Task, run, sigterm_flag
+from ..training.optimizers import require_eight_bit_adam
 from ..training.pose_estimator_task import PosingTask
 from ..training.recipes import in_epochs, precision_of
 from ..training.run_dir import RunDir

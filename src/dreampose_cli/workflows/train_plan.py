@@ -66,6 +66,8 @@ def plan_stages(cache: Cache, options: TrainOptions) -> Plan:
     companions = {"--image-encoder": options.image_encoder, "--control": options.control}
     name = preset_of(options.preset, options.base, companions, options.vae, options.epochs, options.max_steps)
     preset = PRESETS[name]
+    if options.eight_bit_adam and options.optimizer not in (None, "adamw"):
+        raise UsageError(f"--8bit-adam is adamw, and --optimizer {options.optimizer} is not; leave one of them out.")
     has_motion = bool(preset.optional)
     if not has_motion and (options.frames or options.stride != 1):
         raise UsageError(f"--{'frames' if options.frames else 'stride'} means nothing to the preset {name}; leave it out.")
@@ -115,6 +117,7 @@ def settings_of_stages(
         "steps": options.max_steps,
         "seed": options.seed,
         "autocast": autocast,
+        "optimizer": "adamw" if options.eight_bit_adam else options.optimizer,
         "eight_bit_adam": options.eight_bit_adam,
         "gradient_accumulation_steps": options.gradient_accumulation_steps or launched_with,
     }
