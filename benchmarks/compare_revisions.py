@@ -2,12 +2,13 @@
 
     python benchmarks/compare_revisions.py v0.1.0 HEAD                 # two revisions of git, each in a worktree of its own
     python benchmarks/compare_revisions.py --record out/ --source src  # one source tree: inputs and results into out/
-    python benchmarks/compare_revisions.py --compare a/ b/             # two recorded folders
+    python benchmarks/compare_revisions.py --compare a/results b/results  # two recorded folders
 
-Recorded are: frames of an untuned photo by every sampler and way of drawing noise, a tuned subject and its frames, a
-low-rank subject, an imported checkpoint of the official kind at tiny size (random weights), a base trained for a few steps
-from scratch and one from a tiny Stable Diffusion, and metrics. The inputs are drawn by the first revision and shared.
-The comparison is bit for bit and says by how much what differs does; the exit code is 1 if anything does.
+The parts, of which `--parts` names some: frames of an untuned photo by every sampler (untuned), a subject and its frames (tuned,
+low_rank), frames of an imported checkpoint of the official kind at tiny size and random weights (official), a base after a few
+steps from scratch (scratch) and from a tiny Stable Diffusion (widened), and the metrics of changed pictures (metrics). The
+inputs are drawn by the first revision and shared. The comparison is bit for bit and says by how much what differs does; the
+exit code is 1 if anything does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,10 @@ def write_inputs(source: Path, folder: Path) -> None:
     dreampose(
         source, folder, "synth", "clips", "--subjects", 4, "--test-subjects", 1, "--frames", 6, "--seed", 5, "--png"
     )
+    (folder / "changed").mkdir()
+    for file in (next((folder / "clips" / "test").iterdir()) / "frames").iterdir():
+        picture = np.asarray(Image.open(file).convert("RGB"))
+        Image.fromarray(np.roll(picture // 8 * 7, 2, axis=1)).save(folder / "changed" / file.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
         unet, vae = tiny_unet(14), tiny_vae()
@@ -100,50 +106,86 @@ def dreampose(source: Path, folder: Path, *arguments: object) -> str:
     return done.stdout.strip()
 
 
-def record(source: Path, inputs: Path, out: Path) -> None:
-    """Run what is compared with the code in `source`; the results lie in `out`."""
-    out.mkdir(parents=True)
-    clip = next((inputs / "clips" / "test").iterdir()).resolve()
-    photo, poses = sorted((clip / "frames").iterdir())[0], clip / "video.poses"
-    device = ("--device", "cpu")
-    fast = ("--memory", "high") if "high (for speed)" in dreampose(source, out, "render", "--help") else ()
-    render = ("render", "--poses", poses, "--dtype", "float32", "--align", "off", "--batch-size", 4, *device)
-    untuned = (*render, "--photo", photo, "--base", "mini")
-    for sampler in SAMPLERS:
-        dreampose(source, out, *untuned, "--sampler", sampler, "--steps", 5, "--seed", 3, "-o", f"{sampler}/")
-    dreampose(
-        source, out, *untuned, "--s1", 2, "--s2", 1, "--guidance-interval", "0.2:0.8", "--steps", 5, "-o", "interval/"
-    )
-    dreampose(source, out, *render[:-4], *device, "--photo", photo, "--base", "mini", "--memory", "low", "-o", "low/")
-    tune = ("tune", photo, "--base", "mini", "--steps", 3, "--decoder-steps", 3, "--json", *device, *fast)
-    rank = "--lora-rank" if "--lora-rank" in dreampose(source, out, "tune", "--help") else "--rank"
-    for name, more in (("tuned", ()), ("lora", (rank, 4))):
-        subject = json.loads(dreampose(source, out, *tune, *more))
-        keep_weights(Path(subject["path"]), out / name / "weights")
-        dreampose(source, out, *render, "--subject", subject["id"], "-o", f"{name}/frames/")
-    parts = ("--stable-diffusion", inputs.resolve() / "sd", "--image-encoder", inputs.resolve() / "clip")
-    dreampose(source, out, "base", "import", inputs.resolve() / "checkpoints", "--name", "official", *parts)
-    official = (*render[:-4], "--batch-size", 4, *device, "--photo", photo, "--base", "official", "--steps", 4)
-    dreampose(source, out, *official, "-o", "official/")
-    for name, more in (("scratch", ("--preset", "mini")), ("widened", ("--base", inputs.resolve() / "sd", *parts[2:]))):
-        dreampose(
-            source, out, "train", inputs.resolve() / "clips", "-o", name, "--max-steps", 3, "--estimator", "mini", *more, *device,
-            *(("--batch-size", 2) if name == "widened" else ()),
-        )  # fmt: skip
-    dreampose(
-        source,
-        out,
-        *render[:-4],
-        *device,
-        "--photo",
-        photo,
-        "--base",
-        out.resolve() / "scratch",
-        "-o",
-        "scratch-frames/",
-    )
-    (out / "metrics.json").write_text(dreampose(source, out, "eval", "tuned/frames", clip / "frames", "--json"))
-    shutil.rmtree(out / "cache")
+class Recorder:
+    """One revision and what it computes: a method a part, which writes into a folder of the part's name in `out`."""
+
+    def __init__(self, source: Path, inputs: Path, out: Path):
+        self.source, self.inputs, self.out = source, inputs.resolve(), out
+        out.mkdir(parents=True)
+        clip = next((self.inputs / "clips" / "test").iterdir())
+        self.frames = clip / "frames"
+        self.photo = sorted(self.frames.iterdir())[0]
+        self.device = ("--device", "cpu")
+        self.render = ("render", "--poses", clip / "video.poses", "--dtype", "float32", "--align", "off", *self.device)
+        self.four = ("--batch-size", 4)
+
+    def run(self, *arguments: object) -> str:
+        return dreampose(self.source, self.out, *arguments)
+
+    def untuned(self) -> None:
+        """Frames of an untuned photo: every sampler, an interval of guidance, and one frame at a time."""
+        mini = (*self.render, "--photo", self.photo, "--base", "mini")
+        for sampler in SAMPLERS:
+            self.run(*mini, *self.four, "--sampler", sampler, "--steps", 5, "--seed", 3, "-o", f"untuned/{sampler}/")
+        interval = ("--s1", 2, "--s2", 1, "--guidance-interval", "0.2:0.8", "--steps", 5)
+        self.run(*mini, *self.four, *interval, "-o", "untuned/interval/")
+        self.run(*mini, "--memory", "low", "-o", "untuned/low/")
+
+    def tuned(self) -> None:
+        self._subject("tuned")
+
+    def low_rank(self) -> None:
+        name = "--lora-rank" if "--lora-rank" in self.run("tune", "--help") else "--rank"
+        self._subject("low-rank", name, 4)
+
+    def _subject(self, part: str, *options: object) -> None:
+        """A subject of three steps each of network and decoder, and its frames."""
+        words = " ".join(self.run("tune", "--help").split())
+        fast = ("--memory", "high") if "high (for speed)" in words else ()  # else on few cores one sample at a time
+        steps = ("--steps", 3, "--decoder-steps", 3)
+        said = self.run("tune", self.photo, "--base", "mini", *steps, "--json", *self.device, *fast, *options)
+        subject = json.loads(said)
+        keep_weights(Path(subject["path"]), self.out / part / "weights")
+        self.run(*self.render, *self.four, "--subject", subject["id"], "-o", f"{part}/frames/")
+
+    def official(self) -> None:
+        """Frames of a checkpoint of the official kind, and of a subject tuned on it."""
+        parts = ("--stable-diffusion", self.inputs / "sd", "--image-encoder", self.inputs / "clip")
+        self.run("base", "import", self.inputs / "checkpoints", "--name", "official", *parts)
+        options = ("--photo", self.photo, "--base", "official", "--steps", 4)
+        self.run(*self.render, *self.four, *options, "-o", "official/frames/")
+        self.run(*self.render, "--memory", "low", *options, "-o", "official/low/")
+
+    def scratch(self) -> None:
+        """A base of the preset mini after three steps a stage, and its frames."""
+        self._train("scratch", "--preset", "mini")
+        base = (self.out / "scratch" / "base").resolve()
+        self.run(*self.render, *self.four, "--photo", self.photo, "--base", base, "-o", "scratch/frames/")
+
+    def widened(self) -> None:
+        """A base from a tiny Stable Diffusion after three steps."""
+        networks = ("--base", self.inputs / "sd", "--image-encoder", self.inputs / "clip")
+        self._train("widened", *networks, "--batch-size", 2)
+
+    def _train(self, part: str, *options: object) -> None:
+        fixed = ("--max-steps", 3, "--estimator", "mini")
+        self.run("train", self.inputs / "clips", "-o", f"{part}/base", *fixed, *options, *self.device)
+
+    def metrics(self) -> None:
+        (self.out / "metrics").mkdir()
+        said = self.run("eval", self.inputs / "changed", self.frames, "--json")
+        (self.out / "metrics" / "metrics.json").write_text(said)
+
+
+PARTS = ("untuned", "tuned", "low_rank", "official", "scratch", "widened", "metrics")
+
+
+def record(source: Path, inputs: Path, out: Path, parts: Sequence[str]) -> None:
+    """Run the parts with the code in `source`; the results lie in `out`."""
+    recorder = Recorder(source, inputs, out)
+    for part in parts:
+        getattr(recorder, part)()
+    shutil.rmtree(out / "cache", ignore_errors=True)
 
 
 def keep_weights(subject: Path, target: Path) -> None:
@@ -208,6 +250,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=Path("src"), help="the source tree to record")
     parser.add_argument("--inputs", type=Path, help="inputs to share; made where they are not there")
     parser.add_argument("--compare", type=Path, nargs=2, help="two recorded folders")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
     chosen = parser.parse_args()
     if chosen.compare:
         sys.exit(not compare(*chosen.compare))
@@ -215,7 +258,7 @@ def main() -> None:
         inputs = chosen.inputs or chosen.record / "inputs"
         if not inputs.exists():
             write_inputs(chosen.source, inputs)
-        return record(chosen.source, inputs, chosen.record / "results")
+        return record(chosen.source, inputs, chosen.record / "results", chosen.parts)
     if len(chosen.revisions) != 2:
         parser.error("name two revisions, or --record, or --compare")
     with tempfile.TemporaryDirectory() as temporary:
@@ -225,7 +268,7 @@ def main() -> None:
         try:
             write_inputs(folder / "a" / "src", folder / "inputs")
             for name in "ab":
-                record(folder / name / "src", folder / "inputs", folder / f"results-{name}")
+                record(folder / name / "src", folder / "inputs", folder / f"results-{name}", chosen.parts)
             sys.exit(not compare(folder / "results-a", folder / "results-b"))
         finally:
             for name in "ab":
