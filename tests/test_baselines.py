@@ -215,7 +215,7 @@ def test_labels_become_skeletons_by_dwpose(dataset, tiny_base, tiny_hub, tmp_pat
         (["--compare", "uv=nowhere at all"], "unknown base 'nowhere at all'"),
         (["--compare", "controlnet", "--compare", "controlnet"], "names controlnet twice"),
         (["--compare", "untuned=controlnet"], "choose another name for it"),
-        (["--prompt", "a dancer"], "--prompt is for the baselines; add --compare controlnet"),
+        (["--photo", "a.png"], "leave out clips, --per-frame, --poses, --photo and --align-by"),
     ],
 )
 def test_bad_requests_are_one_sentence(words, sentence, dataset, tiny_base, tmp_path, capsys):

@@ -32,6 +32,8 @@ KEYS = [
     "fvd",
     "aed",
     "clip",
+    "clip_photo",
+    "clip_text",
     "sharpness",
     "flicker",
     "warp",
@@ -280,13 +282,18 @@ def test_every_key_is_always_there(pair, capsys):
     assert set(document["reasons"]) == missing
     assert missing == {*NETWORK_METRICS, "aed", "warp"}
     assert "no maintained library" in document["reasons"]["aed"]
-    assert all("--metrics all" in document["reasons"][key] for key in NETWORK_METRICS)
+    assert all("--metrics all" in document["reasons"][key] for key in NETWORK_METRICS if key not in ("clip_photo", "clip_text"))
+    assert document["reasons"]["clip_photo"] == "no photo; give it with --photo"
+    assert document["reasons"]["clip_text"] == "no prompt; give it with --prompt"
     assert "--poses" in document["reasons"]["warp"]
 
 
 def test_without_a_network_metrics_are_missing_and_the_others_come(pair, capsys):
     left, right, *_ = pair
-    code, out, _ = run(left, right, "--json", "--metrics", "all", capsys=capsys)
+    photo = left / "00000.png"
+    code, out, _ = run(
+        left, right, "--json", "--metrics", "all", "--photo", photo, "--prompt", "a dancer", capsys=capsys
+    )
     document = json.loads(out)
     assert code == 0
     assert document["metrics"]["ssim"] is not None

@@ -173,6 +173,79 @@ def test_clip_similarity_with_the_real_classes():
         networks.clip_state({}, model.state_dict())
 
 
+@pytest.fixture
+def whole_clip(hub, tmp_path, monkeypatch):
+    """A whole CLIP at tiny size on the Hub, with its tokenizer: the model."""
+    import transformers
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small["projection_dim"] = 16
+    folder = tmp_path / "clip"
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(_tokenizer_in(folder))
+    tokenizer._tokenizer.save(str(folder / "tokenizer.json"))
+    text = small | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=small, projection_dim=16)).eval()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    monkeypatch.setattr(transformers, "CLIPVisionConfig", lambda: CLIPVisionConfig(**small))
+    monkeypatch.setattr(transformers, "CLIPTextConfig", lambda **_: CLIPTextConfig(**text))
+    hub.add("openai/clip", folder, commit="1" * 40)
+    hub.use(monkeypatch, tmp_path / "hf")
+    names = ("pytorch_model.bin", "tokenizer.json")
+    served = [
+        Weights(name, hashlib.sha256((folder / name).read_bytes()).hexdigest(), 1, repository="openai/clip", revision="1" * 40)
+        for name in names
+    ]
+    needs = {"clip": served[:1], "clip_photo": served[:1], "clip_text": served}
+    monkeypatch.setattr(networks, "NEEDS", networks.NEEDS | needs)
+    return model, tokenizer
+
+
+def _tokenizer_in(folder):
+    from tiny_hub import write_tokenizer
+
+    folder.mkdir()
+    write_tokenizer(folder)
+    return folder
+
+
+def test_clip_scores_against_photo_and_prompt_from_the_hub(whole_clip, hub, tmp_path, capsys):
+    """Frame against reference, photo and prompt, from one pass; the figures are those of transformers' whole CLIP."""
+    import json
+
+    from dreampose_cli.__main__ import main
+    from transformers import CLIPImageProcessorPil
+
+    model, tokenizer = whole_clip
+    photos, clips = tmp_path / "photos", {"one": noise(1, 3), "two": noise(2, 3)}
+    for name, clip in clips.items():
+        write(tmp_path / "ours" / name, clip)
+        write(tmp_path / "theirs" / name, clip[::-1])
+    write(photos / "one", noise(3, 1))
+    words = ["eval", tmp_path / "ours", tmp_path / "theirs", "--photo", photos, "--prompt", "a red dress", "--json"]
+    words += ["--size", "native", "--metrics", "clip,clip_photo,clip_text"]
+    assert main([str(word) for word in words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    first, second = (clip["metrics"] for clip in document["clips"])
+    assert second["clip_photo"] is None and document["metrics"]["clip_photo"] == first["clip_photo"]
+    pixels = CLIPImageProcessorPil()(images=[*clips["one"], noise(3, 1)[0]], return_tensors="pt")
+    with torch.no_grad():
+        out = model(**tokenizer(["a red dress"], return_tensors="pt"), **pixels)
+    frames, photo = out.image_embeds[:3], out.image_embeds[3]
+    assert first["clip_photo"] == pytest.approx(float((frames @ photo).mean()), abs=1e-5)
+    assert first["clip_text"] == pytest.approx(float((frames @ out.text_embeds[0]).mean()), abs=1e-5)
+    assert first["clip"] == pytest.approx(float((frames * frames.flip(0)).sum(-1).mean()), abs=1e-5)
+    assert document["protocol"]["prompt"] == "a red dress"
+    # one picture is the photo of all clips, and a prompt that CLIP cannot read whole is a reason
+    words[words.index(photos)] = photos / "one" / "00000.png"
+    words[words.index("a red dress")] = "red " * 80
+    assert main([str(word) for word in words]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert all(clip["metrics"]["clip_photo"] is not None for clip in document["clips"])
+    assert "the prompt has 82 tokens, and CLIP reads 77" in document["reasons"]["clip_text"]
+
+
 def test_a_frames_clip_similarity_does_not_hide_the_clips_name(tmp_path, monkeypatch):
     monkeypatch.setattr(
         networks, "load", lambda key, *_, **__: lambda a, b: {"clip": [0.5] * len(a)} if key == "clip" else None

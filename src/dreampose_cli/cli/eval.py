@@ -57,6 +57,9 @@ def eval(
     poses: Annotated[
         Path | None, typer.Option("--poses", metavar="FILE", help="The reference's poses, for the metric warp.")
     ] = None,
+    photo: Annotated[
+        Path | None, typer.Option("--photo", metavar="PATH", help="Who is meant, for clip_photo; or a folder of photos.")
+    ] = None,
     fail_under: Annotated[
         list[str] | None,
         typer.Option("--fail-under", metavar="M=X", help="Exit with 1 if metric M is under X."),
@@ -92,7 +95,9 @@ def eval(
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", metavar="TEXT", help="What the baselines are told.", show_default=BASELINE_PROMPT),
+        typer.Option(
+            "--prompt", metavar="TEXT", help="For clip_text, and for the baselines.", show_default=BASELINE_PROMPT
+        ),
     ] = None,
     clips: Annotated[int | None, options.whole("--clips", "N", "Only this many clips.", 1, default="all")] = None,
     min_gap: Annotated[
@@ -137,20 +142,18 @@ def eval(
     if suite is None and (predicted is None or reference is None):
         raise UsageError("eval needs PREDICTED and REFERENCE, or --suite DATASET.")
     if suite is not None:
-        if predicted is not None or per_frame is not None or poses is not None or align_by != "index":
-            raise UsageError("--suite makes what it compares: leave out clips, --per-frame, --poses and --align-by.")
+        if any(given is not None for given in (predicted, per_frame, poses, photo)) or align_by != "index":
+            raise UsageError("--suite makes what it compares: leave out clips, --per-frame, --poses, --photo and --align-by.")
         output = output or Path(f"{suite.resolve().name}-suite")
     elif output is not None or tune or ablations or compare or base is not None or dtype != "auto":
         raise UsageError("-o, --base, --tune, --ablations, --compare and --dtype go with --suite DATASET.")
     compared = _compared(compare or [])
-    if prompt is not None and not set(compared.values()) & set(BASELINES):
-        raise UsageError(f"--prompt is for the baselines; add --compare {BASELINES[0]} or leave it out.")
     from .. import media
     from ..evaluation.results import check_file, write_per_frame
 
     for file in (per_frame, report):
         if file is not None:
-            media.require_apart(file, [predicted, reference, suite], replaced=False)
+            media.require_apart(file, [predicted, reference, suite, photo], replaced=False)
         if file is not None and not (file.parent == output and not output.exists()):  # -o makes its folder first
             check_file(file, overwrite)
     if suite is not None:
@@ -163,7 +166,7 @@ def eval(
             output,
             base=base,
             compare=compared,
-            prompt=BASELINE_PROMPT if prompt is None else prompt,
+            prompt=prompt,
             tune=tune,
             ablations=ablations,
             clips=clips,
@@ -196,6 +199,8 @@ def eval(
             align_by=align_by,
             metrics=wanted,
             poses=poses,
+            photo=photo,
+            prompt=prompt,
             device=device,
             keep_frames=per_frame is not None or report is not None,
             keep_pictures=report is not None,

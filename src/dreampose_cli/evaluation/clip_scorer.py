@@ -16,6 +16,7 @@ import torch
 
 from ..errors import EvaluationError, PoseError
 from ..media.fitting import fit_pose
+from ..media.photos import read_photo
 from ..poses.files import open_poses
 from ..poses.sequence import PoseSequence
 from ..reporting import Progress
@@ -23,7 +24,7 @@ from . import feature_extractors as networks
 from .frame_metrics import WORKERS, measure
 from .frame_pairs import AlignedFrames
 from .frechet import Gaussian, frechet_distance
-from .metric_registry import METRICS, NETWORK_METRICS, PER_FRAME, WINDOW
+from .metric_registry import COMES_WITH, METRICS, NETWORK_METRICS, PER_FRAME, WINDOW
 from .pairing import ClipPair
 from .weights import Missing
 
@@ -31,6 +32,8 @@ BATCH = 8  # frames that go through a network together
 EXTREMES = 3  # worst and best frames kept of a clip
 ONE_FRAME = "one frame: there is no motion to measure"
 NOT_ASKED = "not asked for"
+NO_PHOTO = "no photo; give it with --photo"
+NO_PROMPT = "no prompt; give it with --prompt"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,16 @@ class ClipScores:
 class FeatureSums:
     """The networks there are, why others are missing, and the running sums of FID and FVD over all clips."""
 
-    def __init__(self, wanted: set[str], device: torch.device, *, fetch: bool, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        wanted: set[str],
+        device: torch.device,
+        *,
+        fetch: bool,
+        progress: Progress | None,
+        photos: bool = False,
+        prompt: str | None = None,
+    ) -> None:
         self.reasons: dict[str, str] = {}
         self.failed: dict[
             str, str
@@ -74,13 +86,17 @@ class FeatureSums:
         for key in NETWORK_METRICS:
             if key not in wanted:
                 self.reasons[key] = NOT_ASKED
-                continue
-            try:
-                self.networks[key] = networks.load(key, device, fetch=fetch, progress=progress)
-            except Missing as missing:
-                self.reasons[key] = str(missing)
-        if "lpips_vgg" in self.networks and "vgg" in self.networks:
-            self.networks["vgg"] = None  # comes with LPIPS from one pass
+            elif key == "clip_photo" and not photos:
+                self.reasons[key] = NO_PHOTO
+            elif key == "clip_text" and prompt is None:
+                self.reasons[key] = NO_PROMPT
+            elif any(lead in self.networks for lead in COMES_WITH.get(key, ())):
+                self.networks[key] = None
+            else:
+                try:
+                    self.networks[key] = networks.load(key, device, fetch=fetch, progress=progress, prompt=prompt)
+                except Missing as missing:
+                    self.reasons[key] = str(missing)
         self.sums: dict[str, tuple[Gaussian, Gaussian]] = {
             key: (Gaussian(), Gaussian()) for key in ("fid", "fvd") if key in self.networks
         }
@@ -91,12 +107,17 @@ class FeatureSums:
     def count(self, key: str) -> int:
         return self.sums[key][0].count if key in self.sums else 0
 
-    def pairwise(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, list[float]]:
-        """The distances of a batch of frame pairs, and their part of FID."""
+    def pairwise(
+        self, predicted: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> dict[str, list[float]]:
+        """The distances of a batch of frame pairs, and from the photo, and their part of FID."""
         values: dict[str, list[float]] = {}
-        for key in ("lpips_alex", "lpips_vgg", "vgg", "clip"):
-            if self.networks.get(key) is not None:
-                values |= self._run(key, self.networks[key], predicted, reference) or {}
+        for key in NETWORK_METRICS:
+            if key in PER_FRAME and self.networks.get(key) is not None:
+                pictures = [predicted, reference]
+                if key.startswith("clip") and photo is not None:
+                    pictures.append(photo)
+                values |= self._run(key, self.networks[key], *pictures) or {}
         if "fid" in self.networks:
             self._add("fid", predicted, reference)
         return values
@@ -120,7 +141,7 @@ class FeatureSums:
             words = str(error).strip().splitlines()
             height, width = frames[0].shape[1:3]
             reason = f"its network failed on frames of {width}x{height} ({words[-1][:200] if words else type(error).__name__})"
-            shared = [name for name in ("vgg",) if key == "lpips_vgg" and self.networks.get(name, 0) is None]
+            shared = [name for name, leads in COMES_WITH.items() if key in leads and self.networks.get(name, 0) is None]
             for name in (key, *shared):
                 self.networks.pop(name, None)
                 self.sums.pop(name, None)
@@ -161,7 +182,8 @@ class ClipScorer:
         with AlignedFrames(self.pair.predicted, self.pair.reference, size=size, align_by=align_by) as frames:
             poses = self._poses()
             waiting: deque[tuple[int, np.ndarray, np.ndarray, Future]] = deque()
-            batches = _Batches(self.features)
+            photo = None if self.pair.photo is None else read_photo(self.pair.photo)
+            batches = _Batches(self.features, photo)
             before = None
             for index, pair in enumerate(frames):
                 pose = self._pose(poses, index, frames.size)
@@ -246,6 +268,8 @@ class ClipScorer:
             "flicker": ONE_FRAME if count == 1 else "the reference stands still",
             "warp": self._why_no_warp(count),
         }
+        if self.pair.photo is None and "clip_photo" in self.features.networks:
+            why["clip_photo"] = NO_PHOTO
         for key, reason in why.items():
             if values[key] is None:
                 reasons[key] = reason if key in self.wanted else NOT_ASKED
@@ -288,8 +312,8 @@ def _extremes(heap: list[tuple], sign: int, metric: str) -> list[Extreme]:
 class _Batches:
     """Frames on their way to the networks, several at once."""
 
-    def __init__(self, features: FeatureSums) -> None:
-        self.features = features
+    def __init__(self, features: FeatureSums, photo: np.ndarray | None = None) -> None:
+        self.features, self.photo = features, photo
         self.pairwise = any(key != "fvd" for key in features.networks)
         self.windows = "fvd" in features.networks
         self.batch: list[tuple[np.ndarray, np.ndarray]] = []
@@ -310,7 +334,8 @@ class _Batches:
         """Score the frames that wait for the pairwise networks; a window that is not full is left out."""
         if not self.batch:
             return
-        values = self.features.pairwise(*(np.stack(side) for side in zip(*self.batch, strict=True)))
+        predicted, reference = (np.stack(side) for side in zip(*self.batch, strict=True))
+        values = self.features.pairwise(predicted, reference, self.photo)
         for i in range(len(self.batch)):
             sink({key: column[i] for key, column in values.items()})
         self.batch = []

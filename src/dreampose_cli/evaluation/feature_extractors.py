@@ -30,6 +30,8 @@ NEEDS: dict[str, tuple[Weights, ...]] = {
     "fid": (files.INCEPTION,),
     "fvd": (files.I3D,),
     "clip": (files.CLIP,),
+    "clip_photo": (files.CLIP,),
+    "clip_text": (files.CLIP, files.CLIP_TOKENIZER),
 }
 
 # Layers of torchvision's `features`: channels of a convolution with its kernel, stride and padding, "relu", "pool".
@@ -45,6 +47,7 @@ BACKBONES: dict[str, tuple[tuple[Any, ...], int, tuple[int, ...]]] = {  # layers
     "alex": (_ALEXNET, 3, (1, 4, 7, 9, 11)),
     "vgg": (_VGG16, 2, (3, 8, 15, 22, 29)),
 }
+TEXT_TOKENS, END_OF_TEXT = 77, 49407  # of CLIP: how many it reads, and the last of each text
 # LPIPS' own scaling of [-1, 1]: ImageNet's mean and deviation, rounded
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -132,17 +135,30 @@ def _normalised(x: Tensor) -> Tensor:
 
 
 class ClipSimilarity:
-    """The cosine of CLIP's image embeddings (ViT-B/32) of predicted and reference frame."""
+    """Cosines of CLIP's embeddings (ViT-B/32) of the predicted frame and of the reference frame, the photo and the prompt.
 
-    def __init__(self, model: nn.Module, processor: Callable) -> None:
-        self.model, self.processor = model.eval(), processor
+    text (1, D): the prompt's embedding, where there is a prompt.
+    """
+
+    def __init__(self, model: nn.Module, processor: Callable, text: Tensor | None = None) -> None:
+        self.model, self.processor, self.text = model.eval(), processor, text
         self.device = next(model.parameters()).device
 
     @torch.inference_mode()
-    def __call__(self, predicted: np.ndarray, reference: np.ndarray) -> dict[str, list[float]]:
-        pixels = self.processor(images=[*predicted, *reference], return_tensors="pt")["pixel_values"]
+    def __call__(
+        self, predicted: np.ndarray, reference: np.ndarray, photo: np.ndarray | None = None
+    ) -> dict[str, list[float]]:
+        """Frames (N, H, W, 3) of both, and a photo (H, W, 3) of any size -> the cosines of each frame, by metric."""
+        pictures = [*predicted, *reference, *([] if photo is None else [photo])]
+        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
         embedded = F.normalize(self.model(pixel_values=pixels.to(self.device)).image_embeds.double(), dim=-1)
-        return {"clip": (embedded[: len(predicted)] * embedded[len(predicted) :]).sum(-1).tolist()}
+        count = len(predicted)
+        others = {"clip": embedded[count : 2 * count]}
+        if photo is not None:
+            others["clip_photo"] = embedded[-1:]
+        if self.text is not None:
+            others["clip_text"] = F.normalize(self.text.to(embedded), dim=-1)
+        return {key: (embedded[:count] * other).sum(-1).tolist() for key, other in others.items()}
 
 
 class Inception:
@@ -178,14 +194,17 @@ def _features(out: Tensor, count: int, name: str) -> np.ndarray:
     return out.double().cpu().numpy()
 
 
-def load(metric: str, device: torch.device, *, fetch: bool, progress: Progress | None = None):
-    """The network of a metric (`vgg` and `lpips_vgg` share one). Raises Missing with the reason."""
+def load(
+    metric: str, device: torch.device, *, fetch: bool, progress: Progress | None = None, prompt: str | None = None
+):
+    """The network of a metric (`vgg` and `lpips_vgg` share one, and so do those of CLIP, of which `clip_text` needs the
+    prompt). Raises Missing with the reason."""
     paths = [obtain(needed, fetch=fetch, progress=progress) for needed in NEEDS[metric]]
     try:
         if metric in ("lpips_alex", "lpips_vgg", "vgg"):
             return _perceptual(metric, paths, device)
-        if metric == "clip":
-            return _clip(paths[0], device)
+        if metric in ("clip", "clip_photo", "clip_text"):
+            return _clip(paths, device, prompt)
         module = load_script(paths[0], device)
         return Inception(module, device) if metric == "fid" else I3d(module, device)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
@@ -219,21 +238,41 @@ def read_heads(state: dict[str, Tensor], backbone: Backbone) -> list[Tensor]:
     return heads
 
 
-def _clip(path: Path, device: torch.device) -> ClipSimilarity:
-    """ViT-B/32 as OpenAI published it: transformers' default vision config, and the image processor of 2021."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+def _clip(paths: list[Path], device: torch.device, prompt: str | None) -> ClipSimilarity:
+    """ViT-B/32 as OpenAI published it: transformers' default configs, and the image processor of 2021."""
+    from transformers import CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModelWithProjection
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     model = CLIPVisionModelWithProjection(CLIPVisionConfig())
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(paths[0], map_location="cpu", weights_only=True)
     model.load_state_dict(clip_state(state, model.state_dict()))
-    return ClipSimilarity(model.to(device), CLIPImageProcessorPil())
+    text = None
+    if len(paths) > 1 and prompt is not None:
+        # the end of the text, where it is pooled, is the tokenizer's last token; the default config has another number
+        encoder = CLIPTextModelWithProjection(CLIPTextConfig(eos_token_id=END_OF_TEXT))
+        encoder.load_state_dict(clip_state(state, encoder.state_dict(), "text_model"))
+        text = embed_text(encoder, paths[1], prompt)
+    return ClipSimilarity(model.to(device), CLIPImageProcessorPil(), text)
 
 
-def clip_state(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The vision part of a whole CLIP's weights, under the names that `wanted` has."""
+@torch.inference_mode()
+def embed_text(encoder: nn.Module, tokenizer: Path, prompt: str) -> Tensor:
+    """CLIP's embedding of a prompt, (1, D), by a tokenizer.json. Raises ValueError where it has more tokens than CLIP reads."""
+    from tokenizers import Tokenizer
+
+    ids = Tokenizer.from_file(str(tokenizer)).encode(prompt).ids
+    if len(ids) > TEXT_TOKENS:
+        raise ValueError(f"the prompt has {len(ids)} tokens, and CLIP reads {TEXT_TOKENS}: give a shorter --prompt")
+    return encoder.eval()(input_ids=torch.tensor([ids])).text_embeds.double()
+
+
+def clip_state(
+    state: dict[str, Tensor], wanted: dict[str, Tensor], part: str = "vision_model"
+) -> dict[str, Tensor]:
+    """One part of a whole CLIP's weights, of vision or of text ("text_model"), under the names that `wanted` has."""
     found = {}
     for key in wanted:
-        names = (key, f"vision_model.{key}", key.removeprefix("vision_model."))
+        names = (key, f"{part}.{key}", key.removeprefix(f"{part}."))
         name = next((name for name in names if name in state), None)
         if name is None:
             raise KeyError(f"the file has no {key}")

@@ -39,14 +39,20 @@ METRICS = {
         Metric("fvd", "FVD", "lower", 2, f"Frechet distance of I3D logits of {WINDOW} frames"),
         Metric("aed", "AED", "lower", 4, "distance of person re-identification features"),
         Metric("clip", "CLIP", "higher", 4, "cosine of CLIP image embeddings"),
+        Metric("clip_photo", "CLIP, photo", "higher", 4, "cosine of CLIP image embeddings of frame and photo"),
+        Metric("clip_text", "CLIP, text", "higher", 4, "cosine of the CLIP embeddings of frame and prompt"),
         Metric("sharpness", "sharpness", "one", 3, "gradient energy over the reference's"),
         Metric("flicker", "flicker", "one", 3, "frame-difference energy over the reference's"),
         Metric("warp", "warp", "lower", 4, "colour change of a surface point from frame to frame"),
     )
 }
 PIXEL_METRICS = ("l1", "psnr", "ssim", "sharpness", "flicker", "warp")
-NETWORK_METRICS = ("lpips_alex", "lpips_vgg", "vgg", "fid", "fvd", "clip")
-PER_FRAME = ("l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "sharpness", "warp")
+NETWORK_METRICS = ("lpips_alex", "lpips_vgg", "vgg", "fid", "fvd", "clip_text", "clip", "clip_photo")
+# Metrics that come out of the pass of another's network, where that one is there.
+COMES_WITH = {"vgg": ("lpips_vgg",), "clip": ("clip_text",), "clip_photo": ("clip_text", "clip")}
+PER_FRAME = (
+    "l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "clip_photo", "clip_text", "sharpness", "warp",
+)  # fmt: skip
 TOO_FEW = "too few subjects to tell"
 NO_AED = "no maintained library computes AED"
 

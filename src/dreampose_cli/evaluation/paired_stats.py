@@ -12,7 +12,9 @@ from .metrics import mean
 from .scoring import Evaluation
 from .variants import Variant
 
-BY_VIEW = ("l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "sharpness")  # values of a frame alone
+BY_VIEW = (  # values of a frame alone
+    "l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "clip_photo", "clip_text", "sharpness",
+)  # fmt: skip
 SPREAD_RULE = (
     "A difference is the mean over subjects of (variant - its baseline on the same subject); its spread is the standard "
     "deviation of that over subjects. A difference not larger than its spread is called no difference (=); of fewer than "

@@ -36,22 +36,24 @@ class ClipPair:
     predicted: Path
     reference: Path
     poses: Path | None = None
+    photo: Path | None = None
 
 
 def find_pairs(
-    predicted: Path, reference: Path, poses: Path | None = None
+    predicted: Path, reference: Path, poses: Path | None = None, photo: Path | None = None
 ) -> tuple[list[ClipPair], list[str], list[str]]:
     """The pairs of clips in `predicted` and `reference`, and the names that only one of them has.
 
     Two clips are a pair whatever they are called; folders of clips are matched by the names of videos (without their
-    suffix) and folders. `poses` are those of the reference: one pose source, or a folder with one for each name.
+    suffix) and folders. `poses` are those of the reference: one pose source, or a folder with one for each name. `photo`
+    shows who is meant: one picture, or a folder with one, or a folder of them, of which the first counts, for each name.
     Raises MediaError for what is not there, EvaluationError where nothing matches.
     """
     predicted, reference = Path(predicted), Path(reference)
     ours, theirs = _find(predicted), _find(reference)
     if isinstance(ours, ClipFiles) and isinstance(theirs, ClipFiles):
         name = predicted.stem or str(predicted)
-        return [_pair(name, ours, theirs, poses, alone=True)], [], []
+        return [_pair(name, ours, theirs, poses, photo, alone=True)], [], []
     alone = isinstance(ours, ClipFiles) or isinstance(theirs, ClipFiles)
     ours = {_name_of(predicted): ours} if isinstance(ours, ClipFiles) else ours
     theirs = {_name_of(reference): theirs} if isinstance(theirs, ClipFiles) else theirs
@@ -63,7 +65,7 @@ def find_pairs(
             f"nothing in {predicted} ({_some(ours)}) has the name of anything in {reference} ({_some(theirs)}); clips "
             "are matched by the names of their files or folders."
         )
-    pairs = [_pair(name, ours[name], theirs[name], poses, alone=len(names) == 1) for name in names]
+    pairs = [_pair(name, ours[name], theirs[name], poses, photo, alone=len(names) == 1) for name in names]
     return pairs, sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
 
 
@@ -118,8 +120,27 @@ def _names(folder: Path) -> list[str]:
         raise MediaError(f"{folder} cannot be read: {error.strerror}; check its permissions.") from error
 
 
-def _pair(name: str, ours: ClipFiles, theirs: ClipFiles, poses: Path | None, alone: bool) -> ClipPair:
-    return ClipPair(name, ours.frames, theirs.frames, _poses_of(name, poses, alone) if poses else theirs.poses)
+def _pair(
+    name: str, ours: ClipFiles, theirs: ClipFiles, poses: Path | None, photo: Path | None, alone: bool
+) -> ClipPair:
+    found = _poses_of(name, poses, alone) if poses else theirs.poses
+    return ClipPair(name, ours.frames, theirs.frames, found, _photo_of(name, Path(photo), alone) if photo else None)
+
+
+def _photo_of(name: str, photo: Path, alone: bool) -> Path | None:
+    """The photo for the clip `name` in `--photo`. Raises EvaluationError where a clip alone has none."""
+    if not photo.exists():
+        raise EvaluationError(f"--photo {photo} does not exist; check the path.")
+    if not photo.is_dir():
+        return photo
+    for entry in (photo / name, photo) if alone else (photo / name,):
+        if entry.is_dir() and (inside := list_files(entry, SUFFIXES)):
+            named = [file for file in inside if file.stem == name]
+            return (named or inside)[0]
+    found = next((file for file in list_files(photo, SUFFIXES) if file.stem == name), None)
+    if found is None and alone:
+        raise EvaluationError(f"--photo {photo} is a folder without pictures; give a picture.")
+    return found
 
 
 def _poses_of(name: str, poses: Path, alone: bool) -> Path | None:

@@ -59,6 +59,8 @@ def evaluate(
     size: int | None = SIZE,
     align_by: str = "index",
     poses: Path | None = None,
+    photo: Path | None = None,
+    prompt: str | None = None,
     metrics: tuple[str, ...] | None = None,
     device: str = "auto",
     keep_frames: bool = False,
@@ -70,11 +72,11 @@ def evaluate(
 
     size: pixels of the shorter side, None for the reference's own (see `AlignedFrames` for all rules). metrics: keys of
     `METRICS`; those of networks may then download their weights; None: those that need none. poses: the reference's,
-    for `warp`. only: the names of the clips to score. Means are over a clip's frames, then over clips; `fid` and `fvd`
+    for `warp`. photo: what `clip_photo` compares with, as in `find_pairs`; prompt: what `clip_text` does. only: the names of the clips to score. Means are over a clip's frames, then over clips; `fid` and `fvd`
     are over all frames of all clips.
     Raises MediaError, PoseError, EvaluationError.
     """
-    pairs, ours, theirs = find_pairs(predicted, reference, poses)
+    pairs, ours, theirs = find_pairs(predicted, reference, poses, photo)
     if only is not None:
         pairs, ours, theirs = [pair for pair in pairs if pair.name in only], [], []
     wanted = set(METRICS) if metrics is None else set(metrics)
@@ -83,7 +85,14 @@ def evaluate(
         for where, names in ((predicted, ours), (reference, theirs))
         if names
     ]
-    features = FeatureSums(wanted, pick_device(device), fetch=metrics is not None, progress=progress)
+    features = FeatureSums(
+        wanted,
+        pick_device(device),
+        fetch=metrics is not None,
+        progress=progress,
+        photos=any(pair.photo is not None for pair in pairs),
+        prompt=prompt,
+    )
     with pool() as workers:
         clips = []
         for number, pair in enumerate(pairs):
@@ -94,7 +103,7 @@ def evaluate(
             if keep_pictures:
                 _forget(clips)
     warnings += [f"{clip.name}: {text}" if len(clips) > 1 else text for clip in clips for text in clip.warnings]
-    return _summarise(clips, features, wanted, size, align_by, warnings)
+    return _summarise(clips, features, wanted, size, align_by, warnings, prompt)
 
 
 def _forget(clips: list[ClipScores]) -> None:
@@ -106,7 +115,7 @@ def _forget(clips: list[ClipScores]) -> None:
             setattr(clip, name, kept[:EXTREMES])
 
 
-def _summarise(clips, features, wanted, size, align_by, warnings) -> Evaluation:
+def _summarise(clips, features, wanted, size, align_by, warnings, prompt) -> Evaluation:
     values, reasons, spread = {}, {}, {}
     for clip in clips:
         clip.metrics |= dict.fromkeys(features.failed)
@@ -126,7 +135,8 @@ def _summarise(clips, features, wanted, size, align_by, warnings) -> Evaluation:
     if "aed" in wanted:
         reasons["aed"] = NO_AED
     reference_value = {"warp": pixels.mean([clip.reference_value["warp"] for clip in clips])}
-    return Evaluation(values, reasons, _protocol(clips, features, size, align_by), spread, reference_value, warnings, clips)
+    protocol = _protocol(clips, features, size, align_by) | {"prompt": prompt}
+    return Evaluation(values, reasons, protocol, spread, reference_value, warnings, clips)
 
 
 def _protocol(clips: list[ClipScores], features: FeatureSums, size: int | None, align_by: str) -> dict[str, Any]:

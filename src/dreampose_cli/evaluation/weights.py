@@ -105,6 +105,15 @@ CLIP = Weights(
     licence="MIT (OpenAI)",
 )
 
+CLIP_TOKENIZER = Weights(
+    "tokenizer.json",
+    "b556ac8c99757ffb677208af34bc8c6721572114111a6e0aaf5fa69ff0b8d842",
+    2,
+    repository=CLIP.repository,
+    revision=CLIP.revision,
+    licence=CLIP.licence,
+)
+
 
 def locate(weights: Weights) -> Path | None:
     """The file on this machine, None where it is not there."""

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..names import BASELINE_PROMPT
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,8 @@ class EvalOptions:
 
     size: pixels of the shorter side, None for the reference's own. align_by: "index" or "time". metrics: keys of
     `evaluation.metric_registry.METRICS`; those of networks may then download their weights; None: what needs none.
-    poses: the reference's, for the metric warp. keep_frames: each frame's values; keep_pictures: the worst and best.
+    poses: the reference's, for the metric warp. photo, or a folder with one for each clip, and prompt: what the CLIP scores
+    compare with, besides the reference. keep_frames: each frame's values; keep_pictures: the worst and best.
     """
 
     predicted: Path
@@ -191,6 +191,8 @@ class EvalOptions:
     align_by: str = "index"
     metrics: tuple[str, ...] | None = None
     poses: Path | None = None
+    photo: Path | None = None
+    prompt: str | None = None
     device: str = "auto"
     keep_frames: bool = False
     keep_pictures: bool = False
@@ -200,7 +202,8 @@ class EvalOptions:
 class SuiteOptions:
     """The paper's protocol on the test clips of a dataset, into the folder `output`, which can be resumed.
 
-    compare: other bases by name, or `names.BASELINES`, which are told the prompt. tune: also tune each clip's subject on
+    compare: other bases by name, or `names.BASELINES`, which are told the prompt (None: `names.BASELINE_PROMPT`); frames are
+    scored against it where there is one. tune: also tune each clip's subject on
     its photo. clips: the first so many only. min_gap: frames from the photo to the first one rendered; None: the paper's 50,
     or half of a shorter clip. frames: how many are rendered of a clip. dtype: of tuning and rendering; scores are computed in
     32 and 64 bits. command: is recorded in the results.
@@ -210,7 +213,7 @@ class SuiteOptions:
     output: Path
     base: str | None = None
     compare: Mapping[str, str] = field(default_factory=dict)
-    prompt: str = BASELINE_PROMPT
+    prompt: str | None = None
     tune: bool = False
     ablations: bool = False
     clips: int | None = None

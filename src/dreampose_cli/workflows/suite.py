@@ -116,7 +116,8 @@ def suite(
     names = [name for name, _ in found]
     main = "full" if any(row.key == "full" for row in rows) else "untuned"
     rows = [row for row in rows if _clips_of(output, row, names)]  # short clips have no seven photos before the gap
-    scores = {row.key: _score(options, row, names, pictures=row.key == main) for row in rows}
+    prompt = baselines.prompt if plain else options.prompt
+    scores = {row.key: _score(options, row, names, prompt, pictures=row.key == main) for row in rows}
     document = _document(rows, scores, options, bases, found, time.monotonic() - began)
     document["baselines"] = {name: baselines.document(name) for name in plain}
     document["left_out"] = {name: str(error) for name, error in unusable.items()}
@@ -134,7 +135,7 @@ def _clips_of(output: Path, row: Variant, names: list[str]) -> list[str]:
     return [name for name in names if (output / "frames" / row.key / name).is_dir()]
 
 
-def _score(options: SuiteOptions, row: Variant, names: list[str], pictures: bool) -> Evaluation:
+def _score(options: SuiteOptions, row: Variant, names: list[str], prompt: str | None, pictures: bool) -> Evaluation:
     """The figures of one variant over the clips that it has."""
     output = Path(options.output)
     poses = output / "poses"
@@ -143,6 +144,8 @@ def _score(options: SuiteOptions, row: Variant, names: list[str], pictures: bool
         output / "reference",
         size=options.size,
         poses=poses if any(_pose_files(poses)) else None,
+        photo=output / "photos",
+        prompt=prompt,
         metrics=options.metrics,
         device=options.device,
         keep_frames=True,

@@ -20,6 +20,7 @@ from ..device import pick_device, pick_dtype
 from ..errors import PoseError
 from ..evaluation.frame_pairs import scored_size
 from ..evaluation.pairing import ClipFiles
+from ..names import BASELINE_PROMPT
 from ..networks.baselines import GUIDANCE, Baseline
 from ..networks.instruct_pix2pix import require_short
 from ..poses.dwpose import NAME as DWPOSE
@@ -52,6 +53,7 @@ class Baselines:
         note: Note,
     ) -> None:
         self.names, self._options, self._cache, self._note = names, options, cache, note
+        self.prompt = BASELINE_PROMPT if options.prompt is None else options.prompt
         self._folders: dict[str, Path] = {}
         self._models: dict[str, str] = {}
         self._loaded: tuple[str, Baseline] | None = None
@@ -63,7 +65,7 @@ class Baselines:
             wanted["adapter"] = IP_ADAPTER
         for part, model in wanted.items():
             self._folders[part], self._models[part] = pipeline_folder(model, progress=progress, note=note)
-        require_short(options.prompt, self._folders["diffusion"], "prompt")
+        require_short(self.prompt, self._folders["diffusion"], "prompt")
 
     def document(self, row: str) -> dict[str, Any]:
         """What made a row's frames, for the results: which baseline, the commits of its weights, and its settings."""
@@ -74,7 +76,7 @@ class Baselines:
             "weights": {
                 part: model for part, model in self._models.items() if part != "adapter" or name == "ip-adapter"
             },
-            "prompt": self._options.prompt,
+            "prompt": self.prompt,
             "guidance": GUIDANCE,
             "steps": self._steps,
         }
@@ -86,7 +88,7 @@ class Baselines:
         poses = self._keypoints(clip)
         skeletons = (skeleton(poses, min(index, len(poses) - 1), size) for index in indices)
         options = self._options
-        made = baseline.frames(photo, skeletons, prompt=options.prompt, steps=self._steps, seed=options.seed)
+        made = baseline.frames(photo, skeletons, prompt=self.prompt, steps=self._steps, seed=options.seed)
         scored = scored_size(photo.shape[:2], options.size)
         return (media.resize(frame, scored) for frame in made)
 
