@@ -214,8 +214,9 @@ def test_clip_scores_against_photo_and_prompt_from_the_hub(whole_clip, hub, tmp_
     """Frame against reference, photo and prompt, from one pass; the figures are those of transformers' whole CLIP."""
     import json
 
-    from dreampose_cli.__main__ import main
     from transformers import CLIPImageProcessorPil
+
+    from dreampose_cli.__main__ import main
 
     model, tokenizer = whole_clip
     photos, clips = tmp_path / "photos", {"one": noise(1, 3), "two": noise(2, 3)}

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from dreampose_cli.evaluation.scoring import evaluate
 from dreampose_cli.evaluation.variants import variants_of
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.subjects import views as tuning
+from dreampose_cli.training.identities import content_mark
 from dreampose_cli.workflows import suite, suite_clips
 from dreampose_cli.workflows.options import SuiteOptions
 from dreampose_cli.workflows.suite_clips import chosen_rows, photo_rows, smooth
@@ -286,6 +288,20 @@ def test_the_command(dataset, tiny_base, tmp_path, capsys):
     assert code == 0 and document["summary"]["variants"]["untuned"]["metrics"]["ssim"] > 0
     code, _, err = run(*words, "--fail-under", "ssim=1", capsys=capsys)
     assert code == 1 and "ssim is" in err
+
+
+def test_clips_that_a_base_was_trained_on_are_refused(dataset, tiny_base, tmp_path):
+    """Also where it was trained further since."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    about = json.loads((base / "base.json").read_text())
+    clip = sorted((dataset / "test").iterdir())[1]
+    about["provenance"] = {"trained_on": ["0" * 16], "from": {"trained_on": [content_mark(clip / "frames")]}}
+    (base / "base.json").write_text(json.dumps(about))
+    options = SuiteOptions(dataset, tmp_path / "run", base=str(tiny_base), compare={"other": str(base)}, **FAST)
+    with pytest.raises(EvaluationError, match=f"was trained on {clip.name} of .*would make every score too good; put"):
+        suite.suite(options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_requests_are_one_sentence(dataset, tiny_base, tmp_path, capsys):

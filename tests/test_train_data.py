@@ -21,6 +21,7 @@ from dreampose_cli.poses.frame_folders import write_dreampose_folder
 from dreampose_cli.training import preparation
 from dreampose_cli.training.data import find_clips, find_test_clips
 from dreampose_cli.training.frames import LazyFrames, prepare_frames
+from dreampose_cli.training.identities import require_strangers
 from dreampose_cli.training.shards import ShardWriter, open_shard, read_picture, read_pose
 
 SIZE = (48, 32)
@@ -173,6 +174,38 @@ def test_a_person_in_training_and_in_testing_is_refused_by_name(tmp_path):
     (tmp_path / "list_eval_partition.txt").write_text(f"2\nimage_name item_id evaluation_status\n{row} train\n{row} query\n")
     with pytest.raises(TrainingError, match="^id_00000001 is both .*list_eval_partition.txt"):
         find_clips(tmp_path)
+
+
+def test_whoever_is_trained_on_and_tested_with_is_refused_in_any_layout(tmp_path):
+    """By their names, but for those that are counts, and by what the files hold, whatever they are called."""
+
+    def look(folder):
+        require_strangers(find_clips(folder), folder)
+
+    def write(path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+
+    for split in ("train", "test"):
+        write(tmp_path / split / "clip-1.mp4", split.encode())
+        write(tmp_path / split / f"of-{split}" / "frames" / "0001.png", f"frame {split}".encode())
+        write(tmp_path / split / "0007" / f"{split}.jpg", split.encode() * 2)
+    look(tmp_path)
+    write(tmp_path / "test" / "anna.mp4", b"dancing")
+    write(tmp_path / "train" / "anna.mp4", b"sitting")
+    with pytest.raises(TrainingError, match="^anna is both in training and in testing in .*leave them out of one"):
+        look(tmp_path)
+    (tmp_path / "train" / "anna.mp4").rename(tmp_path / "train" / "berta.mp4")
+    look(tmp_path)
+    write(tmp_path / "test" / "9" / "1.jpg", b"train" * 2)
+    write(tmp_path / "test" / "scene" / "frames" / "12.png", b"frame train")
+    with pytest.raises(TrainingError, match=r"^9 \(in training as 0007\), scene \(in training as of-train\) are both"):
+        look(tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    write(tmp_path / "photos" / "test" / "carla" / "02_1_front.jpg", b"two")
+    write(tmp_path / "train" / "carla" / "01_1_front.jpg", b"one")
+    with pytest.raises(TrainingError, match="^carla is both in training and in testing in .*train and .*photos"):
+        prepare_frames(user_cache(), tmp_path / "train", (48, 32), photos=tmp_path / "photos")
 
 
 def test_a_folder_of_the_tiktok_dataset_is_a_clip(tmp_path):

@@ -24,6 +24,7 @@ from dreampose_cli.poses.keypoints import POINTS
 from dreampose_cli.poses.skeleton_picture import draw_skeleton
 from dreampose_cli.training.denoising import Batch, DenoisingTask, Dropout
 from dreampose_cli.training.frames import Clip, FrameDataset, pose_kind, prepare_frames
+from dreampose_cli.training.identities import content_mark
 from dreampose_cli.training.loop import LoopSettings, SampleRng
 from dreampose_cli.training.sources import ClipSource
 from dreampose_cli.workflows import train as phase1
@@ -46,10 +47,10 @@ def tiny(monkeypatch):
 
 @pytest.fixture(scope="module")
 def few(clips, tmp_path_factory):
-    """Two of the clips, one of them for testing."""
+    """Two of the clips, one of them for testing, each the first of its split."""
     folder = tmp_path_factory.mktemp("few") / "data"
     for split in ("train", "test"):
-        shutil.copytree(next((clips / split).iterdir()), folder / split / "one")
+        shutil.copytree(next((clips / split).iterdir()), folder / split / "clip-1")
     return folder
 
 
@@ -86,6 +87,7 @@ def test_from_clips_to_a_video_stage_by_stage(few, clip, tiny_base, tmp_path, ca
     assert torch.equal(base.vae.decoder.conv_in.weight, load_base(tiny_base).vae.decoder.conv_in.weight.half().float())
     assert base.settings.motion_modules == 0 and not base.settings.null_sees_pose
     assert sorted(p.name for p in (out / "validation").iterdir()) == ["appearance", "control"]
+    assert base.config.provenance["trained_on"] == [content_mark(few / "train" / "clip-1" / "frames")]
     assert list(base.config.provenance["stages"]) == ["appearance", "control"] and base.config.provenance["samples"] == 8
     assert main([*command, *QUICK, "--resume", "--stage", "motion", "--frames", "4"]) == 0
     moving = load_base(out)
@@ -172,7 +174,7 @@ def test_keypoints_next_to_the_clips_are_drawn_and_followed(few, tiny_base, tmp_
     person[:, :18] = [(6 + 5 * (i % 5), 4 + 2.2 * i, 0.9) for i in range(18)]
     person[:, :, 0] += np.arange(8)[:, None] * (person[:, :, 2] > 0)
     for split in ("train", "test"):
-        with KeypointWriter(data / split / "one" / "video.poses", SIZE, 12.0, source="a test", estimator="dwpose") as file:
+        with KeypointWriter(data / split / "clip-1" / "video.poses", SIZE, 12.0, source="a test", estimator="dwpose") as file:
             for frame in person:
                 file.append(frame)
     command = ["train", str(data), "-o", str(out), "--preset", "fusion", "--vae", str(tiny_base), *QUICK]
@@ -182,8 +184,8 @@ def test_keypoints_next_to_the_clips_are_drawn_and_followed(few, tiny_base, tmp_
     frames = prepare_frames(user_cache(), data, SIZE, kind="keypoints")
     drawn = draw_skeleton(person[3], SIZE)
     assert drawn.any() and np.allclose(frames.pose([3])[0], drawn.transpose(2, 0, 1) / 255.0)
-    photo, picture = data / "test/one/frames/00000.png", tmp_path / "out.mp4"
-    words = ["render", "--photo", photo, "--poses", data / "test/one/video.poses", "--base", out, "-o", picture, "-q"]
+    photo, picture = data / "test/clip-1/frames/00000.png", tmp_path / "out.mp4"
+    words = ["render", "--photo", photo, "--poses", data / "test/clip-1/video.poses", "--base", out, "-o", picture, "-q"]
     assert main([str(word) for word in [*words, "--device", "cpu"]]) == 0, capsys.readouterr().err
     notes = []
     how = {"preset": "fusion", "base": str(out), "device": "cpu", "max_steps": 1}

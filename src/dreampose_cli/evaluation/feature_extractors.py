@@ -240,8 +240,13 @@ def read_heads(state: dict[str, Tensor], backbone: Backbone) -> list[Tensor]:
 
 def _clip(paths: list[Path], device: torch.device, prompt: str | None) -> ClipSimilarity:
     """ViT-B/32 as OpenAI published it: transformers' default configs, and the image processor of 2021."""
-    from transformers import CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModelWithProjection
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
 
     model = CLIPVisionModelWithProjection(CLIPVisionConfig())
     state = torch.load(paths[0], map_location="cpu", weights_only=True)

@@ -72,8 +72,8 @@ def evaluate(
 
     size: pixels of the shorter side, None for the reference's own (see `AlignedFrames` for all rules). metrics: keys of
     `METRICS`; those of networks may then download their weights; None: those that need none. poses: the reference's,
-    for `warp`. photo: what `clip_photo` compares with, as in `find_pairs`; prompt: what `clip_text` does. only: the names of the clips to score. Means are over a clip's frames, then over clips; `fid` and `fvd`
-    are over all frames of all clips.
+    for `warp`; photo: what `clip_photo` compares with, as in `find_pairs`; prompt: what `clip_text` does. only: the names of
+    the clips to score. Means are over a clip's frames, then over clips; `fid` and `fvd` are over all frames of all clips.
     Raises MediaError, PoseError, EvaluationError.
     """
     pairs, ours, theirs = find_pairs(predicted, reference, poses, photo)

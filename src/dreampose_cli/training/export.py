@@ -22,10 +22,13 @@ from ..poses.estimator import ESTIMATOR_FILE, PoseNet
 from ..reporting import Note
 from ..version import __version__
 from .frames import FrameDataset
+from .identities import content_mark
 from .init import InitialModel
 from .launcher_env import process_count
 from .loop import LoopResult, LoopSettings
 from .model_card import CARD_FILE, SAMPLE_GRID_FILE, renew_card, write_card
+
+MARKS = 10_000  # of clips at most that a base says it was trained on: twenty bytes each
 
 
 def provenance_of(
@@ -49,6 +52,7 @@ def provenance_of(
         "samples": sum(stages[name]["steps"] * stages[name]["batch_size"] for name in _denoising(start, stages)),
         "clips": len(clips),
         "frames": sum(clip.length for clip in clips),
+        "trained_on": sorted({content_mark(clip.media) for clip in clips[:MARKS] if clip.media is not None} - {""}),
         "data": _about_data(frames, start.config.fit, estimator or start.config.estimator),
         "seconds": round(sum(r.seconds for r in results.values())),
         "stage_seconds": {name: round(r.seconds, 1) for name, r in results.items()},

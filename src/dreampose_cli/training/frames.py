@@ -18,6 +18,7 @@ from ..poses.files import open_poses
 from ..poses.sequence import window_indices
 from ..reporting import Note, Progress
 from .data import Source, counted, find_clips, some
+from .identities import require_strangers
 from .preparation import Preparation, prepare
 from .shards import Shard, read_picture, read_pose
 
@@ -28,7 +29,7 @@ FRAMES_VERSION = 2
 class Clip:
     """One subject's clip: rows `start` to `start + length` of the frame store, at `fps`. `shard` is the file they are in.
 
-    `ordered` is False for photos without an order in time.
+    `ordered` is False for photos without an order in time. `media` is what its frames came from.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Clip:
     fps: float
     ordered: bool = True
     shard: Path | None = None
+    media: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -137,15 +139,17 @@ def prepare_frames(
 
     `estimator` finds the poses of clips that have none, on `device`; without one they are left out. For `fit`, `resize`,
     `parts` and `kind` see `Preparation`. With `make` unset only what is prepared already is taken: another process prepares. A
-    clip that cannot be used is named through `note` and left out; raises TrainingError when none is left to train on.
+    clip that cannot be used is named through `note` and left out; raises TrainingError when none is left to train on, and where
+    somebody is to be trained on and tested with.
     """
     note = note or (lambda text: None)
     how = Preparation(cache, (resolution[0], resolution[1]), fit, resize, parts, estimator, device, kind=kind)
     pairs, folders = [], []
-    for source in (dataset, photos):
-        if source is None:
-            continue
-        sources = find_clips(source, note if make else None, required=source is dataset)
+    given = [source for source in (dataset, photos) if source is not None]
+    found = [find_clips(source, note if make else None, required=source is dataset) for source in given]
+    if make:
+        require_strangers([each for sources in found for each in sources], " and ".join(map(str, given)))
+    for source, sources in zip(given, found, strict=True):
         if any(each.needs_estimator for each in sources):
             how = replace(how, fingerprint=_fingerprint(cache, estimator, device, note))
             if estimator is None:
@@ -205,7 +209,7 @@ def _assemble(pairs, folder: Path, how: Preparation, note) -> FrameDataset:
     pairs = sorted(pairs, key=lambda pair: pair[0].split != "train")  # stable: names stay in their order
     clips, row = [], 0
     for source, shard in pairs:
-        clips.append(Clip(source.name, source.split, row, shard.length, shard.fps, shard.ordered, shard.path))
+        clips.append(Clip(source.name, source.split, row, shard.length, shard.fps, shard.ordered, shard.path, source.media))
         row += shard.length
     if not any(clip.split == "train" for clip in clips):
         raise TrainingError("none of the training clips can be used; the notes say what is wrong with each.")

@@ -1,23 +1,33 @@
-"""The identities of DeepFashion's in-shop photos: who is in a photo, as its path says, and who is for testing.
+"""Who is in a clip: what its name says, and what its pictures are; who is for testing, in DeepFashion's in-shop photos.
 
     img/WOMEN/Dresses/id_00000002/02_1_front.jpg         a folder for each person, a number for each outfit (in-shop)
     WOMEN-Dresses-id_00000002-02_1_front.jpg             the same in one name (DeepFashion-MultiModal)
     fashionWOMENDressesid0000000201_1front.jpg           and without separators (the lists of pose transfer)
     Eval/list_eval_partition.txt                         "train", "query" or "gallery" for each photo
 
-A person in training and in testing would make any score too good, so that is refused.
+A person in training and in testing would make any score too good, so that is refused: one whom DeepFashion's names say, clips of
+one name in both (but for numbers, which each split may count for itself, as `synth` does), and files of the same content.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import TrainingError
+from ..errors import MediaError, TrainingError
+from ..media.files import list_files
+from ..media.photos import SUFFIXES
+
+if TYPE_CHECKING:
+    from .data import Source
 
 PARTITION = "list_eval_partition.txt"
 _IN_NAME = re.compile(r".*?id_?(\d{8})[-_]?(\d{2})_\d+_?[a-z]+", re.IGNORECASE)
+_NUMBERED = re.compile(r"[a-z]*[-_ ]?\d+", re.IGNORECASE)  # a count, and no person's name
+_HEAD = 1 << 20  # bytes of a file that tell it from others, with its size
 _IN_PATH = re.compile(r"(?:^|/)id_?(\d+)(?=/|$)", re.IGNORECASE)
 
 
@@ -61,7 +71,76 @@ def require_disjoint(named: Iterable[tuple[str, str]], dataset: Path) -> None:
     _require_disjoint(splits.get("train", set()) & splits.get("test", set()), dataset)
 
 
-def _require_disjoint(both: set[str], where: Path) -> None:
+def require_strangers(sources: Iterable[Source], where: str | Path) -> None:
+    """TrainingError where a clip to test with shows somebody who is trained on, as far as names and files tell."""
+    people: dict[str, set[str]] = {"train": set(), "test": set()}
+    files: dict[str, dict[int, list[tuple[str, Path]]]] = {"train": {}, "test": {}}
+    for source in sources:
+        people[source.split] |= _people(source)
+        for file in _telling(source):
+            files[source.split].setdefault(_size(file), []).append((source.name, file))
+    both = people["train"] & people["test"]
+    for size in files["train"].keys() & files["test"].keys():
+        known = {content_mark(file): name for name, file in files["train"][size]}
+        known.pop("", None)
+        for name, file in files["test"][size]:
+            if (other := known.get(content_mark(file))) is not None and not {name, other} & both:
+                both |= {name if name == other else f"{name} (in training as {other})"}
+    _require_disjoint(both, where)
+
+
+def content_mark(path: Path) -> str:
+    """What tells a clip from others by content, 16 hex digits: of a video or a picture, or of a folder's first picture. Empty
+    where it cannot be read."""
+    try:
+        file = list_files(path, SUFFIXES)[0] if path.is_dir() else path
+        with file.open("rb") as stream:
+            return hashlib.sha256(str(_size(file)).encode() + b":" + stream.read(_HEAD)).hexdigest()[:16]
+    except (OSError, IndexError, MediaError):
+        return ""
+
+
+def trained_on(provenance: Mapping[str, Any]) -> set[str]:
+    """The marks of the clips that a base was trained on, and those that it began from, as far as it says."""
+    found: set[str] = set()
+    while isinstance(provenance, Mapping):
+        marks = provenance.get("trained_on")
+        found |= {str(mark) for mark in marks} if isinstance(marks, list) else set()
+        provenance = provenance.get("from", None)  # type: ignore[assignment]
+    return found
+
+
+def _people(source: Source) -> set[str]:
+    """Who is in a clip by its name: DeepFashion's number, and the name itself (of photos without that of the outfit)."""
+    whole, _, last = source.name.rpartition("/")
+    name = whole if whole and not source.ordered and _NUMBERED.fullmatch(last) else source.name
+    found = {identity_in_path(source.name) or ""} | ({name} if not _NUMBERED.fullmatch(name.rpartition("/")[2]) else set())
+    return found - {""}
+
+
+def _telling(source: Source) -> list[Path]:
+    """The files that tell a clip: a video, the first frame, the middle one and the last, or every photo without an order."""
+    pictures = [picture for picture, _ in source.pictures]
+    if source.frames is not None:
+        if not source.frames.is_dir():
+            return [source.frames]
+        try:
+            pictures = list_files(source.frames, SUFFIXES)
+        except (OSError, MediaError):  # who reads it will say what is wrong
+            return []
+    if not source.ordered or len(pictures) < 3:
+        return pictures
+    return [pictures[0], pictures[len(pictures) // 2], pictures[-1]]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1
+
+
+def _require_disjoint(both: set[str], where: str | Path) -> None:
     if both:
         names = ", ".join(sorted(both)[:3]) + (f" and {len(both) - 3} others" if len(both) > 3 else "")
         raise TrainingError(

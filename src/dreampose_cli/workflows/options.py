@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-
 @dataclass(frozen=True)
 class TuneOptions:
     """A subject to be tuned (phase 2) from one or more photos of one person in one outfit.

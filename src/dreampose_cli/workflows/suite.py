@@ -29,12 +29,15 @@ from ..errors import DreamposeError, EvaluationError, MediaError, NoPersonError,
 from ..evaluation import literature as published
 from ..evaluation.facing import views_of
 from ..evaluation.paired_stats import SPREAD_RULE, by_clip, by_view, compare
+from ..evaluation.pairing import ClipFiles
 from ..evaluation.results import write_csv, write_json
 from ..evaluation.scoring import Evaluation, evaluate
 from ..evaluation.variants import Variant, variants_of
 from ..names import BASELINES
 from ..networks.model_cache import ModelCache
 from ..reporting import Note, Progress, no_note
+from ..training.data import some
+from ..training.identities import content_mark, trained_on
 from ..version import __version__
 from .options import SuiteOptions
 from .suite_baselines import Baselines
@@ -84,6 +87,7 @@ def suite(
     # In the user's own cache, before the run takes one of its own.
     bases = {"base": resolve_base(cache, options.base, note, progress)}
     bases |= {name: resolve_base(cache, source, note, progress) for name, source in compared.items()}
+    _require_strangers(found, bases, dataset)
     config = read_config(bases["base"])
     guidance = config.sampling.guidance
     rows = variants_of(
@@ -124,6 +128,19 @@ def suite(
     write_json(output / "results.json", document)
     write_csv(output / "results.csv", list(_csv_rows(rows, scores)))
     return document, scores[main]
+
+
+def _require_strangers(found: list[tuple[str, ClipFiles]], bases: dict[str, Path], dataset: Path) -> None:
+    """EvaluationError where a base was trained on clips that it would be tested with, as far as it says on which."""
+    for folder in bases.values():
+        config = read_config(folder)
+        if known := trained_on(config.provenance):
+            names = [name for name, clip in found if content_mark(clip.frames) in known]
+            if names:
+                raise EvaluationError(
+                    f"{config.name} was trained on {some(names)} of {dataset}, which would make every score too good; put the "
+                    "clips to test with into a folder test/, without what was trained on."
+                )
 
 
 def _counted(progress: Progress | None, before: int, total: int) -> Callable[[int, str], None]:
