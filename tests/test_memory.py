@@ -505,12 +505,14 @@ def test_tuning_stays_within_its_budget(stage, rank, optimizer_bytes, limit):
             task = DenoisingTask(base, CropSource(base, pictures, poses, base.config.tuning), learn)
         else:
             task = ReconstructionTask(base, pictures, learn)
-        modules = {n: lora.attach(m, rank, 0) for n, m in task.modules.items()} if rank else task.modules
+        modules = {n: lora.inject(m, rank, 0) for n, m in task.modules.items()} if rank else task.modules
         base.checkpoint_activations(True)
         for module in task.modules.values():
             module.train()
         learning = sum(p.numel() for m in modules.values() for p in m.parameters() if p.requires_grad)
         loaded = task.load([SampleRng.of(0, 0)])
+        if stage == "network":  # what is dropped is asked, and a drawn number has no content here
+            loaded = loaded[0], dataclasses.replace(loaded[1], dropout=torch.tensor([0.5]))
         with Peak(*base.modules.values(), *modules.values()) as peak:
             with torch.autocast("cpu", torch.bfloat16):
                 loss = task.loss(loaded, 0, LoopSettings(1, 1e-5, 1))

@@ -136,7 +136,7 @@ class DenoisingTask:
         target = batch.target.to(network.device)
         noise, timesteps = sample.noise.to(network.device), sample.timesteps.to(network.device)
         frames = len(target) // len(timesteps)
-        no_image, no_pose = (mask.repeat_interleave(frames) for mask in self.dropout.masks(sample.dropout))
+        no_image, no_pose = self.dropout.masks(sample.dropout.repeat_interleave(frames) if frames > 1 else sample.dropout)
         rows = timesteps.repeat_interleave(frames)
 
         reference = network.reference(batch.views, null=bool(no_image.any()))
