@@ -204,7 +204,8 @@ class Jobs:
 
     def __init__(self, chosen: argparse.Namespace, jobs: int | None = None) -> None:
         self.output, self.jobs = chosen.output, jobs or chosen.jobs
-        self.threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = max(1, cores // self.jobs)
 
     def run(self, commands: list[tuple[str, list[Any]]]) -> None:
         with ThreadPoolExecutor(self.jobs) as pool:

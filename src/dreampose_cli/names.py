@@ -16,6 +16,7 @@ BASE_ESTIMATORS = ESTIMATORS  # what a base may name: never a file, since that c
 POSE_FORMATS = ("poses", "iuv", "dreampose", "openpose")
 STAGES = ("vae", "network", "estimator", "appearance", "control", "motion")
 NULL_POSES = ("keep", "drop")
+REFERENCES = ("all", "global", "none")
 POSE_CHANNELS = ("uv", "iuv")
 PHOTO_CHANNELS = ("none", "latents", "surface")
 TRACKERS = ("tensorboard",)

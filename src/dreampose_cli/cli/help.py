@@ -26,7 +26,7 @@ PANELS = {
     "start_noise window appearance_once",
     "Learning": "preset stages resume epochs max_steps steps:tune tune_steps decoder_steps learning_rate "
     "decoder_learning_rate optimizer lora_rank ema pose_window pose_channels unet_image_input clip_only null_pose "
-    "frames:train stride save_every keep validate_every tracker seed:tune seed:train",
+    "reference control_alone frames:train stride save_every keep validate_every tracker seed:tune seed:train",
     "Machine": "engine workers devices shard retries max_failures timeout batch_size gradient_accumulation_steps "
     "gradient_checkpointing eight_bit_adam prepare_workers prefetch_threads memory compile device dtype",
     "Screen": "json quiet verbose help",

@@ -16,6 +16,7 @@ from ..names import (
     POSE_CHANNELS,
     PRESETS,
     RATE_RANGE,
+    REFERENCES,
     STAGES,
     TRACKERS,
     check_choice,
@@ -112,6 +113,13 @@ def train(
         str | None,
         _choice("--null-pose", "choice", NULL_POSES, "Fusion's null half of guidance: keep or drop the pose.", "drop"),
     ] = None,
+    reference: Annotated[
+        str | None,
+        _choice("--reference", "tokens", REFERENCES, "What fusion reads of the photo: all, global or none.", "all"),
+    ] = None,
+    control_alone: Annotated[
+        bool, typer.Option("--control-alone", help="Train fusion's pose control without the photo.")
+    ] = False,
     frames: Annotated[
         int | None,
         options.whole("--frames", "N", "Also learn motion, on clips of N frames.", 2, 64, default="8, of people 16"),
@@ -238,6 +246,8 @@ def train(
         unet_image_input=unet_image_input,
         clip_only=clip_only,
         null_pose=null_pose,
+        reference=reference,
+        control_alone=control_alone,
         frames=frames,
         stride=stride,
         epochs=epochs,

@@ -103,10 +103,10 @@ def content_mark(path: Path) -> str:
 def trained_on(provenance: Mapping[str, Any]) -> set[str]:
     """The marks of the clips that a base was trained on, and those that it began from, as far as it says."""
     found: set[str] = set()
-    while isinstance(provenance, Mapping):
+    while isinstance(provenance, Mapping) and provenance:
         marks = provenance.get("trained_on")
         found |= {str(mark) for mark in marks} if isinstance(marks, list) else set()
-        provenance = provenance.get("from", None)  # type: ignore[assignment]
+        provenance = provenance.get("from", {})
     return found
 
 

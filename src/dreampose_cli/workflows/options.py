@@ -124,8 +124,9 @@ class TrainOptions:
 
     What: `preset`, from `base` (a base, or a Stable Diffusion, folder or Hub repository, to be widened into one with
     `image_encoder`, a CLIP, or `control`, a pose ControlNet) or from scratch; `vae` is a base whose autoencoder a new one
-    takes over; `pose_window` (odd), `pose_channels`, `unet_image_input`, `clip_only` and `null_pose` ("keep" or "drop") are
-    the new base's conditioning. On what: `photos` are folders of
+    takes over; `pose_window` (odd), `pose_channels`, `unet_image_input`, `clip_only`, `null_pose` ("keep" or "drop") and
+    `reference` ("all", "global" or "none") are the new base's conditioning; `control_alone`: the pose control learns without
+    the photo. On what: `photos` are folders of
     photos of one person each, next to the clips; `estimator` finds poses where no file has them; `prepare_workers`
     processes prepare clips. How: `max_steps` steps in each stage, or `epochs` passes over the training frames, in place
     of the preset's. A step takes `batch_size` samples at once in each process, `gradient_accumulation_steps` times;
@@ -149,6 +150,8 @@ class TrainOptions:
     unet_image_input: str | None = None
     clip_only: bool = False
     null_pose: str | None = None
+    reference: str | None = None
+    control_alone: bool = False
     frames: int | None = None
     stride: int = 1
     stages: Sequence[str] | None = None

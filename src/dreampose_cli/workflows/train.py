@@ -212,7 +212,10 @@ def train(
                 source = ClipSource(model, frames, clips, *latents, size=size, stride=options.stride, note=note)
             else:
                 source = PairSource(model, frames, clips, *latents, plan.preset.pairing.targets_per_photo)
-        task = DenoisingTask(model, source, learns, Dropout(*about.dropout), plan.preset.pairing)
+        dropout = Dropout(*about.dropout)
+        if options.control_alone and name == "control":
+            identity["control.alone"], dropout = True, Dropout(image=1.0, pose=0.0, both=0.0)
+        task = DenoisingTask(model, source, learns, dropout, plan.preset.pairing)
         looks = output / "validation" / name if plan.looks_apart(model) else output / "validation"
         validator = Validator(model, frames, looks, step_of(run_dir.newest(name)), processes, note)
         stage(name, task, validator)
@@ -223,6 +226,8 @@ def train(
     assert validator is not None  # every preset of a base ends with a stage of denoising
     figures = validator(results[plan.names[-1]].steps)
     provenance = provenance_of(start, settings, results, frames, options.estimator, where.type, figures, output)
+    if options.control_alone:
+        provenance["control_alone"] = True
     model.config = dataclasses.replace(model.config, name=output.name, provenance=provenance, figures={})
     stored = plan.preset.stored_as
     publish_base(model, output, getattr(torch, stored) if stored else None, validator.last_grid, figures, note)

@@ -71,12 +71,15 @@ def plan_stages(cache: Cache, options: TrainOptions) -> Plan:
     has_motion = bool(preset.optional)
     if not has_motion and (options.frames or options.stride != 1):
         raise UsageError(f"--{'frames' if options.frames else 'stride'} means nothing to the preset {name}; leave it out.")
+    if options.control_alone and "control" not in preset.stages:
+        raise UsageError(f"--control-alone means nothing to the preset {name}; leave it out.")
     given = {
         "--pose-window": options.pose_window,
         "--pose-channels": options.pose_channels,
         "--unet-image-input": options.unet_image_input,
         "--clip-only": options.clip_only or None,
         "--null-pose": options.null_pose,
+        "--reference": options.reference,
     }
     overrides = {option: value for option, value in given.items() if value is not None}
     new = not options.base or (preset.draws_keypoints and is_stable_diffusion(cache, options.base))

@@ -27,7 +27,7 @@ from ..network import SHARED, AnyModule, Branch, Condition, ContextWindow, Netwo
 from .appearance import read_photos
 from .modules import begin_as_copy, build_module, motion_count, start_motion
 from .pictures import clip_pixels, control_pictures
-from .reference_attention import Bank, Reading, read_reference, write_reference
+from .reference_attention import Bank, Reading, attend_plainly, read_reference, write_reference
 from .settings import AnimateSettings, settings_of
 from .unet import clip_norm_count, forward, norm_motion_by_frame
 
@@ -96,6 +96,8 @@ class AnimateNetwork(Network):
         clip_norm_count(self.unet)
         read_reference(self.unet, settings.fused_blocks)
         write_reference(self.modules["appearance"], settings.fused_blocks)
+        if settings.pose_input == "controlnet":
+            attend_plainly(self.modules["control"])
         self.context = ContextWindow(settings.window, settings.overlap, settings.closed)
 
     @classmethod
@@ -136,9 +138,14 @@ class AnimateNetwork(Network):
 
     def _with_bank(self, reference: Reference, t: Tensor) -> Reference:
         latents = reference.latents
+        if self.settings.fused_blocks == "none":
+            return replace(reference, bank={})
         timesteps = torch.as_tensor(t, device=latents.device).expand(len(latents))
         with self.borrowed("appearance") as appearance:
-            return replace(reference, bank=read_photos(appearance, latents, timesteps, reference.tokens))
+            bank = read_photos(appearance, latents, timesteps, reference.tokens)
+        if self.settings.reference_tokens == "mean":
+            bank = {block: tokens.mean(1, keepdim=True) for block, tokens in bank.items()}
+        return replace(reference, bank=bank)
 
     def condition(self, reference: Reference, poses: Tensor) -> AnimateCondition:
         """Each photo with R / P frames, which are one clip.

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from ...bases.config import BaseConfig
 
 CHOICES = {
-    "fused_blocks": ("midup", "full"),
+    "fused_blocks": ("midup", "full", "none"),
+    "reference_tokens": ("all", "mean"),
     "reference_timestep": ("current", "zero"),
     "context_tokens": ("text", "image"),
     "pose_input": ("controlnet", "guider"),
@@ -34,7 +35,8 @@ class AnimateSettings(FamilySettings):
     With windows of 1 and 0 motion modules frames are denoised one by one.
     """
 
-    fused_blocks: str = "midup"  # self-attention that reads the photo: middle and up blocks, or "full", all of them
+    fused_blocks: str = "midup"  # self-attention that reads the photo: middle and up blocks, "full", all, or "none" of them
+    reference_tokens: str = "all"  # what it reads of it: a token for each place, or their "mean", one global token a block
     reference_timestep: str = "current"  # of the appearance network: the step's own, or "zero", once for a photo
     context_tokens: str = "text"  # in cross-attention: the empty prompt, or "image", CLIP's embedding of the photo
     prompt_tokens: int = 77  # of the empty prompt
