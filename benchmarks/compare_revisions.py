@@ -149,12 +149,11 @@ class Recorder:
         self.run(*self.render, *self.four, "--subject", subject["id"], "-o", f"{part}/frames/")
 
     def official(self) -> None:
-        """Frames of a checkpoint of the official kind, and of a subject tuned on it."""
+        """Three frames of a checkpoint of the official kind."""
         parts = ("--stable-diffusion", self.inputs / "sd", "--image-encoder", self.inputs / "clip")
         self.run("base", "import", self.inputs / "checkpoints", "--name", "official", *parts)
-        options = ("--photo", self.photo, "--base", "official", "--steps", 4)
+        options = ("--photo", self.photo, "--base", "official", "--steps", 2, "--end", 0.2)
         self.run(*self.render, *self.four, *options, "-o", "official/frames/")
-        self.run(*self.render, "--memory", "low", *options, "-o", "official/low/")
 
     def scratch(self) -> None:
         """A base of the preset mini after three steps a stage, and its frames."""

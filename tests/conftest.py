@@ -1,6 +1,9 @@
 """What every test shares: no colours, no network, and a cache of its own."""
 
+import dataclasses
+import functools
 import os
+import shutil
 
 import pytest
 
@@ -50,15 +53,25 @@ def tiny_hub(hub, tiny_repositories):
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory):
-    """A base of the mini architecture at 32 wide x 48 high, random weights: real classes, milliseconds a step."""
-    import dataclasses
+def spread_once():
+    """Second moments of the surface code, which are the same for every layer of every network, are computed once: else each
+    loading of a tiny base spends most of its time on them."""
+    from dreampose_cli.networks.dreampose import surface_code
 
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(surface_code, "_spread", functools.cache(surface_code._spread))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory, spread_once):
+    """A base of the mini architecture at 32 wide x 48 high, random weights: real classes, milliseconds a step."""
     from dreampose_cli.networks.dreampose.presets import MINI, build_mini
     from dreampose_cli.networks.storage import save_base
 
     tuning = dataclasses.replace(MINI.tuning, steps=4, decoder_steps=4, batch_size=2, decoder_batch_size=2)
-    config = dataclasses.replace(MINI, name="tiny", resolution=(48, 32), tuning=tuning)
+    sampling = dataclasses.replace(MINI.sampling, steps=2)
+    config = dataclasses.replace(MINI, name="tiny", resolution=(48, 32), tuning=tuning, sampling=sampling)
     return save_base(build_mini(0, config), tmp_path_factory.mktemp("bases") / "tiny")
 
 
@@ -76,3 +89,24 @@ def clips(tmp_path_factory):
 def clip(clips):
     """The folder of one test clip: video.mp4, video.poses, frames/."""
     return next((clips / "test").iterdir())
+
+
+@pytest.fixture(scope="session")
+def tuned(tiny_base, clip, tmp_path_factory):
+    """A cache with one subject, the first photo of `clip`, and what `tune` returned: made once, for `subject` to copy."""
+    from dreampose_cli.cache import Cache
+    from dreampose_cli.workflows.options import TuneOptions
+    from dreampose_cli.workflows.tune import tune
+
+    folder = tmp_path_factory.mktemp("tuned") / "cache"
+    photo = clip / "frames" / "00000.png"
+    options = TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2)
+    return folder, tune(options, cache=Cache(folder))
+
+
+@pytest.fixture
+def subject(tuned, cache):
+    """A tuned subject in the test's own cache."""
+    folder, made = tuned
+    shutil.copytree(folder, cache)
+    return dataclasses.replace(made, path=cache / made.path.relative_to(folder))

@@ -1,6 +1,7 @@
 """A device that is not the CPU, without one: on the `meta` device an operation that meets a tensor left on the CPU fails."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dreampose_cli.training.loop import LoopSettings, SampleRng
 SIZE = (48, 32)
 
 
+@functools.cache
 def elsewhere(**photo):
     """A tiny network on the meta device. Conditioning by the carried texture looks into tensors, which meta has not."""
     settings = dataclasses.replace(MINI.network.photo, unet_channels="latents", **photo)
@@ -26,12 +28,21 @@ def elsewhere(**photo):
 
 @pytest.mark.parametrize("start", ["noise", "photo"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_rendering_leaves_nothing_on_the_cpu(sampler, start):
+def test_rendering_leaves_nothing_on_the_cpu(sampler, start, monkeypatch):
+    """The network computes in the first step; in the others, what it is handed is looked at."""
     network = elsewhere(start=start)
+    real, places = network.predict, []
+
+    def predict(latents, timestep, *rest):
+        places.append((latents.device.type, torch.as_tensor(timestep).device.type))
+        return real(latents, timestep, *rest) if len(places) == 1 else torch.zeros_like(latents)
+
+    monkeypatch.setattr(network, "predict", predict)
     prepared = prepare(network, np.zeros((*SIZE, 3), np.uint8), np.zeros((3, *SIZE), np.float32))
     settings = RenderSettings(sampler, 4, {"image": 2.0, "pose": 1.5}, noise="per-frame")
     latents = render_latents(network, prepared, torch.zeros(2, 5, 3, *SIZE), settings)
     assert latents.device.type == "meta" and latents.shape == (2, network.latent_channels, 12, 8)
+    assert len(places) >= 4 and set(places) == {places[0]} and places[0][0] == "meta"
     assert network.decode(latents).shape == (2, 3, *SIZE)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 import tiny_hub
 from dreampose_cli import cache, media
+from dreampose_cli.__main__ import main
 from dreampose_cli.errors import BaseError, MediaError, OutputError, PoseError, UsageError
 from dreampose_cli.media.compositing import composite, feather, read_mask
 from dreampose_cli.media.metadata import NOTICE
@@ -195,32 +196,32 @@ def test_an_edit_keeps_what_lies_outside_and_is_made_once(photo, clip, model, tm
     assert str(tmp_path) not in json.dumps(about) and os.path.dirname(model) not in json.dumps(about)
 
 
-def run(hub, home, *words, offline=False):
-    command = [sys.executable, "-m", "dreampose_cli", *map(str, words)]
-    environment = hub.environment(home, offline=offline)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def test_edit_fetches_its_model_once_and_render_animates_the_edit(tiny_hub, tiny_base, photo, clip, tmp_path):
+def test_edit_fetches_its_model_once_and_render_animates_the_edit(
+    tiny_hub, tiny_base, photo, clip, tmp_path, monkeypatch, capsys
+):
+    """The first in this process, the second offline in a fresh one, the third offline in this one."""
     home, pose = tmp_path / "hf", clip / "video.poses"
     words = ["edit", photo, "make the dress red", "--photo-pose", pose, "--steps", "2", "--where", "clothes"]
-    first = run(tiny_hub, home, *words, "-o", tmp_path / "red.png")
-    assert first.returncode == 0, first.stderr
-    assert first.stdout.strip() == str(tmp_path / "red.png")
-    assert first.stderr.count("licence: MIT") == 1 and "timbrooks/instruct-pix2pix" in first.stderr
+    tiny_hub.use(monkeypatch, home)
+    assert main(list(map(str, [*words, "-o", tmp_path / "red.png"]))) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == str(tmp_path / "red.png")
+    assert said.err.count("licence: MIT") == 1 and "timbrooks/instruct-pix2pix" in said.err
     fetched = {name.removeprefix("timbrooks/instruct-pix2pix/") for name in tiny_hub.downloads("timbrooks")}
     assert "unet/diffusion_pytorch_model.safetensors" in fetched
     assert not [
         name for name in fetched if name.endswith((".ckpt", ".bin", ".md", ".fp16.safetensors")) or "safety" in name
     ]
     asked = len(tiny_hub.requests)
-    second = run(tiny_hub, home, *words, "-o", tmp_path / "again.png", offline=True)
-    assert second.returncode == 0 and "licence" not in second.stderr
+    command = [sys.executable, "-m", "dreampose_cli", *map(str, words), "-o", str(tmp_path / "again.png")]
+    offline = tiny_hub.environment(home, offline=True)
+    second = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0 and "licence" not in second.stderr, second.stderr
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "red.png").read_bytes()
     video = ["render", "--photo", photo, "--photo-pose", pose, "--poses", pose, "--base", tiny_base, "--steps", "1"]
     video += ["--edit", "make the dress red", "--edit-where", "clothes", "-o", tmp_path / "red.gif"]
-    rendered = run(tiny_hub, home, *video, offline=True)
-    assert rendered.returncode == 0, rendered.stderr
+    tiny_hub.use(monkeypatch, home, offline=True)
+    assert main(list(map(str, video))) == 0, capsys.readouterr().err
     assert len(tiny_hub.requests) == asked
     about = media.read_metadata(tmp_path / "red.gif")
     assert about["who"] == "photo anna.png, edited"

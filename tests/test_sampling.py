@@ -1,5 +1,7 @@
 """Sampling: the guidance formula, the noise rule, and every sampler against an oracle."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,13 @@ SCHEDULES = {
 }
 
 
+@functools.cache
+def mini():
+    return build_mini(0, MINI)
+
+
 def schedule_of(name):
-    return SCHEDULES[name] or build_mini(0, MINI).schedule
+    return SCHEDULES[name] or mini().schedule
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -58,7 +65,7 @@ def test_a_few_steps_are_a_few_calls_on_every_schedule(name, schedule):
 
 
 def test_guidance_is_the_papers_formula():
-    network = build_mini(0, MINI)
+    network = mini()
     generator = torch.Generator().manual_seed(1)
     null, image, full = torch.randn(3, 2, 4, 3, 3, generator=generator)
     for s_image, s_pose in [(8.0, 3.0), (1.5, 1.5), (0.0, 2.0)]:

@@ -39,11 +39,6 @@ def photo(clip):
     return clip / "frames" / "00000.png"
 
 
-@pytest.fixture
-def subject(tiny_base, clip, photo):
-    return tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2))
-
-
 def test_tune_once(tiny_base, clip, photo, subject):
     assert not subject.cached and (subject.path / "subject.json").exists()
     again = tune(TuneOptions([photo], base=str(tiny_base), poses=[clip / "video.poses"], steps=2, decoder_steps=2))
@@ -364,12 +359,10 @@ def dreampose(*words, cache):
 
 
 def test_the_road_on_the_command_line(tiny_base, clip, photo, cache, tmp_path, capsys):
-    tuned = dreampose(
-        "tune", photo, "--base", tiny_base, "--poses", clip / "video.poses", "--steps", 1, "--decoder-steps", 1,
-        "--name", "anna", "-q", cache=cache,
-    )  # fmt: skip
-    assert tuned.returncode == 0 and tuned.stderr == ""
-    assert len(tuned.stdout.split()) == 1
+    words = ["--base", tiny_base, "--poses", clip / "video.poses", "--steps", 1, "--decoder-steps", 1, "--name", "anna"]
+    assert main(list(map(str, ["tune", photo, *words, "-q"]))) == 0
+    said = capsys.readouterr()
+    assert len(said.out.split()) == 1 and said.err == ""
     out = tmp_path / "out.gif"
     made = dreampose(
         "render", "--poses", clip / "video.poses", "--subject", photo, "-o", out, "--steps", 1, cache=cache

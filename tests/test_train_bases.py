@@ -33,7 +33,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 @pytest.fixture
 def tiny_mini(monkeypatch):
     """Bases from scratch are made at the size of the tiny clips."""
-    config = dataclasses.replace(MINI, resolution=(48, 32))
+    config = dataclasses.replace(MINI, resolution=(48, 32), sampling=dataclasses.replace(MINI.sampling, steps=2))
     monkeypatch.setattr(presets, "MINI", config)
     return config
 
@@ -220,7 +220,8 @@ def test_changed_settings_are_refused_before_the_data_is_touched(clips, tiny_bas
     monkeypatch.setattr(phase1, "prepare_frames", lambda *_, **__: pytest.fail("the data was prepared"))
     with pytest.raises(TrainingError) as refused:
         phase1.train(TrainOptions(clips, out, max_steps=3, batch_size=3, seed=4, learning_rate=1e-4, **options))
-    for words in ("learning_rate was 0.001 and is 0.0001", "batch_size was 2 and is 3", "seed was 0 and is 4"):
+    before = recipes.PRESETS["mini"].stages["network"].learning_rate
+    for words in (f"learning_rate was {before} and is 0.0001", "batch_size was 2 and is 3", "seed was 0 and is 4"):
         assert words in str(refused.value)
 
 

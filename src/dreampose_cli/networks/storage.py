@@ -69,11 +69,9 @@ def load_extended(
 ) -> AnyModule:
     """A module of diffusers with parts of the family's own, whose weights the library's loading would leave out."""
     described = read_component(folder / name / "config.json")
-    with torch.device("meta"):  # the first weights, which would be computed in vain
-        module = family.extend(name, kind.from_config(described))
-    tensors = load_file(folder / config.network.module_files(name)[-1])
-    module.load_state_dict({key: tensor.to(dtype, copy=True) for key, tensor in tensors.items()}, assign=True)
-    return module
+    module = family.extend(name, kind.from_config(described))
+    module.load_state_dict(load_file(folder / config.network.module_files(name)[-1]))
+    return nn.Module.to(module, dtype=dtype)  # diffusers' own `to` warns for every cast
 
 
 def own_modules(config: BaseConfig) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL
 
 from ..bases import repositories as hub
@@ -61,7 +62,9 @@ def starting_model(
         return InitialModel(None, presets_of("dreampose").new_config(), identity, {})
     taken = {}
     if base:
-        model = starting_point(cache, base, companions, progress, note, overrides, preset)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # of the parts that a Stable Diffusion lacks: a resumed training builds the same ones
+            model = starting_point(cache, base, companions, progress, note, overrides, preset)
         identity["base"] = fingerprint(model.modules)
     else:
         config, other = _adapted(preset, presets_of(family).new_config(), overrides), None
