@@ -1,7 +1,6 @@
 """What every test shares: no colours, no network, and a cache of its own."""
 
 import dataclasses
-import functools
 import os
 import shutil
 
@@ -53,18 +52,7 @@ def tiny_hub(hub, tiny_repositories):
 
 
 @pytest.fixture(scope="session")
-def spread_once():
-    """Second moments of the surface code, which are the same for every layer of every network, are computed once: else each
-    loading of a tiny base spends most of its time on them."""
-    from dreampose_cli.networks.dreampose import surface_code
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(surface_code, "_spread", functools.cache(surface_code._spread))
-        yield
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory, spread_once):
+def tiny_base(tmp_path_factory):
     """A base of the mini architecture at 32 wide x 48 high, random weights: real classes, milliseconds a step."""
     from dreampose_cli.networks.dreampose.presets import MINI, build_mini
     from dreampose_cli.networks.storage import save_base

@@ -94,12 +94,20 @@ def initial_map(heads: int, width: int) -> Tensor:
 
 
 def _spread() -> Tensor:
-    """Second moments of the code over points that are spread evenly over the parts and their charts: (CODE, CODE)."""
+    """Second moments of the code over points that are spread evenly over the parts and their charts: (CODE, CODE).
+
+    A point's place on its chart has nothing to do with its part, so one chart says all.
+    """
     side = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
     u, v = torch.meshgrid(side, side, indexing="ij")
-    charts = torch.stack([torch.stack([torch.full_like(u, part), u, v]) for part in range(1, PARTS + 1)])
-    code = surface_code(charts, 1).transpose(0, 1).flatten(1)
-    return code @ code.T / code.shape[1]
+    code = surface_code(torch.stack([torch.ones_like(u), u, v])[None], 1)[0].flatten(1)
+    moments = code @ code.T / code.shape[1]
+    parts, waves = slice(1, 1 + PARTS), slice(1 + PARTS, CODE)
+    moments[parts, parts] = torch.eye(PARTS, dtype=torch.float64) / PARTS
+    moments[parts, 0] = moments[0, parts] = 1 / PARTS
+    moments[parts, waves] = moments[:1, waves] / PARTS
+    moments[waves, parts] = moments[waves, :1] / PARTS
+    return moments
 
 
 Kept: TypeAlias = dict[nn.Module, tuple[Tensor, Tensor]]
