@@ -34,7 +34,7 @@ def build_full_size(
         with torch.device(device):
             unet = UNet2DConditionModel(
                 sample_size=64,
-                in_channels=unet_inputs(config, 4, 8),
+                in_channels=unet_inputs(config, 4),
                 block_out_channels=(320, 640, 1280, 1280),
                 layers_per_block=2,
                 cross_attention_dim=768,

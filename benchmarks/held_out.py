@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -53,6 +54,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--base", default="mini", help="name or folder (default: mini)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of results")
     add("--subjects", type=int, default=24, help="mannequins (default: 24)")
+    add("--first", type=int, default=0, help="number of the first mannequin: parts may run side by side (default: 0)")
+    add("--join", type=Path, action="append", default=[], metavar="DIR", help="take over what another --output has")
     add("--frames", type=int, default=24, help="frames of a clip (default: 24)")
     add("--gap", type=int, default=12, help="smallest distance of a rendered frame from the photo (default: 12)")
     add("--seed", type=int, default=2026, help="seed of the evaluation's dataset; never train on it (default: 2026)")
@@ -473,7 +476,11 @@ def take(chosen: argparse.Namespace, base: Path, work: Path) -> int:
     results = open_results(out / "results.json", settings, chosen.again)
     results["machine"] = {"threads": torch.get_num_threads(), "device": chosen.device, "torch": torch.__version__}
     done = results["subjects"]
-    for index in range(chosen.subjects):
+    for other in chosen.join:
+        done |= open_results(other / "results.json", settings, False)["subjects"]
+        for file in (other / "subjects").glob("*.png"):
+            shutil.copy(file, out / "subjects")
+    for index in range(chosen.first, chosen.first + chosen.subjects):
         file = out / "subjects" / f"{index:03d}.png"
         if str(index) in done and file.exists():
             continue
@@ -483,7 +490,7 @@ def take(chosen: argparse.Namespace, base: Path, work: Path) -> int:
         done[str(index)] = {"about": found.about, "scores": score(found), "seconds": seconds}
         write_json(out / "results.json", results)
         say(index, chosen.subjects, done[str(index)])
-    finish(results, out, chosen.subjects)
+    finish(results, out, range(chosen.first, chosen.first + chosen.subjects))
     return 0
 
 
@@ -497,11 +504,11 @@ def say(index: int, total: int, record: dict) -> None:
     )
 
 
-def finish(results: dict, out: Path, count: int) -> None:
-    """The summary over the first `count` subjects, its table, and the pictures of the worst and the median ones."""
-    subjects = [results["subjects"][str(i)] for i in range(count)]
-    order = sorted(range(count), key=lambda i: subjects[i]["scores"]["tuned"]["ssim"])
-    middle = max(0, (count - 5) // 2)
+def finish(results: dict, out: Path, chosen: range) -> None:
+    """The summary over the chosen subjects, its table, and the pictures of the worst and the median ones."""
+    subjects = [results["subjects"][str(i)] for i in chosen]
+    order = sorted(chosen, key=lambda i: results["subjects"][str(i)]["scores"]["tuned"]["ssim"])
+    middle = max(0, (len(chosen) - 5) // 2)
     results["summary"] = {**summarize(subjects), "worst": order[:5], "median": order[middle : middle + 5]}
     write_json(out / "results.json", results)
     for name in ("worst", "median"):

@@ -20,7 +20,7 @@ SIZE = (48, 32)
 
 @functools.cache
 def elsewhere(**photo):
-    """A tiny network on the meta device. Conditioning by the carried texture looks into tensors, which meta has not."""
+    """A tiny network on the meta device."""
     settings = dataclasses.replace(MINI.network.photo, unet_channels="latents", **photo)
     network = dataclasses.replace(MINI.network, photo=settings)
     return build_mini(0, dataclasses.replace(MINI, resolution=SIZE, network=network)).to("meta")

@@ -16,8 +16,6 @@ from dreampose_cli.inference import batch_plan as memory
 from dreampose_cli.inference.batch_plan import SMALLEST, BatchPlan, plan
 from dreampose_cli.inference.clip import pose_windows
 from dreampose_cli.inference.denoise import RenderSettings, prepare, render_frames
-from dreampose_cli.networks.dreampose.presets import MINI, build_mini
-from dreampose_cli.networks.dreampose.settings import PhotoSettings
 from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.prefetch import THREAD, prefetch
@@ -389,21 +387,6 @@ def test_blended_weights_are_the_same_whether_the_old_ones_are_in_memory_or_in_f
     in_memory, in_files = (each["unet"] for each in results)
     assert all(torch.equal(in_memory[name], in_files[name]) for name in original)
     assert any(not torch.equal(in_files[name], value) for name, value in original.items())
-
-
-def test_texture_blocks_computed_twice_learn_the_same():
-    network = dataclasses.replace(MINI.network, photo=PhotoSettings(adapter="spatial", unet_channels="surface"))
-    texture = build_mini(0, dataclasses.replace(MINI, network=network)).adapter.texture
-    inputs = texture.enter.in_channels - texture.latent_channels
-    carried, pose = torch.randn(1, inputs - 15, 8, 8), torch.randn(1, 15, 8, 8)
-    found = []
-    for twice in (False, True):
-        texture.gradient_checkpointing = twice
-        texture.zero_grad()
-        texture(carried, pose).square().mean().backward()
-        found.append([p.grad.clone() for p in texture.blocks.parameters()])
-    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*found, strict=True))
-    assert any(a.any() for a in found[0])
 
 
 def test_running_out_of_memory_spares_more(tiny_base, clip, photo):

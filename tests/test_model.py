@@ -1,4 +1,4 @@
-"""The network: the widened UNet, the adapters, conditioning, the surface transfer, the base as a folder."""
+"""The network: the widened UNet, the adapters, conditioning, the base as a folder."""
 
 import dataclasses
 import json
@@ -18,7 +18,6 @@ from dreampose_cli.networks.dreampose.conditioning import pose_channels
 from dreampose_cli.networks.dreampose.network import widen
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
 from dreampose_cli.networks.dreampose.settings import PoseSettings
-from dreampose_cli.networks.dreampose.surface import build_surface, carry, surface_channels, transfer
 from dreampose_cli.networks.storage import load_base, save_base
 
 
@@ -92,32 +91,6 @@ def test_pose_channels_map_ranges_and_the_null_pose():
     assert uv[0, 4:6].eq(1).all() and uv[0, :4].eq(-1).all()  # the middle pose, and the background of the others
     iuv = pose_channels(PoseSettings(channels="iuv", to_latents="area"), windows, 4)
     assert iuv.shape == (1, 15, 2, 2) and iuv[0, 6:9].eq(1).all()
-
-
-def test_surface_transfer_carries_texture_to_the_new_place():
-    picture, pose = figure()
-    moved_picture, moved = figure(shift=8)
-    to_tensor = lambda p: torch.from_numpy(p).permute(2, 0, 1)[None].float() / 127.5 - 1  # noqa: E731
-    surface = build_surface(to_tensor(picture), torch.from_numpy(pose)[None])
-    colours, body, own, _ = carry(surface, torch.from_numpy(moved)[None])
-    inside = body[0, 0] > 0
-    assert inside.sum() == 24 * 16
-    assert own[0, 0][inside].min() > 0.9
-    error = (colours - to_tensor(moved_picture)).abs()[0][:, inside].mean()
-    assert error < 0.2  # random texture at one pixel, resampled twice; an unrelated photo gives 0.67
-    assert transfer(surface, torch.from_numpy(moved)[None], 4).shape == (1, surface_channels(4), 12, 8)
-
-
-def test_surface_transfer_falls_back_on_the_other_side():
-    picture, pose = figure()
-    back = pose.copy()
-    back[0][back[0] > 0] = 1  # the target shows the back of the torso, which the photo does not
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
-    surface = build_surface(pixels, torch.from_numpy(pose)[None])
-    colours, body, own, best = carry(surface, torch.from_numpy(back)[None])
-    inside = body[0, 0] > 0
-    assert own[0, 0][inside].max() < 0.1 and best[0, 0][inside].min() > 0.5
-    assert (colours - pixels).abs()[0][:, inside].mean() < 0.2
 
 
 def test_a_base_survives_its_folder(mini, tmp_path):

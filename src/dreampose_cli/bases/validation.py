@@ -29,8 +29,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "condition_range": (-1e3, 1e3),
     "target_range": (-1e3, 1e3),
     "start_range": (-1e3, 1e3),
-    "texture_dilations": (1, 64),
-    "guess_variance": (0, 1e3),
     "SamplingSettings.steps": STEPS_RANGE,
     "image_guidance": GUIDANCE_RANGE,
     "pose_guidance": GUIDANCE_RANGE,

@@ -106,7 +106,7 @@ def train(
         str | None, _choice("--pose-channels", "channels", POSE_CHANNELS, "uv or iuv.", PRESET)
     ] = None,
     unet_image_input: Annotated[
-        str | None, _choice("--unet-image-input", "channels", PHOTO_CHANNELS, "none, latents or surface.", PRESET)
+        str | None, _choice("--unet-image-input", "channels", PHOTO_CHANNELS, "none or latents.", PRESET)
     ] = None,
     clip_only: Annotated[bool, typer.Option("--clip-only", help="Condition on CLIP's tokens alone.")] = False,
     null_pose: Annotated[

@@ -2,8 +2,7 @@
 
 W' = W + B A, with A (r, inputs) and B (outputs, r). While tuning the two are computed next to the frozen W. To render,
 they are added into W, so that a low-rank subject costs what a full one costs. They are kept under the names that peft
-and diffusers give them, `NAME.lora_A.weight` and `NAME.lora_B.weight`, the scale worked in. peft itself leaves the
-dilation of a convolution out, which the texture encoder has.
+and diffusers give them, `NAME.lora_A.weight` and `NAME.lora_B.weight`, the scale worked in.
 """
 
 from __future__ import annotations

@@ -216,10 +216,6 @@ class Network(Placement, ABC):
         reference: what `at_timestep` gave for t.
         """
 
-    def regression(self, condition: Any, target: Tensor) -> Tensor | float:
-        """A loss besides that of denoising: the squared error of a first guess of the target's latents (R, C, h, w)."""
-        return 0.0
-
     def start(self, views: Views) -> Tensor | None:
         """The latents (N, C, h, w) that sampling noises to start from; None where it starts from noise alone."""
         return None
@@ -269,13 +265,6 @@ class Network(Placement, ABC):
     def encoders(self) -> tuple[str, ...]:
         """The modules, or parts with dots, that nothing needs once `reference` and `start` are there."""
         return ()
-
-    def autoencoder_changed(self) -> None:
-        """To be called when the autoencoder has got its weights: parts with a copy of them (`copy_encoder_from`) take them over."""
-        for module in self.modules.values():
-            for part in module.modules():
-                if hasattr(part, "copy_encoder_from"):
-                    part.copy_encoder_from(self.vae)
 
     # What follows from the modules.
 

@@ -130,8 +130,8 @@ class DenoisingTask:
         return batch, sample
 
     def loss(self, loaded: tuple[Batch, NoiseSample], step: int, settings: LoopSettings) -> Tensor:
-        """The squared error of predicting what was added to the targets, a mean over the samples; with it that of the network's
-        first guess of the targets, if it makes one. The frames of a sample have one timestep."""
+        """The squared error of predicting what was added to the targets, a mean over the samples.
+        The frames of a sample have one timestep."""
         network, (batch, sample) = self.network, loaded
         target = batch.target.to(network.device)
         noise, timesteps = sample.noise.to(network.device), sample.timesteps.to(network.device)
@@ -141,7 +141,6 @@ class DenoisingTask:
 
         reference = network.reference(batch.views, null=bool(no_image.any()))
         condition = network.condition(reference, batch.windows)
-        regression = network.regression(condition, target)
         noisy = self.schedule.add_noise(target, noise, rows)
         prediction = network.predict(noisy, rows, condition.drop(no_image, no_pose), network.at_timestep(reference, timesteps))
         velocity = self.schedule.config.prediction_type == "v_prediction"
@@ -151,7 +150,7 @@ class DenoisingTask:
             pose = batch.windows[:, batch.windows.shape[1] // 2].to(network.device)
             weight = 1.0 + (self.pairing.figure_weight - 1.0) * near_figure(pose, network.vae_scale_factor)
             error = error * (weight / weight.mean((2, 3), keepdim=True))
-        return error.mean() + regression
+        return error.mean()
 
 
 def near_figure(pose: Tensor, factor: int, reach: int = 2) -> Tensor:

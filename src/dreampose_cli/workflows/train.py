@@ -193,7 +193,6 @@ def train(
                 continue
             identity["autoencoder"] = fingerprint({"vae": model.vae})
             run_dir.require_autoencoder(identity["autoencoder"], plan.names)
-            model.autoencoder_changed()
             shift, scale = latent_statistics(model, frames, clips)
             model.config = dataclasses.replace(model.config, shift_factor=tuple(shift), scaling_factor=tuple(scale))
             continue

@@ -6,75 +6,17 @@ zero, so that a pretrained UNet first sees what CLIP alone would give it. "grid"
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from ...poses.sequence import PARTS
 from .surface_code import CODE, surface_code
 
 
-class TextureEncoder(nn.Module):
-    """Part of the adapter of bases with `unet_channels="surface"`: what the carried texture looks like in latents.
-
-    A small convolutional network from the carried texture and the pose window to a first guess of the target's latents,
-    which the UNet gets as input next to them. Trained with the UNet, by regression on the target's latents. Its eye for
-    detail is a frozen copy of the VAE's encoder, which sees the carried picture: where that is right, so is the guess.
-    """
-
-    def __init__(self, inputs: int, vae: AutoencoderKL, dilations: tuple[int, ...], width: int = 64):
-        super().__init__()
-        self.latent_channels = vae.config.latent_channels
-        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.gradient_checkpointing = False  # whether the blocks' activations are computed twice instead of kept
-        self.detail = nn.Sequential(copy.deepcopy(vae.encoder), copy.deepcopy(vae.quant_conv)).requires_grad_(False)
-        self.enter = nn.Conv2d(inputs + self.latent_channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.GroupNorm(8, width),
-                nn.SiLU(),
-                nn.Conv2d(width, width, 3, padding=d, dilation=d),
-                nn.GroupNorm(8, width),
-                nn.SiLU(),
-                nn.Conv2d(width, width, 3, padding=1),
-            )
-            for d in dilations
-        )
-        self.leave = nn.Conv2d(width, self.latent_channels, 3, padding=1)
-
-    def copy_encoder_from(self, vae: AutoencoderKL) -> None:
-        """Take over the weights of `vae`'s encoder, once it is trained."""
-        for mine, trained in zip(self.detail, (vae.encoder, vae.quant_conv), strict=True):
-            mine.load_state_dict(trained.state_dict())
-
-    def forward(self, carried: Tensor, pose: Tensor) -> Tensor:
-        """carried (B, k, h, w), the colours first, and pose channels (B, n, h, w) -> latents (B, C, h, w)."""
-        carried, pose = carried.to(self.enter.weight.dtype), pose.to(self.enter.weight.dtype)
-        with torch.no_grad():
-            picture = F.pixel_shuffle(carried[:, : 3 * self.factor**2], self.factor)
-            seen = self.detail(picture)[:, : self.latent_channels]
-        x = self.enter(torch.cat([carried, pose, seen], dim=1))
-        twice = self.gradient_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = x + (checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if twice else block(x))
-        return self.leave(F.silu(x))
-
-
-class Adapter(nn.Module):
-    """The common part of all adapters: sizes from `latent_shape` = (C, h, w), CLIP's `tokens` and their `width`, and maybe a
-    texture encoder, which is made last: the random weights of the others must not depend on it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texture: TextureEncoder | None = None
-
-
-class PooledAdapter(Adapter):
+class PooledAdapter(nn.Module):
     """The published adapter: four VAE tokens, one per latent channel, mixed into the CLIP tokens over the token axis.
 
     Parameter names are the official ones (`vae2clip`, `linear1`), so its checkpoints load as they are. The official
@@ -101,7 +43,7 @@ class PooledAdapter(Adapter):
         return mixed.transpose(1, 2)
 
 
-class SpatialAdapter(Adapter):
+class SpatialAdapter(nn.Module):
     """VAE tokens that stay spatial: a strided convolution to a grid, learned positions, one transformer layer over all.
 
     The four pooled tokens of `PooledAdapter` need a very long training before they carry texture; a grid carries it
@@ -137,7 +79,7 @@ class SpatialAdapter(Adapter):
         return self.mix(context)
 
 
-class GridAdapter(Adapter):
+class GridAdapter(nn.Module):
     """A VAE token in each cell of the latent grid, next to CLIP's: what the photo shows there, and of which point of the body.
 
     A convolution and residual blocks over the photo's latents, its pose and its pose's `surface_code`. With `coded`, for

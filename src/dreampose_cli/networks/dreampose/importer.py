@@ -20,7 +20,7 @@ from ...reporting import Note, Progress, no_note
 from ...version import __version__
 from .. import pretrained as components
 from ..importing import Part, publish, require_name
-from ..network import AnyModule, scale_factor
+from ..network import AnyModule
 from .conditioning import unet_inputs
 from .network import make_adapter
 from .settings import DreamPoseSettings, PhotoSettings, PoseSettings
@@ -138,7 +138,7 @@ def skeletons(config: BaseConfig, parts: Path, encoder: Path) -> dict[str, AnyMo
     """Every component without weights, sized from the configs of the given Stable Diffusion and image encoder."""
     vae = components.skeleton("vae", parts / "vae")
     image_encoder = components.skeleton("image_encoder", encoder)
-    inputs = unet_inputs(config, vae.config.latent_channels, scale_factor(vae))
+    inputs = unet_inputs(config, vae.config.latent_channels)
     unet = components.skeleton("unet", parts / "unet", in_channels=inputs)
     components.check_widths(unet, image_encoder)
     with torch.device("meta"):

@@ -3,13 +3,12 @@
 e = UNet(z_t, c_p; t, c_I): the pose window c_p is concatenated to the noisy latents, the image condition c_I = A(c_CLIP, c_VAE)
 is the context of cross-attention. Guidance (section 4.5): e = e(0, 0) + s_I (e(c_I, 0) - e(0, 0)) + s_p (e(c_I, c_p) - e(c_I, 0)).
 
-Not in the paper, and off unless a base's settings say so: photo channels at the UNet's input, the surface code
-(`surface_code.py`), the first guess of a texture encoder (`prior.py`), and sampling that starts from the photo.
+Not in the paper, and off unless a base's settings say so: the photo's latents at the UNet's input, the surface code
+(`surface_code.py`), and sampling that starts from the photo.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +16,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from ...bases.config import BaseConfig
 from ...errors import BaseError
-from ...sampling import make_sampler
 from ..layout import contiguous_layout
 from ..network import (
     AnyModule,
@@ -34,11 +31,9 @@ from ..network import (
     pictures_to_tensor,
     scale_factor,
 )
-from .adapter import ADAPTERS, TextureEncoder
-from .conditioning import DreamPoseCondition, DreamPoseReference, pose_channels, texture_inputs, unet_inputs
-from .prior import with_prior
+from .adapter import ADAPTERS
+from .conditioning import DreamPoseCondition, DreamPoseReference, pose_channels, unet_inputs
 from .settings import DreamPoseSettings, settings_of
-from .surface import build_surface, transfer
 from .surface_code import SurfaceQuery, add_surface_code, surface_code
 
 
@@ -53,7 +48,7 @@ class DreamPose(Network):
         schedule: dict[str, Any],
     ):
         super().__init__(config, modules, processors, schedule)
-        expected = unet_inputs(config, self.latent_channels, self.vae_scale_factor)
+        expected = unet_inputs(config, self.latent_channels)
         if self.unet.config.in_channels != expected:
             raise BaseError(f"its UNet takes {self.unet.config.in_channels} channels, its settings need {expected}.")
 
@@ -96,19 +91,14 @@ class DreamPose(Network):
         poses = None if views.poses is None else views.poses.to(self.device)
         assert views.clip is not None  # `views` prepares it
         tokens = self._tokens(views.clip.to(self.device), latents, poses)
-        surface = None
-        if self.settings.photo.unet_channels == "surface":
-            pixels = pictures_to_tensor(views.pictures, (-1.0, 1.0)).to(self.device)
-            assert poses is not None  # `DreamPoseSettings.needs_photo_pose`
-            surface = build_surface(pixels, poses)
-        return DreamPoseReference(tokens, self._null_tokens() if null else None, latents, surface)
+        return DreamPoseReference(tokens, self._null_tokens() if null else None, latents)
 
     def condition(self, reference: DreamPoseReference, poses: Tensor) -> DreamPoseCondition:
         settings, rows = self.settings, len(poses)
         poses = poses.to(self.device)
         pose = pose_channels(settings.pose, poses, self.vae_scale_factor)
         target = poses[:, self.config.poses.count // 2]
-        photo, guess, guessed = self._photo_channels(reference, target, pose)
+        photo = reference.latents if settings.photo.unet_channels == "latents" else reference.latents[:, :0]
         coded: dict[str, Any] = {}
         if settings.photo.surface_code:
             code = surface_code(target, self.vae_scale_factor)
@@ -117,12 +107,9 @@ class DreamPose(Network):
         return DreamPoseCondition(
             None if coded else each(reference.tokens, rows),
             pose,
-            photo.to(pose),
-            guess,
-            guessed,
+            each(photo, rows).to(pose),
             null_tokens=reference.null_tokens,
             null_pose=settings.pose.null,
-            photo_needs_pose=reference.surface is not None,
             **coded,
         )
 
@@ -144,15 +131,7 @@ class DreamPose(Network):
         assert tokens is not None
         inputs = torch.cat(channels, dim=1).to(self.dtype)
         output = self.unet(inputs, t, encoder_hidden_states=tokens.to(self.dtype), cross_attention_kwargs=query)
-        output = output.sample.float()
-        prior = condition.prior(self.settings.photo.guess_variance)
-        if prior is None:
-            return output
-        alpha_bar = self.alphas_cumprod.to(output.device)[t.long()].view(-1, 1, 1, 1)
-        return with_prior(output, latents, alpha_bar, prior)
-
-    def regression(self, condition: DreamPoseCondition, target: Tensor) -> Tensor | float:
-        return 0.0 if condition.guess is None else F.mse_loss(condition.guess.float(), target)
+        return output.sample.float()
 
     def start(self, views: Views) -> Tensor | None:
         if self.settings.photo.start == "noise":
@@ -189,27 +168,6 @@ class DreamPose(Network):
             size = self.adapter.context_size(self.settings.photo.vae_tokens)
             return torch.zeros(1, *size, device=self.device, dtype=self.dtype)
         return self._tokens(*self.null_photo())
-
-    def _photo_channels(
-        self, reference: DreamPoseReference, target: Tensor, pose: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The photo channels (R, k, h, w) for target poses (R, 3, H, W) with pose channels (R, n, h, w); for "surface" also the
-        guess (R, C, h, w), which is the last C of them, and that it may be used (R,)."""
-        rows, latents = len(target), reference.latents
-        if reference.surface is not None:
-            surface = reference.surface.each(rows)
-            carried = transfer(surface, target, self.vae_scale_factor)
-            guess = self.adapter.texture(carried, pose)
-            known = torch.ones(rows, dtype=torch.bool, device=self.device)
-            return torch.cat([carried, guess.to(carried)], dim=1), guess, known
-        if self.settings.photo.unet_channels == "latents":
-            return each(latents, rows), None, None
-        return latents.new_zeros(rows, 0, *latents.shape[-2:]), None, None
-
-    @functools.cached_property
-    def alphas_cumprod(self) -> Tensor:
-        """alpha_bar of every training timestep."""
-        return make_sampler("ddim", self.schedule).alphas_cumprod
 
     # What learns, and what is needed when.
 
@@ -257,9 +215,5 @@ def make_adapter(config: BaseConfig, vae: AutoencoderKL, image_encoder: CLIPVisi
     tokens = (vision.image_size // vision.patch_size) ** 2 + 1
     factor = scale_factor(vae)
     shape = (vae.config.latent_channels, config.resolution[0] // factor, config.resolution[1] // factor)
-    texture = texture_inputs(config, factor)
     how = {"coded": photo.surface_code} if photo.adapter == "grid" else {}
-    adapter = ADAPTERS[photo.adapter](shape, tokens, vision.hidden_size, **how)
-    if texture:
-        adapter.texture = TextureEncoder(texture, vae, photo.texture_dilations)
-    return adapter
+    return ADAPTERS[photo.adapter](shape, tokens, vision.hidden_size, **how)

@@ -13,7 +13,6 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from ...bases.config import BaseConfig, PoseWindow, SamplingSettings, TuningSettings
 from ...reporting import Note, Progress
 from .. import pretrained as components
-from ..network import scale_factor
 from ..pretrained import OPENAI_MEAN, OPENAI_STD
 from ..small import VELOCITY, small_autoencoder
 from .conditioning import unet_inputs
@@ -138,7 +137,7 @@ def build_mini(seed: int, config: BaseConfig = MINI, vae: AutoencoderKL | None =
             attention_head_dim=(1, 4, 4),  # diffusers reads this as the number of heads
             norm_num_groups=8,
         )
-        widen(unet, unet_inputs(config, latent_channels, scale_factor(vae)))
+        widen(unet, unet_inputs(config, latent_channels))
         # New input channels need no pretrained prediction to protect: from scratch nothing is gained by zeros.
         torch.nn.init.kaiming_uniform_(unet.conv_in.weight, a=5**0.5)
         if settings_of(config).photo.surface_code:
@@ -167,7 +166,7 @@ def from_stable_diffusion(
     vae = components.load("vae", folder / "vae", torch.float32)
     encoder = components.load("image_encoder", clip, torch.float32)
     components.check_widths(unet, encoder)
-    widen(unet, unet_inputs(config, vae.config.latent_channels, scale_factor(vae)))
+    widen(unet, unet_inputs(config, vae.config.latent_channels))
     adapter = make_adapter(config, vae, encoder)
     processor = components.image_processor(clip, encoder.config.image_size)
     scheduler = components.schedule(folder / "scheduler")

@@ -31,9 +31,7 @@ class PhotoSettings:
     adapter: str = "pooled"
     surface_code: bool = False  # cross-attention compares points of the body (`surface_code`); needs "grid"
     vae_tokens: bool = True  # False: the ablation "CLIP only"
-    unet_channels: str = "none"  # photo channels concatenated at the UNet input: "none", "latents" or "surface"
-    texture_dilations: tuple[int, ...] = (1, 2, 4, 1)  # "surface": one residual block of the texture encoder each
-    guess_variance: float = 0.1  # "surface": how far the texture encoder's guess is trusted, see `prior`
+    unet_channels: str = "none"  # photo channels concatenated at the UNet input: "none", or its "latents"
     start: str = "noise"  # sampling starts from "noise", or "photo": its noised latents, as the official code does
     start_range: tuple[float, float] = (-1.0, 1.0)  # the VAE's input range for start="photo"
 
@@ -75,7 +73,7 @@ class DreamPoseSettings(FamilySettings):
 
     @property
     def needs_photo_pose(self) -> bool:
-        return self.photo.adapter == "grid" or self.photo.unet_channels == "surface"
+        return self.photo.adapter == "grid"
 
     @property
     def needs_parts(self) -> bool:
