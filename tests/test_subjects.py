@@ -228,6 +228,20 @@ def test_one_seed_is_one_result(clip, subject, tmp_path):
     assert not np.array_equal(frames("c", seed=1), frames("d", seed=2))
 
 
+def test_a_subject_of_several_photos_is_rendered_from_all_of_them(tiny_base, clip, tmp_path):
+    photos, poses = [clip / "frames" / f"0000{i}.png" for i in (0, 5)], clip / "video.poses"
+    tune(TuneOptions(photos, base=str(tiny_base), poses=[poses, poses], steps=1, decoder_steps=0, name="both"))
+
+    def frames(name, **options):
+        target = tmp_path / f"{name}.webp"
+        render(RenderOptions(poses=[poses], output=target, subject="both", steps=2, end=0.2, **options))
+        return np.stack(list(media.open_frames(target))), media.read_metadata(target)
+
+    (every, about), (first, alone), (second, _) = frames("all"), frames("1", photo_index=1), frames("2", photo_index=2)
+    assert about["photos"] == 2 and "photos" not in alone
+    assert not any(np.array_equal(*pair) for pair in ((every, first), (every, second), (first, second)))
+
+
 def test_several_dances_need_a_folder(clip, subject, tmp_path):
     import shutil
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dreampose_cli.bases.config import BaseConfig
-from dreampose_cli.inference.denoise import RenderSettings, prepare, render_batch
+from dreampose_cli.inference.denoise import RenderSettings, prepare, render_batch, render_latents
 from dreampose_cli.networks.dreampose import surface_code as code
 from dreampose_cli.networks.dreampose.presets import MINI, PAPER, build_mini
 from dreampose_cli.networks.dreampose.settings import PhotoSettings
@@ -211,6 +211,22 @@ def test_keys_and_values_of_a_photo_are_computed_once(base, poses, monkeypatch):
     monkeypatch.setattr(code.SurfaceQuery, "__post_init__", lambda self: object.__setattr__(self, "kept", None), raising=False)
     assert np.array_equal(frames, render_batch(base, prepare(base, picture, poses[0, 2].numpy()), poses, settings))
     assert np.array_equal(frames[::-1], again)
+
+
+def test_frames_follow_all_photos_of_a_subject(base, poses):
+    one, other = np.random.default_rng(3).integers(0, 255, (2, 48, 32, 3), dtype=np.uint8)
+    first, second = poses[0, 2].numpy(), poses[3, 2].numpy()
+    settings = RenderSettings.of(base, {"image": 2.0, "pose": 2.0}, steps=2)
+
+    def latents(*photos):
+        return render_latents(base, prepare(base, *photos[0], *photos[1:]), poses, settings)
+
+    alone = latents((one, first))
+    # A photo that is there twice has every token twice, which changes no mean: all are looked at, and weighed alike.
+    torch.testing.assert_close(latents((one, first), (one, first)), alone, atol=1e-4, rtol=1e-4)
+    both = latents((one, first), (other, second))
+    assert (both - alone).abs().max() > 1e-2 and (both - latents((other, second))).abs().max() > 1e-2
+    torch.testing.assert_close(latents((other, second), (one, first)), both, atol=1e-4, rtol=1e-4)
 
 
 def test_while_weights_learn_nothing_is_kept(base, poses):

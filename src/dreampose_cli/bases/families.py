@@ -75,6 +75,11 @@ class FamilySettings(ABC):
         return False
 
     @property
+    def sees_several_photos(self) -> bool:
+        """Whether the frames of a subject can follow all of its photos at once."""
+        return False
+
+    @property
     def tuned_in_low_rank(self) -> bool:
         """Whether tuning learns low-rank updates and nothing else: all weights of a large network make no small subject."""
         return False

@@ -47,8 +47,9 @@ def render(
     ] = None,
     base: options.Base = None,
     photo_index: Annotated[
-        int, options.whole("--photo-index", "I", "Which of the subject's photos to follow, from 1.", 1)
-    ] = 1,
+        int | None,
+        options.whole("--photo-index", "I", "Which of the subject's photos to follow, from 1.", 1, default="all if the base can"),
+    ] = None,
     size: options.Size = None,
     image_guidance: options.ImageGuidance = None,
     pose_guidance: options.PoseGuidance = None,

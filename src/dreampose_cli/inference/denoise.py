@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -64,10 +64,17 @@ class Prepared:
 
 
 @torch.no_grad()
-def prepare(network: Network, picture: np.ndarray, pose: np.ndarray | None) -> Prepared:
-    """A photo uint8 (H, W, 3) at the base's resolution and, where the network needs it, its pose (3, H, W)."""
-    views = network.views(picture[None], None if pose is None else pose[None])
-    return Prepared(network.reference(views), network.start(views))
+def prepare(
+    network: Network, picture: np.ndarray, pose: np.ndarray | None, *more: tuple[np.ndarray, np.ndarray]
+) -> Prepared:
+    """A photo uint8 (H, W, 3) at the base's resolution and, where the network needs it, its pose (3, H, W); and `more` photos
+    of the same subject with theirs, where it `sees_several_photos`."""
+    first = network.views(picture[None], None if pose is None else pose[None])
+    views = first
+    if more and pose is not None:
+        pictures, poses = (np.stack([one, *others]) for one, others in zip((picture, pose), zip(*more, strict=True), strict=True))
+        views = replace(network.views(pictures, poses), together=len(pictures))
+    return Prepared(network.reference(views), network.start(first))
 
 
 def frame_seed(seed: int, frame: int) -> int:

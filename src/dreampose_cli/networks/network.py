@@ -87,13 +87,15 @@ class Views:
 
     pictures uint8 (N, H, W, 3); poses (N, 3, H, W) as I in 0..24, U and V in [0, 1], None where nobody looked; clip
     (N, 3, s, s): the pictures as CLIP sees them, None for a network that does not look with CLIP; latents (N, C, h, w):
-    the photos' latents as conditions, where they were computed ahead.
+    the photos' latents as conditions, where they were computed ahead. together: so many photos after one another show one
+    subject, and its frames see them all; more than 1 where the family's settings say that it `sees_several_photos`.
     """
 
     pictures: np.ndarray
     poses: Tensor | None = None
     clip: Tensor | None = None
     latents: Tensor | None = None
+    together: int = 1
 
     def __len__(self) -> int:
         return len(self.pictures)

@@ -61,7 +61,7 @@ class PoseNet(nn.Module):
     loss of sharpness.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128)):
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128, 192)):
         super().__init__()
         self.widths = widths
         self.enter = Block(12, widths[0])

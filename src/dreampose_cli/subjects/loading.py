@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ class LoadedSubject:
 
     picture uint8 (H, W, 3) and pose (3, H, W) at the base's resolution, the pose all zero where nothing has needed it
     yet; size is the photo's own (height, width); crop is the region of it that is used, None for the whole; label says
-    who it is in words.
+    who it is in words. more: further photos of the subject, with their poses, that condition as well.
     """
 
     model: Network
@@ -41,6 +41,7 @@ class LoadedSubject:
     size: tuple[int, int]
     label: str
     crop: Crop | None = None
+    more: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @property
     def fit(self) -> Fit:
@@ -48,7 +49,7 @@ class LoadedSubject:
         return Fit.of(self.crop.size if self.crop else self.size, self.model.config.resolution, self.model.config.fit)
 
 
-def find_subject(cache: Cache, token: str | None, base: str | None, photo_index: int = 1) -> tuple[SubjectRecord, Path]:
+def find_subject(cache: Cache, token: str | None, base: str | None, photo_index: int | None = None) -> tuple[SubjectRecord, Path]:
     """The subject `token` (id, name or photo; None: the one tuned last) and the folder of its base; needs no torch.
 
     Of several with one name or photo the newest on `base` is taken, and where there is none on it, that is a UsageError.
@@ -63,7 +64,7 @@ def find_subject(cache: Cache, token: str | None, base: str | None, photo_index:
             f"{base}."
         )
     count = len(record.sizes)
-    if not 1 <= photo_index <= count:
+    if photo_index is not None and not 1 <= photo_index <= count:
         raise UsageError(f"subject {record.id} has {count} photo(s); --photo-index {photo_index} is not one of them.")
     return record, home
 
@@ -72,12 +73,13 @@ def load_subject(
     cache: Cache,
     record: SubjectRecord,
     home: Path,
-    photo_index: int,
+    photo_index: int | None,
     device: torch.device,
     dtype: torch.dtype,
     model_cache: ModelCache | None = None,
 ) -> LoadedSubject:
-    """The subject on its base, whose folder is `home` and which comes from the `model_cache`, conditioned by one of its photos.
+    """The subject on its base, whose folder is `home` and which comes from the `model_cache`, conditioned by one of its photos, or
+    where none is named by all, if the base sees several.
 
     Full and low-rank subjects end up the same, as weights of the network. Raises SubjectError, BaseError.
     """
@@ -90,12 +92,14 @@ def load_subject(
     try:
         for name, module in model.tuned.items():
             merge(module, load_file(record.weight_file(name)))
-        picture, pose = record.view(photo_index)
+        picture, pose = record.view(photo_index or 1)
+        several = photo_index is None and model.config.network.sees_several_photos
+        more = [record.view(i) for i in range(2, len(record.sizes) + 1)] if several else []
     except Exception as error:  # whatever a damaged file makes its library raise
         raise damaged(record.folder, error) from error
     cache.touch("subject", record.id)
-    at = photo_index - 1
-    return LoadedSubject(model, picture, pose, record.sizes[at], f"subject {record.id}", record.crops[at])
+    at = (photo_index or 1) - 1
+    return LoadedSubject(model, picture, pose, record.sizes[at], f"subject {record.id}", record.crops[at], more)
 
 
 def load_photo(

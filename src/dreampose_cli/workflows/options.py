@@ -43,7 +43,7 @@ class RenderOptions:
 
     poses: whatever `dreampose poses` reads; several need a folder as `output`, which is a path as typed: a slash at its
     end means a folder. subject: id, name or a photo it was tuned from; None: the one tuned last. photo_index: which of
-    the subject's photos conditions, from 1. guidance_interval: the noise levels (1 is pure noise) with guidance. noise:
+    the subject's photos conditions, from 1; None: all of them, or the first where the base sees one at a time. guidance_interval: the noise levels (1 is pure noise) with guidance. noise:
     "shared", one draw for the clip, or "per-frame". size (height, width), window (frames, overlap), start_noise (a .npy
     file), pose_pictures and appearance_once (the appearance network sees the photo once, as without noise, and not in every
     step) are for bases that denoise frames together, see `workflows.render_clip`. align: "auto", "on" or "off", see
@@ -60,7 +60,7 @@ class RenderOptions:
     edit: str | None = None
     edit_where: str | None = None
     base: str | None = None
-    photo_index: int = 1
+    photo_index: int | None = None
     size: tuple[int, int] | None = None
     window: tuple[int, int] | None = None
     start_noise: Path | None = None

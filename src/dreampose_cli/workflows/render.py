@@ -93,7 +93,7 @@ def render(
         noise=options.noise,
         guidance_interval=options.guidance_interval,
     )
-    prepared = prepare(subject.model, subject.picture, subject.pose)
+    prepared = prepare(subject.model, subject.picture, subject.pose, *subject.more)
     batch_plan = make_room(subject.model, settings, options.memory, options.batch_size)
     release(device)  # what loading and the photo took
     # All of them before the first frame is rendered: a bad one is said at once.
@@ -113,6 +113,7 @@ def render(
         "who": subject.label,
         "base": config.name,
         **asdict(settings),
+        **({"photos": 1 + len(subject.more)} if subject.more else {}),
         **extra_metadata,
     }
     if len(options.poses) > 1:
@@ -170,7 +171,7 @@ def _check(options: RenderOptions) -> list[Path | str]:
         raise UsageError(
             "--edit needs --photo: a subject was tuned on its photos as they are; edit one and tune it anew."
         )
-    if options.photo is not None and options.photo_index != 1:
+    if options.photo is not None and options.photo_index is not None:
         raise UsageError("--photo-index chooses among a subject's photos; leave it out where --photo names one.")
     check_choice("alignment", options.align, ALIGNMENTS)
     check_choice("noise", options.noise, NOISES)

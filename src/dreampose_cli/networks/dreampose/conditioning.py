@@ -26,12 +26,13 @@ class DreamPoseReference:
 
     tokens (N, T, D): c_I; null_tokens (1, T, D): those of the null image, None where no row will be without its image;
     latents (N, C, h, w) of the image condition; kept: keys and values of the tokens, by the layer that computed them (see
-    `surface_code.SurfaceQuery`).
+    `surface_code.SurfaceQuery`); together: so many of the photos after one another show one subject.
     """
 
     tokens: Tensor
     null_tokens: Tensor | None
     latents: Tensor
+    together: int = 1
     kept: Kept = field(default_factory=dict)
 
 
@@ -43,8 +44,8 @@ class DreamPoseCondition(Condition):
     UNet's input.
 
     Of a base with a surface code: code (R, CODE, h, w), that of the targets' own poses; image (R,), 1 where the photo is
-    seen; and in place of `tokens` those of N photos as they are, photo_tokens (N, T, D), R / N rows each, with what layers
-    `kept` of them.
+    seen; and in place of `tokens` those of N photos as they are, photo_tokens (N, T, D), with what layers
+    `kept` of them; `together` photos after one another are seen by the same rows, together R / N each.
     """
 
     tokens: Tensor | None
@@ -54,6 +55,7 @@ class DreamPoseCondition(Condition):
     image: Tensor | None = None
     photo_tokens: Tensor | None = field(default=None, metadata=SHARED)
     kept: Kept | None = field(default=None, metadata=SHARED)
+    together: int = field(default=1, metadata=SHARED)
     null_tokens: Tensor | None = field(default=None, metadata=SHARED)
     null_pose: float = field(default=0.0, metadata=SHARED)
 

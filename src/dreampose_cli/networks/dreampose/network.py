@@ -91,18 +91,20 @@ class DreamPose(Network):
         poses = None if views.poses is None else views.poses.to(self.device)
         assert views.clip is not None  # `views` prepares it
         tokens = self._tokens(views.clip.to(self.device), latents, poses)
-        return DreamPoseReference(tokens, self._null_tokens() if null else None, latents)
+        return DreamPoseReference(tokens, self._null_tokens() if null else None, latents, views.together)
 
     def condition(self, reference: DreamPoseReference, poses: Tensor) -> DreamPoseCondition:
         settings, rows = self.settings, len(poses)
         poses = poses.to(self.device)
         pose = pose_channels(settings.pose, poses, self.vae_scale_factor)
         target = poses[:, self.config.poses.count // 2]
-        photo = reference.latents if settings.photo.unet_channels == "latents" else reference.latents[:, :0]
+        first = reference.latents[:: reference.together]
+        photo = first if settings.photo.unet_channels == "latents" else first[:, :0]
         coded: dict[str, Any] = {}
         if settings.photo.surface_code:
             code = surface_code(target, self.vae_scale_factor)
             coded = {"code": code, "image": code.new_ones(rows), "photo_tokens": reference.tokens}
+            coded["together"] = reference.together
             coded["kept"] = None if torch.is_grad_enabled() else reference.kept
         return DreamPoseCondition(
             None if coded else each(reference.tokens, rows),
@@ -127,7 +129,7 @@ class DreamPose(Network):
             tokens, channels = condition.photo_tokens, [latents, condition.pose, condition.code, condition.photo]
             assert tokens is not None
             levels = len(self.unet.config.block_out_channels)
-            query = {"surface": SurfaceQuery.of(condition.code, tokens, levels, condition.image, condition.kept)}
+            query = {"surface": SurfaceQuery.of(condition.code, tokens, levels, condition.image, condition.kept, condition.together)}
         assert tokens is not None
         inputs = torch.cat(channels, dim=1).to(self.dtype)
         output = self.unet(inputs, t, encoder_hidden_states=tokens.to(self.dtype), cross_attention_kwargs=query)

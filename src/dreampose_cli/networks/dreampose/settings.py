@@ -76,5 +76,9 @@ class DreamPoseSettings(FamilySettings):
         return self.photo.adapter == "grid"
 
     @property
+    def sees_several_photos(self) -> bool:
+        return self.photo.surface_code
+
+    @property
     def needs_parts(self) -> bool:
         return self.pose.channels == "iuv" or self.needs_photo_pose

@@ -116,10 +116,10 @@ Level: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class SurfaceQuery:
-    """The layers' inputs of B target frames that follow N photos, B / N of each, at every level of the UNet (h, w), finest first.
+    """The layers' inputs of B target frames that follow N subjects, B / N of each, at every level of the UNet (h, w), finest first.
 
-    codes: (B, h w, CODE) of the targets' poses; tokens: (N, T, D) and their own codes (N, T, CODE), the photos' tokens with
-    those on the latent grid averaged to the level; image (B,), 1 where the photo is seen and 0 where it is null; None: everywhere.
+    codes: (B, h w, CODE) of the targets' poses; tokens: (N, T, D) and their own codes (N, T, CODE), the tokens of a subject's
+    photos with those on the latent grid averaged to the level; image (B,), 1 where the photo is seen and 0 where it is null; None: everywhere.
 
     kept: keys and values of the photos' tokens, which a layer computes once and finds here at the next steps and frames;
     None where weights learn, and they change from step to step.
@@ -132,9 +132,16 @@ class SurfaceQuery:
 
     @classmethod
     def of(
-        cls, code: Tensor, tokens: Tensor, levels: int, image: Tensor | None = None, kept: Kept | None = None
+        cls,
+        code: Tensor,
+        tokens: Tensor,
+        levels: int,
+        image: Tensor | None = None,
+        kept: Kept | None = None,
+        together: int = 1,
     ) -> SurfaceQuery:
-        """The code (B, CODE, h, w) and the tokens (N, T, D + CODE), which end with theirs, averaged to so many levels of the UNet.
+        """The code (B, CODE, h, w) and the tokens of photos (P, T, D + CODE), which end with theirs, averaged to so many levels of
+        the UNet; `together` photos after one another become the tokens of one subject.
 
         Once for all the layers of a level; where all have kept what they make of the tokens, these are not needed.
         """
@@ -147,7 +154,7 @@ class SurfaceQuery:
         if not kept:
             parts = tokens.split([tokens.shape[-1] - CODE, CODE], dim=-1)
             for size in sizes:
-                at_level = [_averaged(part, finest, size) for part in parts]
+                at_level = [_averaged(part, finest, size).unflatten(0, (-1, together)).flatten(1, 2) for part in parts]
                 seen[size] = (at_level[0], at_level[1])
         return cls(codes, seen, image, kept)
 
@@ -209,10 +216,10 @@ class SelfAttention:
 
 
 class SurfaceAttention(nn.Module):
-    """Cross-attention of target frames to a photo's tokens, with the surface code on queries and keys.
+    """Cross-attention of target frames to the tokens of a subject's photos, with the surface code on queries and keys.
 
-    Target frames (B, N, C) follow photo by photo, B / R of each of R photos, so that keys and values are computed once for
-    each photo. The tokens are the query's: those that diffusers hands on lie on the latent grid, whatever the level.
+    Target frames (B, N, C) follow subject by subject, B / R of each of R, so that keys and values are computed once for
+    each. The tokens are the query's: those that diffusers hands on lie on the latent grid, whatever the level.
     """
 
     def __init__(self, heads: int, width: int):

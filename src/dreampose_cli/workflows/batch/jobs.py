@@ -265,7 +265,7 @@ def _job(row: dict, number: int, home: str, sets: OptionSets, there: dict[str, b
             raise UsageError(f"{path} does not exist; check the path.")
     if given and len(given) != len(photos):
         raise UsageError(f"has {len(photos)} photo(s) and {len(given)} photo-pose; give one for each photo.")
-    if not options.tuned and (len(photos) > 1 or options.render.get("photo_index", 1) != 1):
+    if not options.tuned and (len(photos) > 1 or "photo_index" in options.render):
         raise UsageError("an untuned job follows one photo; name that one alone.")
     if not options.tuned and subject is not None:
         raise UsageError("a subject is tuned already; name a photo, or leave `tune` out.")

@@ -142,7 +142,7 @@ class Planner:
 
     def _subject(self, job: Job) -> _Who:
         """A subject that is in the cache, by its id, a name or a photo."""
-        index = job.options.render.get("photo_index", 1)
+        index = job.options.render.get("photo_index")
         record, home = find_subject(self.cache, job.subject, job.options.base, index)
         return _Who(record.id, home, record.base["fingerprint"], subject=record.id)
 
