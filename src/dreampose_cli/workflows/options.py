@@ -41,15 +41,15 @@ class TuneOptions:
 class RenderOptions:
     """A subject, or a photo on the untuned base, in the poses of one or more sources.
 
-    poses: whatever `dreampose poses` reads; several need a folder as `output`, which is a path as typed: a slash at its
-    end means a folder. subject: id, name or a photo it was tuned from; None: the one tuned last. photo_index: which of
-    the subject's photos conditions, from 1; None: all of them, or the first where the base sees one at a time. guidance_interval: the noise levels (1 is pure noise) with guidance. noise:
-    "shared", one draw for the clip, or "per-frame". size (height, width), window (frames, overlap), start_noise (a .npy
-    file), pose_pictures and appearance_once (the appearance network sees the photo once, as without noise, and not in every
-    step) are for bases that denoise frames together, see `workflows.render_clip`. align: "auto", "on" or "off", see
-    `inference.alignment`. fps, start and end (seconds) choose among the driving video's frames. edit: an
-    instruction by which `photo` is changed first, within edit_where (see EditOptions). c2pa_key: a PEM file, see
-    `media.credentials`.
+    poses: whatever `dreampose poses` reads; several need a folder as `output`, which is a path as typed: a slash at its end
+    means a folder. subject: id, name or a photo it was tuned from; None: the one tuned last. photo_index: which of the
+    subject's photos conditions, from 1; None: all of them, or the first where the base sees one at a time. guidance_interval:
+    the noise levels (1 is pure noise) with guidance. noise: "shared", one draw for the clip, or "per-frame". size (height,
+    width), window (frames, overlap), start_noise (a .npy file), pose_pictures and appearance_once (the appearance network
+    sees the photo once, as without noise, and not in every step) are for bases that denoise frames together, see
+    `workflows.render_clip`. align: "auto", "on" or "off", see `inference.alignment`. fps, start and end (seconds) choose
+    among the driving video's frames. edit: an instruction by which `photo` is changed first, within edit_where (see
+    EditOptions). c2pa_key: a PEM file, see `media.credentials`.
     """
 
     poses: Sequence[Path]

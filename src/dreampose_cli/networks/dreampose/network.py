@@ -129,7 +129,8 @@ class DreamPose(Network):
             tokens, channels = condition.photo_tokens, [latents, condition.pose, condition.code, condition.photo]
             assert tokens is not None
             levels = len(self.unet.config.block_out_channels)
-            query = {"surface": SurfaceQuery.of(condition.code, tokens, levels, condition.image, condition.kept, condition.together)}
+            seen = condition.image, condition.kept, condition.together
+            query = {"surface": SurfaceQuery.of(condition.code, tokens, levels, *seen)}
         assert tokens is not None
         inputs = torch.cat(channels, dim=1).to(self.dtype)
         output = self.unet(inputs, t, encoder_hidden_states=tokens.to(self.dtype), cross_attention_kwargs=query)

@@ -119,7 +119,8 @@ class SurfaceQuery:
     """The layers' inputs of B target frames that follow N subjects, B / N of each, at every level of the UNet (h, w), finest first.
 
     codes: (B, h w, CODE) of the targets' poses; tokens: (N, T, D) and their own codes (N, T, CODE), the tokens of a subject's
-    photos with those on the latent grid averaged to the level; image (B,), 1 where the photo is seen and 0 where it is null; None: everywhere.
+    photos with those on the latent grid averaged to the level; image (B,), 1 where they are seen and 0 where the
+    image is null; None: seen everywhere.
 
     kept: keys and values of the photos' tokens, which a layer computes once and finds here at the next steps and frames;
     None where weights learn, and they change from step to step.
