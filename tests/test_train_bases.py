@@ -337,6 +337,7 @@ def test_a_step_must_divide_among_processes_and_parts():
 
 
 def test_contradictions_are_usage_errors(tmp_path, capsys):
+    (videos := tmp_path / "videos").mkdir()
     for words, sentence in (
         ("--preset paper", "starts from a base"),
         ("--preset estimator --base mini", "starts from scratch"),
@@ -344,10 +345,14 @@ def test_contradictions_are_usage_errors(tmp_path, capsys):
         ("--epochs 1 --max-steps 3", "both say how far"),
         ("--preset mini --image-encoder x", "--image-encoder goes with"),
         ("--pose-window 4", "--pose-window is 4"),
+        ("--preset estimator --pose-window 1", "--pose-window means nothing to the preset estimator"),
+        ("--size 64", "must be WIDTHxHEIGHT"),
+        ("--size 64x88", "width and height must be multiples of 16"),
+        ("--preset mini --base mini --size 64x80", "--size is for one that begins from scratch"),
         ("--ema 1", "--ema is 1"),
         ("--stage estimator", "has no stage estimator"),
     ):
-        assert main(["train", str(tmp_path), "-o", str(tmp_path / "out"), *words.split()]) == 2, words
+        assert main(["train", str(videos), "-o", str(tmp_path / "out"), *words.split()]) == 2, words
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

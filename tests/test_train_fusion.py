@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import tiny_hub
@@ -165,6 +166,16 @@ def test_from_a_stable_diffusion_and_a_controlnet(few, clip, diffusion, tmp_path
     more = ["train", few, "-o", tmp_path / "more", "--preset", "fusion", "--base", out, "--stage", "control"]
     assert main([str(word) for word in more] + quick) == 0, capsys.readouterr().err
     assert [p.name for p in (tmp_path / "more" / "checkpoints").iterdir()] == ["control"]
+
+
+def test_a_base_has_the_size_that_is_asked_for(few, clip, tiny_base, tmp_path):
+    words = ["--preset", "fusion", "--vae", str(tiny_base), "--size", "48x64", "--max-steps", "1", "-q"]
+    assert main(["train", str(few), "-o", str(tmp_path / "base"), *words]) == 0
+    assert read_config(tmp_path / "base").resolution == (64, 48)
+    render = ["render", "--photo", str(clip / "frames" / "00000.png"), "--base", str(tmp_path / "base"), "--steps", "1"]
+    assert main([*render, "--poses", str(clip / "video.poses"), "--end", "0.05", "-o", str(tmp_path / "out.png"), "-q"]) == 0
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size[1] == 64  # the photo is a little narrower than the base
 
 
 def test_keypoints_next_to_the_clips_are_drawn_and_followed(few, tiny_base, tmp_path, capsys):

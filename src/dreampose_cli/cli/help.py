@@ -25,7 +25,7 @@ PANELS = {
     "Denoising": "model prompt guidance image_guidance pose_guidance guidance_interval steps sampler strength seed noise "
     "start_noise window appearance_once",
     "Learning": "preset stages resume epochs max_steps steps:tune tune_steps decoder_steps learning_rate "
-    "decoder_learning_rate optimizer lora_rank ema pose_window pose_channels unet_image_input clip_only null_pose "
+    "decoder_learning_rate optimizer lora_rank ema size:train pose_window pose_channels unet_image_input clip_only null_pose "
     "reference control_alone frames:train stride save_every keep validate_every tracker seed:tune seed:train",
     "Machine": "engine workers devices shard retries max_failures timeout batch_size gradient_accumulation_steps "
     "gradient_checkpointing eight_bit_adam prepare_workers prefetch_threads memory compile device dtype",

@@ -96,6 +96,12 @@ def train(
     ] = None,
     estimator: options.Estimator = None,
     trust_code: options.TrustCode = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="WIDTHxHEIGHT", help="Pixels of the base, from scratch or Stable Diffusion.", show_default=PRESET
+        ),
+    ] = None,
     pose_window: Annotated[
         int | None,
         typer.Option(
@@ -241,6 +247,7 @@ def train(
         vae=vae,
         photos=photos,
         estimator=estimator,
+        size=None if size is None else options.pixels(size),
         pose_window=pose_window,
         pose_channels=pose_channels,
         unet_image_input=unet_image_input,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from diffusers import AutoencoderKL
 
 from ..bases.config import BaseConfig
+from ..errors import UsageError
 
 # Stable Diffusion's noise schedule. Zero terminal SNR would suit a small base better, but PNDM divides by alpha_bar_T.
 SCHEDULE: dict[str, Any] = {
@@ -20,6 +22,16 @@ SCHEDULE: dict[str, Any] = {
     "clip_sample": False,
 }
 VELOCITY = {**SCHEDULE, "prediction_type": "v_prediction", "timestep_spacing": "trailing", "set_alpha_to_one": True}
+
+
+def resized(config: BaseConfig, size: tuple[int, int]) -> BaseConfig:
+    """The base at another size (height, width). UsageError where the levels of its networks do not divide it."""
+    step = 64 if config.people == "people" else 16  # a latent cell times the levels of the UNet
+    if any(side % step or side < 2 * step for side in size):
+        raise UsageError(
+            f"--size is {size[1]}x{size[0]}, but width and height must be multiples of {step}, from {2 * step} on, for this base."
+        )
+    return replace(config, resolution=size)
 
 
 def small_autoencoder(config: BaseConfig) -> AutoencoderKL:

@@ -124,8 +124,8 @@ class TrainOptions:
 
     What: `preset`, from `base` (a base, or a Stable Diffusion, folder or Hub repository, to be widened into one with
     `image_encoder`, a CLIP, or `control`, a pose ControlNet) or from scratch; `vae` is a base whose autoencoder a new one
-    takes over; `pose_window` (odd), `pose_channels`, `unet_image_input`, `clip_only`, `null_pose` ("keep" or "drop") and
-    `reference` ("all", "global" or "none") are the new base's conditioning; `control_alone`: the pose control learns without
+    takes over; `size` (height, width), `pose_window` (odd), `pose_channels`, `unet_image_input`, `clip_only`, `null_pose` ("keep" or "drop") and
+    `reference` ("all", "global" or "none") are the new base's size and conditioning; `control_alone`: the pose control learns without
     the photo. On what: `photos` are folders of
     photos of one person each, next to the clips; `estimator` finds poses where no file has them; `prepare_workers`
     processes prepare clips. How: `max_steps` steps in each stage, or `epochs` passes over the training frames, in place
@@ -145,6 +145,7 @@ class TrainOptions:
     vae: str | None = None
     photos: Path | None = None
     estimator: str | None = None
+    size: tuple[int, int] | None = None
     pose_window: int | None = None
     pose_channels: str | None = None
     unet_image_input: str | None = None

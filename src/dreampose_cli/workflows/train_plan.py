@@ -74,6 +74,7 @@ def plan_stages(cache: Cache, options: TrainOptions) -> Plan:
     if options.control_alone and "control" not in preset.stages:
         raise UsageError(f"--control-alone means nothing to the preset {name}; leave it out.")
     given = {
+        "--size": options.size,
         "--pose-window": options.pose_window,
         "--pose-channels": options.pose_channels,
         "--unet-image-input": options.unet_image_input,
@@ -82,6 +83,8 @@ def plan_stages(cache: Cache, options: TrainOptions) -> Plan:
         "--reference": options.reference,
     }
     overrides = {option: value for option, value in given.items() if value is not None}
+    if overrides and not preset.family:
+        raise UsageError(f"{next(iter(overrides))} means nothing to the preset {name}; leave it out.")
     new = not options.base or (preset.draws_keypoints and is_stable_diffusion(cache, options.base))
     if new and preset.draws_keypoints and pose_kind(options.videos, options.estimator) == "keypoints":
         overrides["keypoints"] = True

@@ -22,7 +22,7 @@ from ...errors import BaseError
 from ...reporting import Note, Progress
 from .. import pretrained
 from ..network import AnyModule, scale_factor
-from ..small import VELOCITY, small_autoencoder
+from ..small import VELOCITY, resized, small_autoencoder
 from .appearance import cut_tail
 from .modules import EmptyPrompt, empty_prompt
 from .network import AnimateNetwork
@@ -86,6 +86,7 @@ def _keypoints(config: BaseConfig, _yes: bool) -> BaseConfig:
 
 
 OVERRIDES: dict[str, Callable[[BaseConfig, Any], BaseConfig]] = {
+    "--size": resized,
     "--null-pose": _null_pose,
     "--reference": _reference,
     "keypoints": _keypoints,

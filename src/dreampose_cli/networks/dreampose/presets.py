@@ -14,7 +14,7 @@ from ...bases.config import BaseConfig, PoseWindow, SamplingSettings, TuningSett
 from ...reporting import Note, Progress
 from .. import pretrained as components
 from ..pretrained import OPENAI_MEAN, OPENAI_STD
-from ..small import VELOCITY, small_autoencoder
+from ..small import VELOCITY, resized, small_autoencoder
 from .conditioning import unet_inputs
 from .network import DreamPose, make_adapter, widen
 from .settings import DreamPoseSettings, PhotoSettings, PoseSettings, settings_of
@@ -86,6 +86,7 @@ def _photo(config: BaseConfig, **settings: Any) -> BaseConfig:
 
 # The ablations of the paper.
 OVERRIDES: dict[str, Callable[[BaseConfig, Any], BaseConfig]] = {
+    "--size": resized,
     "--pose-window": _pose_window,
     "--pose-channels": lambda config, channels: _pose(config, channels=channels),
     "--unet-image-input": lambda config, channels: _photo(config, unet_channels=channels),
