@@ -124,15 +124,14 @@ class TrainOptions:
 
     What: `preset`, from `base` (a base, or a Stable Diffusion, folder or Hub repository, to be widened into one with
     `image_encoder`, a CLIP, or `control`, a pose ControlNet) or from scratch; `vae` is a base whose autoencoder a new one
-    takes over; `size` (height, width), `pose_window` (odd), `pose_channels`, `unet_image_input`, `clip_only`, `null_pose` ("keep" or "drop") and
-    `reference` ("all", "global" or "none") are the new base's size and conditioning; `control_alone`: the pose control learns without
-    the photo. On what: `photos` are folders of
-    photos of one person each, next to the clips; `estimator` finds poses where no file has them; `prepare_workers`
-    processes prepare clips. How: `max_steps` steps in each stage, or `epochs` passes over the training frames, in place
-    of the preset's. A step takes `batch_size` samples at once in each process, `gradient_accumulation_steps` times;
-    without `batch_size` the preset's samples are divided among processes and times. Motion is learned on clips of so many
-    `frames`, `stride` frames of the video apart. `stages` limits the run to some:
-    those before must be finished in `output`, those after are left for another run. `resume` continues from the newest
+    takes over; `size` (height, width), `pose_window` (odd), `pose_channels`, `unet_image_input`, `clip_only`, `null_pose`
+    ("keep" or "drop") and `reference` ("all", "global" or "none") are the new base's size and conditioning; `control_alone`:
+    the pose control learns without the photo. On what: `photos` are folders of photos of one person each, next to the clips;
+    `estimator` finds poses where no file has them; `prepare_workers` processes prepare clips. How: `max_steps` steps in each
+    stage, or `epochs` passes over the training frames, in place of the preset's. A step takes `batch_size` samples at once in
+    each process, `gradient_accumulation_steps` times; without `batch_size` the preset's samples are divided among processes
+    and times. Motion is learned on clips of so many `frames`, `stride` frames of the video apart. `stages` limits the run to
+    some: those before must be finished in `output`, those after are left for another run. `resume` continues from the newest
     checkpoint; `prefetch_threads` threads load samples ahead.
     """
 
