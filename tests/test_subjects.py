@@ -28,7 +28,8 @@ from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.sequence import subsequence
 from dreampose_cli.training import tuning
-from dreampose_cli.training.crops import random_crop
+from dreampose_cli.training.crops import CropSource, random_crop
+from dreampose_cli.training.loop import SampleRng
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.render import render
 from dreampose_cli.workflows.tune import tune
@@ -121,6 +122,27 @@ def test_random_crops_move_a_picture_and_its_pose_together():
     inner = (slice(4, -4), slice(4, -4))
     assert np.abs(crop[inner][..., 0] / 5 - labels[1][inner] * height).max() < 1.2
     assert np.abs(crop[inner][..., 1] / 7 - labels[2][inner] * width).max() < 1.2
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_of_several_photos_the_others_condition(tiny_base, several):
+    network = load_base(tiny_base)
+    if not several:  # as a base without a surface code
+        photo = dataclasses.replace(network.settings.photo, surface_code=False)
+        network.config = dataclasses.replace(network.config, network=dataclasses.replace(network.settings, photo=photo))
+    shades = np.array([0, 100, 200], np.uint8)
+    pictures = np.broadcast_to(shades[:, None, None, None], (3, 48, 32, 3))
+    poses = np.broadcast_to(shades[:, None, None, None] / np.float32(255), (3, 3, 48, 32))  # U and V say of which photo a pose is
+    settings = dataclasses.replace(network.config.tuning, part_dropout=0.0)
+    batch = CropSource(network, pictures, poses, settings).batch([SampleRng.of(1, index) for index in range(12)])
+    assert batch.views.together == (2 if several else 1)
+    targets = (batch.windows[:, 0, 1, 0, 0] * 255).round().int().tolist()
+    seen = batch.views.pictures[:, 0, 0, 0].reshape(12, -1).tolist()
+    assert set(targets) == {0, 100, 200}
+    others = [{0, 100, 200} - {target} for target in targets]
+    assert all(set(row) == other if several else row[0] in other for row, other in zip(seen, others, strict=True))
+    alone = CropSource(network, pictures[1:2], poses[1:2], settings).batch([SampleRng.of(1, 0)])
+    assert alone.views.together == 1 and alone.views.pictures[0, 0, 0, 0] == 100
 
 
 def counting(base):

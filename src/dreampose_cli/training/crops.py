@@ -16,9 +16,10 @@ from .loop import SampleRng
 
 
 class CropSource:
-    """Random crops: a target and its pose share one crop, the conditioning photo has another.
+    """Random crops: a target and its pose share one crop, each conditioning photo has another.
 
-    So the network cannot learn to copy the photo pixel by pixel, which shows as texture that sticks to the screen.
+    So the network cannot learn to copy the photo pixel by pixel, which shows as texture that sticks to the screen. Of several
+    photos one is the target and another conditions, or all others where the network sees several, as it will when it renders.
     pictures uint8 (N, H, W, 3), poses (N, 3, H, W).
     """
 
@@ -29,16 +30,20 @@ class CropSource:
         network, settings = self.network, self.settings
         targets, windows, photos, photo_poses = [], [], [], []
         for rng in (each.numpy for each in rngs):
-            i, j = rng.integers(len(self.pictures), size=2)
+            count = len(self.pictures)
+            i, j = rng.integers(count, size=2)
             target, pose = random_crop(rng, self.pictures[i], self.poses[i], settings.crop)
-            photo, photo_pose = random_crop(rng, self.pictures[j], self.poses[j], settings.crop)
-            if rng.random() < settings.part_dropout:
-                photo_pose = hide_parts(rng, photo_pose)
+            others = [k % count for k in range(i + 1, i + count)] or [i]
+            seen = others if network.config.network.sees_several_photos else [others[j % len(others)]]
+            for k in seen:
+                photo, photo_pose = random_crop(rng, self.pictures[k], self.poses[k], settings.crop)
+                if rng.random() < settings.part_dropout:
+                    photo_pose = hide_parts(rng, photo_pose)
+                photos.append(photo)
+                photo_poses.append(photo_pose)
             targets.append(target)
             windows.append(np.repeat(pose[None], network.config.poses.count, 0))
-            photos.append(photo)
-            photo_poses.append(photo_pose)
-        views = network.views(np.stack(photos), np.stack(photo_poses))
+        views = replace(network.views(np.stack(photos), np.stack(photo_poses)), together=len(photos) // len(targets))
         with torch.no_grad():
             pixels = pictures_to_tensor(np.stack(targets), network.config.target_range)
             latents = network.encode(pixels.to(network.device)).float()
