@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 class PoseNet(nn.Module):
-    """RGB (B, 3, H, W) in [-1, 1], H and W divisible by 16 -> part logits (B, 25, H, W), U and V (B, 2, H, W) in [0, 1].
+    """RGB (B, 3, H, W) in [-1, 1], H and W even, 32 or more -> part logits (B, 25, H, W), U and V (B, 2, H, W) in [0, 1].
 
     Pixels are folded 2 x 2 into channels on the way in and unfolded on the way out: a quarter of the work at a small
     loss of sharpness.
@@ -76,8 +76,9 @@ class PoseNet(nn.Module):
             skips.append(x)
             x = block(F.avg_pool2d(x, 2))
         for block in self.up:
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-            x = block(torch.cat([x, skips.pop()], dim=1))
+            skip = skips.pop()
+            x = F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = block(torch.cat([x, skip], dim=1))
         out = F.pixel_shuffle(self.leave(x), 2)
         return out[:, : PARTS + 1], out[:, PARTS + 1 :].sigmoid()
 

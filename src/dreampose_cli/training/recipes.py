@@ -65,7 +65,14 @@ PRESETS = {
     "estimator": Preset(
         {
             "estimator": LoopSettings(
-                steps=2400, learning_rate=2e-3, batch_size=8, warmup=100, decay=0.6, ema=0.995, save_every=500
+                steps=6400,
+                learning_rate=1e-2,
+                batch_size=16,
+                warmup=100,
+                decay=0.6,
+                ema=0.995,
+                save_every=250,
+                optimizer="muon",
             ),
         },
         family="",
