@@ -48,9 +48,9 @@ def test_the_estimator_finds_mannequins_where_they_are():
             overlap.append(both.sum() / (truth | guess).sum())
             parts.append((frame.pose[0] == found[0])[both].mean())
             surface.append(np.abs(frame.pose[1:] - found[1:])[:, both].mean())
-    assert np.mean(overlap) > 0.85
-    assert np.mean(parts) > 0.85
-    assert np.mean(surface) < 0.08
+    assert np.mean(overlap) > 0.93
+    assert np.mean(parts) > 0.92
+    assert np.mean(surface) < 0.05
 
 
 @pytest.mark.parametrize("kind", ["white", "black", "noise", "gradient", "bars"])
