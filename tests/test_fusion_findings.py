@@ -32,7 +32,7 @@ def findings():
 
 
 def test_bases_that_are_compared_differ_in_one_option(findings, tmp_path):
-    chosen = Namespace(output=tmp_path, base="mini", steps=5, batch_size=None, save_every=2, device="cpu", dtype="auto")
+    chosen = Namespace(output=tmp_path, base="mini", steps=5, batch_size=None, size=None, save_every=2, device="cpu", dtype="auto")
     commands = {name: list(map(str, findings.training(chosen, name))) for name in findings.VARIANTS}
     plain = [word for word in commands["full"] if word != str(tmp_path / "bases" / "full")]
     for name, words in commands.items():
