@@ -178,6 +178,14 @@ def test_a_base_has_the_size_that_is_asked_for(few, clip, tiny_base, tmp_path):
         assert picture.size[1] == 64  # the photo is a little narrower than the base
 
 
+def test_a_stable_diffusion_takes_the_size_that_is_asked_for(diffusion):
+    sd, control = map(str, diffusion)
+    asked = presets.OVERRIDES["--size"](presets.PEOPLE, (192, 128))
+    assert presets.from_stable_diffusion(sd, control, asked, None, None).config.resolution == (192, 128)
+    with pytest.raises(UsageError, match="96x128, but width and height must be multiples of 64"):
+        presets.OVERRIDES["--size"](presets.PEOPLE, (128, 96))
+
+
 def test_keypoints_next_to_the_clips_are_drawn_and_followed(few, tiny_base, tmp_path, capsys):
     data, out = tmp_path / "data", tmp_path / "retarget"
     shutil.copytree(few, data)

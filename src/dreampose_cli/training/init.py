@@ -100,7 +100,7 @@ def starting_point(
             raise UsageError(f"{base} is a base, which is complete; leave {given[0]} out.")
         if overrides:
             raise UsageError(
-                f"{base} is a base, whose conditioning is settled; {', '.join(overrides)} "
+                f"{base} is a base, whose size is given and whose conditioning is settled; {', '.join(overrides)} "
                 f"{'is' if len(overrides) == 1 else 'are'} for one that begins from scratch or from a Stable Diffusion."
             )
         start = resolve_base(cache, base, note, progress)

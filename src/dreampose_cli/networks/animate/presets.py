@@ -134,11 +134,12 @@ def from_stable_diffusion(
     _require_fitting(unet, controlnet, name, control_name)
     vae = pretrained.load("vae", folder / "vae", torch.float32)
     prompt: AnyModule = empty_prompt(folder)
-    side = (unet.config.sample_size or 64) * scale_factor(vae)
-    height, width = (round(length * side / 512 / 8) * 8 for length in config.resolution)
+    if config.resolution == PEOPLE.resolution:  # no other was asked for: the size at which the UNet is at home
+        side = (unet.config.sample_size or 64) * scale_factor(vae)
+        height, width = (round(length * side / 512 / 8) * 8 for length in config.resolution)
+        config = replace(config, resolution=(height, width))
     config = replace(
         config,
-        resolution=(height, width),
         network=replace(settings_of(config), prompt_tokens=prompt.tokens.shape[1]),
         provenance={
             "stable_diffusion": _last(name),
