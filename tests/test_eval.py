@@ -15,7 +15,14 @@ from dreampose_cli.__main__ import main
 from dreampose_cli.errors import EvaluationError, MediaError, UsageError
 from dreampose_cli.evaluation import metrics as pixels
 from dreampose_cli.evaluation.frame_pairs import AlignedFrames, resize, scored_size
-from dreampose_cli.evaluation.metric_registry import METRICS, NETWORK_METRICS, parse_limits, parse_metrics, parse_size
+from dreampose_cli.evaluation.metric_registry import (
+    METRICS,
+    NETWORK_METRICS,
+    POSE_METRICS,
+    parse_limits,
+    parse_metrics,
+    parse_size,
+)
 from dreampose_cli.evaluation.pairing import find_pairs
 from dreampose_cli.evaluation.scoring import evaluate
 from dreampose_cli.evaluation.warping import warp_errors
@@ -25,6 +32,9 @@ KEYS = [
     "l1",
     "psnr",
     "ssim",
+    "figure_l1",
+    "figure_ssim",
+    "texture",
     "lpips_alex",
     "lpips_vgg",
     "vgg",
@@ -280,12 +290,12 @@ def test_every_key_is_always_there(pair, capsys):
     assert list(document["metrics"]) == KEYS == list(METRICS)
     missing = {key for key, value in document["metrics"].items() if value is None}
     assert set(document["reasons"]) == missing
-    assert missing == {*NETWORK_METRICS, "aed", "warp"}
+    assert missing == {*NETWORK_METRICS, *POSE_METRICS, "aed"}
     assert "no maintained library" in document["reasons"]["aed"]
     assert all("--metrics all" in document["reasons"][key] for key in NETWORK_METRICS if key not in ("clip_photo", "clip_text"))
     assert document["reasons"]["clip_photo"] == "no photo; give it with --photo"
     assert document["reasons"]["clip_text"] == "no prompt; give it with --prompt"
-    assert "--poses" in document["reasons"]["warp"]
+    assert all("--poses" in document["reasons"][key] for key in POSE_METRICS)
 
 
 def test_without_a_network_metrics_are_missing_and_the_others_come(pair, capsys):
@@ -407,9 +417,31 @@ def test_warp_by_poses(tmp_path):
     assert found.metrics["warp"] > 0.1 > 0.01 > found.reference_value["warp"]
     assert [math.isnan(value) for value in found.clips[0].per_frame["warp"]] == [True, False, False, False]
     short = evaluate(stuck, truth, poses=pose_file(tmp_path / "short.poses", poses[:2]))
-    assert "there are poses for 2 frames only; warp is the mean over those" in short.warnings
+    assert "there are poses for 2 frames only; what needs poses is the mean over those" in short.warnings
     alone = evaluate(write(tmp_path / "one", clip[:1]), write(tmp_path / "other", clip[1:2]), poses=file)
     assert alone.metrics["warp"] is None and alone.reasons["warp"].startswith("one frame")
+
+
+def test_the_figure_is_scored_where_the_poses_are_known(tmp_path):
+    clip, poses = textured(3)
+    truth, file = write(tmp_path / "truth", clip), pose_file(tmp_path / "truth.poses", poses)
+    body = poses[:, :1].transpose(0, 2, 3, 1) > 0
+    plain = np.where(body, clip[body[..., 0]].mean(0).astype(np.uint8), clip)  # its colour without its texture
+    backdrop = np.where(body, clip, clip + np.uint8(51))  # wrong where no body is, but for the two pixels around it
+    bare = evaluate(write(tmp_path / "plain", plain), truth, poses=file, keep_frames=True)
+    assert abs(bare.metrics["texture"]) < 0.05 < bare.metrics["figure_l1"]
+    assert bare.metrics["figure_l1"] > 3 * bare.metrics["l1"] and bare.metrics["figure_ssim"] < bare.metrics["ssim"]
+    assert len(bare.clips[0].per_frame["texture"]) == len(clip)
+    around = evaluate(write(tmp_path / "backdrop", backdrop), truth, poses=file)
+    assert around.metrics["texture"] == pytest.approx(1)
+    ring = 20 * 20 - 16 * 16  # pixels: the square's, grown by two on all sides
+    assert around.metrics["figure_l1"] == pytest.approx(0.2 * ring / 20**2, rel=1e-6)
+
+
+def test_what_poses_would_add_is_one_line(pair, capsys):
+    out = run(*pair[:2], capsys=capsys)[1]
+    assert "--poses with the reference's poses adds: figure L1, figure SSIM, texture, warp" in out.splitlines()
+    assert "no poses of the reference" not in out
 
 
 def test_a_clip_folder_brings_its_poses(clip):

@@ -415,7 +415,7 @@ def test_tables_come_from_the_results(whole, ablations, tmp_path, dataset):
 
 
 def test_bases_that_are_compared_differ_in_one_option(ablations, tmp_path):
-    chosen = ablations.argparse.Namespace(output=tmp_path, base="mini", steps=5, device="cpu")
+    chosen = ablations.argparse.Namespace(output=tmp_path, base="mini", steps=5, device="cpu", dtype="auto")
     commands = {name: list(map(str, ablations.training(chosen, name))) for name in ablations.VARIANTS}
     plain = [word for word in commands["full"] if word != str(tmp_path / "bases" / "full")]
     assert plain.count("--seed") == 1

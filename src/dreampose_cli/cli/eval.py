@@ -12,6 +12,8 @@ from ..errors import EvaluationError, UsageError
 from ..evaluation.metric_registry import (
     ALIGNMENTS,
     METRICS,
+    NO_POSES,
+    POSE_METRICS,
     SIZE,
     difference_table,
     parse_limits,
@@ -55,7 +57,7 @@ def eval(
         ),
     ] = None,
     poses: Annotated[
-        Path | None, typer.Option("--poses", metavar="FILE", help="The reference's poses, for the metric warp.")
+        Path | None, typer.Option("--poses", metavar="FILE", help="The reference's poses, for the metrics of the figure.")
     ] = None,
     photo: Annotated[
         Path | None, typer.Option("--photo", metavar="PATH", help="Who is meant, for clip_photo; or a folder of photos.")
@@ -273,11 +275,17 @@ def _view_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def lines_of(found: Any) -> list[str]:
-    """The table for people: value, spread over clips, which way is better or why it is missing; the protocol below."""
+    """The table for people: value, spread over clips, which way is better or why it is missing; the protocol below.
+
+    What is missing for want of poses is one line below the table, with the option that brings it.
+    """
     rows = []
     missing = False
+    poseless = {key for key in POSE_METRICS if found.reasons.get(key) == NO_POSES}
     several = len(found.clips) > 1
     for key, metric in METRICS.items():
+        if key in poseless:
+            continue
         value = found.metrics[key]
         spread = found.spread.get(key)
         words = "closest to 1 is best" if metric.better == "one" else f"{metric.better} is better"
@@ -292,6 +300,10 @@ def lines_of(found: Any) -> list[str]:
         rows.append([metric.title, metric.show(value), *deviation, words])
     header = ["METRIC", "VALUE", *(["CLIPS"] if several else []), ""]
     way = ["", "--metrics all, or a metric's name, downloads the weights that are not here, once"] if missing else []
+    if poseless:
+        titles = [METRICS[key].title for key in METRICS if key in poseless]
+        way = way or [""]
+        way.append(f"--poses with the reference's poses adds: {', '.join(titles)}")
     return [*table(header, rows, right={1}), *way, "", f"protocol: {found.protocol['statement']}"]
 
 

@@ -24,7 +24,7 @@ from . import feature_extractors as networks
 from .frame_metrics import WORKERS, measure
 from .frame_pairs import AlignedFrames
 from .frechet import Gaussian, frechet_distance
-from .metric_registry import COMES_WITH, METRICS, NETWORK_METRICS, PER_FRAME, WINDOW
+from .metric_registry import COMES_WITH, METRICS, NETWORK_METRICS, NO_POSES, PER_FRAME, POSE_METRICS, WINDOW
 from .pairing import ClipPair
 from .weights import Missing
 
@@ -203,7 +203,7 @@ class ClipScorer:
         return self._result(frames, count)
 
     def _poses(self) -> PoseSequence | None:
-        if self.pair.poses is None or "warp" not in self.wanted:
+        if self.pair.poses is None or not self.wanted.intersection(POSE_METRICS):
             return None
         try:
             sequence = open_poses(self.pair.poses)
@@ -219,7 +219,7 @@ class ClipScorer:
             return None
         if index >= len(poses):
             if index == len(poses):
-                self.warnings.append(f"there are poses for {len(poses)} frames only; warp is the mean over those")
+                self.warnings.append(f"there are poses for {len(poses)} frames only; what needs poses is the mean over those")
             self.last_pose = None
             return None
         now = fit_pose(poses.frame(index), size, "stretch")
@@ -266,6 +266,9 @@ class ClipScorer:
             "ssim": "frames have fewer than 11 pixels a side",
             "sharpness": "the reference has no gradient",
             "flicker": ONE_FRAME if count == 1 else "the reference stands still",
+            "figure_l1": self._why_no_pose() or "no frame shows a body",
+            "figure_ssim": self._why_no_pose() or "no frame shows a body, or frames have fewer than 11 pixels a side",
+            "texture": self._why_no_pose() or "no frame shows a garment with a texture",
             "warp": self._why_no_warp(count),
         }
         if self.pair.photo is None and "clip_photo" in self.features.networks:
@@ -294,14 +297,16 @@ class ClipScorer:
             _extremes(self.best, 1, "l1" if values["ssim"] is None else "ssim"),
         )
 
-    def _why_no_warp(self, count: int) -> str:
+    def _why_no_pose(self) -> str | None:
+        """Why the metrics that need poses are missing, where it is that there are none."""
         if self.pair.poses is None:
-            return "no poses of the reference; give them with --poses"
+            return NO_POSES
+        return None if self._poses() is not None else f"{self.pair.poses} holds no poses with body parts"
+
+    def _why_no_warp(self, count: int) -> str:
         if count == 1:
             return ONE_FRAME
-        if self._poses() is None:
-            return f"{self.pair.poses} holds no poses with body parts"
-        return "no surface point is seen in two frames that follow each other"
+        return self._why_no_pose() or "no surface point is seen in two frames that follow each other"
 
 
 def _extremes(heap: list[tuple], sign: int, metric: str) -> list[Extreme]:

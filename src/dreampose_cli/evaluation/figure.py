@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .metrics import C1, C2, RADIUS, WINDOW, Pictures, unit
 
+METRICS = ("figure_l1", "figure_ssim", "texture")  # their keys
 SMALLEST = 16  # pixels of a body part that count
 DETAIL = 40  # what is coarser than about a fortieth of the picture's height is colour and light, not texture
 
@@ -60,13 +61,22 @@ def texture(prediction: Pictures, reference: Pictures, parts: np.ndarray) -> lis
             inside = labels == part
             if not part or int(inside.sum()) < SMALLEST:
                 continue
-            detail = (both - _mean_within(both, inside.double(), sigma))[:, inside]
+            box = _box(inside)  # what lies outside of it has no weight
+            within, planes = inside[box], both[:, *box]
+            detail = (planes - _mean_within(planes, within.double(), sigma))[:, within]
             ours, theirs = detail[:3], detail[3:]
             shared += float((ours * theirs).sum())
             energy += float(ours.square().sum() + theirs.square().sum())
             expected += float(theirs.square().sum())
         values.append(2 * shared / energy if expected > 1e-9 else None)
     return values
+
+
+def _box(inside: Tensor) -> tuple[slice, slice]:
+    """Rows and columns that hold every True of a mask (H, W) that has one."""
+    spans = (torch.nonzero(inside.any(dim))[[0, -1], 0].tolist() for dim in (1, 0))
+    top, left = (slice(first, last + 1) for first, last in spans)
+    return top, left
 
 
 def _windowed(planes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from . import figure
 from . import metrics as pixels
 from .warping import warp_errors
 
@@ -35,7 +36,10 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @torch.no_grad()
 def measure(pair, before, pose, wanted: set[str]) -> dict[str, float | None]:
-    """The pixel metrics of one pair of frames, uint8 (H, W, 3), and what they need of the pair before."""
+    """The pixel metrics of one pair of frames, uint8 (H, W, 3), and what they need of the pair before.
+
+    pose: the reference's poses (3, H, W) of the frame before, or None, and of this one; None where there are none.
+    """
     a, b = map(_tensor, pair)
     count = a.numel()
     values: dict[str, float | None] = {}
@@ -53,11 +57,28 @@ def measure(pair, before, pose, wanted: set[str]) -> dict[str, float | None]:
     if before is not None and "flicker" in wanted:
         for name, now, then in zip(("moved", "moving"), (a, b), before, strict=True):
             values[name] = _sum(_difference(now, _tensor(then)).square_())
+    if wanted.intersection(figure.METRICS):
+        values |= _figure(pair, pose[1][0], wanted) if pose is not None else dict.fromkeys(figure.METRICS)
     if "warp" in wanted:
         values["warp"] = None
     if "warp" in wanted and pose is not None and before is not None and pose[0] is not None:
         shown = [(then, now) for then, now in zip(before, pair, strict=True)]
         values["warp"], values["reference_value"] = warp_errors(shown, *pose)
+    return values
+
+
+def _figure(pair, labels: np.ndarray, wanted: set[str]) -> dict[str, float | None]:
+    """The metrics of `figure.METRICS` that are wanted, from the reference's part labels (H, W)."""
+    parts = labels.round().astype(np.uint8)[None]
+    mask, a, b = figure.figure_mask(parts), pair[0][None], pair[1][None]
+    values: dict[str, float | None] = {}
+    if "figure_l1" in wanted:
+        values["figure_l1"] = pixels.figure_l1(a, b, mask)[0]
+    if "figure_ssim" in wanted:
+        small = min(labels.shape) <= 2 * pixels.RADIUS
+        values["figure_ssim"] = None if small else figure.figure_ssim(a, b, mask)[0]
+    if "texture" in wanted:
+        values["texture"] = figure.texture(a, b, parts)[0]
     return values
 
 

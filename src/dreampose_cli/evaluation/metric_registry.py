@@ -32,6 +32,9 @@ METRICS = {
         Metric("l1", "L1", "lower", 4, "mean absolute difference of RGB in [0, 1]"),
         Metric("psnr", "PSNR", "higher", 2, "-10 log10 of the mean square difference, dB"),
         Metric("ssim", "SSIM", "higher", 4, "structural similarity, Gaussian window, sigma 1.5"),
+        Metric("figure_l1", "figure L1", "lower", 4, "L1 on the body and two pixels around it"),
+        Metric("figure_ssim", "figure SSIM", "higher", 4, "SSIM on the body and two pixels around it"),
+        Metric("texture", "texture", "higher", 3, "share of the garments' texture that is there, in its place"),
         Metric("lpips_alex", "LPIPS (AlexNet)", "lower", 4, "learned perceptual distance 0.1 over AlexNet"),
         Metric("lpips_vgg", "LPIPS (VGG)", "lower", 4, "learned perceptual distance 0.1 over VGG-16"),
         Metric("vgg", "VGG", "lower", 4, "mean absolute difference of VGG-16 features, mean of five layers"),
@@ -46,13 +49,15 @@ METRICS = {
         Metric("warp", "warp", "lower", 4, "colour change of a surface point from frame to frame"),
     )
 }
-PIXEL_METRICS = ("l1", "psnr", "ssim", "sharpness", "flicker", "warp")
+POSE_METRICS = ("figure_l1", "figure_ssim", "texture", "warp")  # need the reference's poses, with body parts
 NETWORK_METRICS = ("lpips_alex", "lpips_vgg", "vgg", "fid", "fvd", "clip_text", "clip", "clip_photo")
 # Metrics that come out of the pass of another's network, where that one is there.
 COMES_WITH = {"vgg": ("lpips_vgg",), "clip": ("clip_text",), "clip_photo": ("clip_text", "clip")}
 PER_FRAME = (
-    "l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "clip_photo", "clip_text", "sharpness", "warp",
+    "l1", "psnr", "ssim", "figure_l1", "figure_ssim", "texture", "lpips_alex", "lpips_vgg", "vgg", "clip", "clip_photo",
+    "clip_text", "sharpness", "warp",
 )  # fmt: skip
+NO_POSES = "no poses of the reference; give them with --poses"
 TOO_FEW = "too few subjects to tell"
 NO_AED = "no maintained library computes AED"
 

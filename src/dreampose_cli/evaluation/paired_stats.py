@@ -13,7 +13,8 @@ from .scoring import Evaluation
 from .variants import Variant
 
 BY_VIEW = (  # values of a frame alone
-    "l1", "psnr", "ssim", "lpips_alex", "lpips_vgg", "vgg", "clip", "clip_photo", "clip_text", "sharpness",
+    "l1", "psnr", "ssim", "figure_l1", "figure_ssim", "texture", "lpips_alex", "lpips_vgg", "vgg", "clip", "clip_photo",
+    "clip_text", "sharpness",
 )  # fmt: skip
 SPREAD_RULE = (
     "A difference is the mean over subjects of (variant - its baseline on the same subject); its spread is the standard "

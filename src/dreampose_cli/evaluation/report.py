@@ -29,7 +29,9 @@ from .scoring import Evaluation
 
 SHOWN_FRAMES = 150  # of a clip in the side-by-side video
 DIFFERENCE = 3  # differences are shown so many times as strong
-PLOTTED = ("ssim", "l1", "psnr", "lpips_alex", "lpips_vgg", "vgg", "clip", "sharpness", "warp")
+PLOTTED = (
+    "ssim", "l1", "psnr", "figure_ssim", "figure_l1", "texture", "lpips_alex", "lpips_vgg", "vgg", "clip", "sharpness", "warp",
+)  # fmt: skip
 
 
 def write_report(path: Path, evaluation: Evaluation, *, title: str, suite: dict[str, Any] | None = None) -> Path:

@@ -183,8 +183,8 @@ class EvalOptions:
 
     size: pixels of the shorter side, None for the reference's own. align_by: "index" or "time". metrics: keys of
     `evaluation.metric_registry.METRICS`; those of networks may then download their weights; None: what needs none.
-    poses: the reference's, for the metric warp. photo, or a folder with one for each clip, and prompt: what the CLIP scores
-    compare with, besides the reference. keep_frames: each frame's values; keep_pictures: the worst and best.
+    poses: the reference's, for the metrics of the figure and warp. photo, or a folder with one for each clip, and prompt: what
+    the CLIP scores compare with, besides the reference. keep_frames: each frame's values; keep_pictures: the worst and best.
     """
 
     predicted: Path
