@@ -3,6 +3,7 @@
     python benchmarks/training.py loader      the loader alone against mini's training step      at least 5
     python benchmarks/training.py processes   two processes of one thread against one            at least 1.6
     python benchmarks/training.py memory      resident memory over 2,000 steps, end over begin   at most 1.02
+    python benchmarks/training.py attention   mini's attention in blocks against all at once     at least 1.1
     python benchmarks/training.py kill        kill -9 at random moments, then --resume           equal weights, 10 of 10
 
 Everything is a ratio within one run, measured by turns. The clips are mannequins drawn for it, in a cache of its own, all
@@ -30,7 +31,7 @@ from typing import Any
 from dreampose_cli.cache import user_cache
 
 TINY = (48, 32)
-LIMITS = {"loader": 5.0, "processes": 1.6, "memory": 1.02}
+LIMITS = {"loader": 5.0, "processes": 1.6, "memory": 1.02, "attention": 1.1}
 
 
 def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -126,6 +127,40 @@ def worker(clips: str, steps: str, batch: str) -> None:
     run(task, settings, processes=processes, prefetch_threads=2, progress=seen)
     print(settings.batch_size * steps / (times[warm + steps] - times[warm]))
     processes.end()
+
+
+def attention(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """CPU seconds of mini's attention, forward and backward in bfloat16 on one thread: in blocks, all weights at once, and by
+    torch's fused kernel, by turns."""
+    import torch
+    from torch.nn import functional as F
+
+    from dreampose_cli.networks.dreampose.surface_code import attend_in_blocks
+
+    torch.set_num_threads(1)
+    ways = {
+        "blocks": attend_in_blocks,
+        "at once": lambda q, k, v: attend_in_blocks(q, k, v, block=2**62),
+        "fused": F.scaled_dot_product_attention,
+    }
+    # frames, heads, positions, tokens, width: cross-attention, where both frames of a photo ask it, and self-attention
+    sizes = [(8, 1, 2560, 1330, 32), (8, 4, 640, 370, 16), (8, 4, 160, 130, 32), (16, 2, 1280, 320, 16), (16, 4, 320, 320, 16)]
+    measured = []
+    for frames, heads, positions, tokens, width in sizes:
+        shapes = [(frames, heads, n, width) for n in (positions, tokens, tokens)]
+        planes = [torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(1 + args.rounds):
+            for name, way in ways.items():
+                began = time.process_time()
+                way(*planes).sum().backward()
+                seconds[name].append(time.process_time() - began)
+        best = {name: min(values[1:]) for name, values in seconds.items()}
+        print(f"{tuple(shapes[0])} x {tokens}: " + ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in best.items()))
+        measured.append({"shape": shapes[0], "tokens": tokens, **best})
+    ratio = sum(found["at once"] for found in measured) / sum(found["blocks"] for found in measured)
+    print(f"at once / blocks, of all together: {ratio:.2f}")
+    return {"sizes": measured, "ratio": ratio, "reached": ratio >= LIMITS["attention"]}
 
 
 def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -326,14 +361,16 @@ def main() -> int:
     four.add_argument("--steps", type=int, default=120)
     four.add_argument("--save-every", type=int, default=5)
     four.add_argument("--seed", type=int, default=0, help="of the moments")
-    for kind in (one, two, three, four):
+    five = kinds.add_parser("attention")
+    five.add_argument("--rounds", type=int, default=5)
+    for kind in (one, two, three, four, five):
         kind.add_argument("--json", type=Path, help="write the figures here as well")
     args = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="dreampose-training-") as folder:
         work = Path(folder)
         os.environ["DREAMPOSE_CACHE"] = str(work / "cache")
-        run = {"loader": loader, "processes": processes, "memory": memory, "kill": kill}[args.kind]
+        run = {"loader": loader, "processes": processes, "memory": memory, "kill": kill, "attention": attention}[args.kind]
         figures = {"benchmark": args.kind, "load": load, "cores": os.cpu_count(), **run(args, work)}
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

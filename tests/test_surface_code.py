@@ -252,3 +252,17 @@ def test_attention_is_the_same_whether_weights_learn_or_not():
     seen.square().sum().backward()
     for mine, theirs in zip(leaves, expected, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("block", (1, 40, 100, 300, 10**6))  # a position, several, a frame, two frames, all at once
+def test_attention_in_blocks_is_attention(block):
+    generator = torch.Generator().manual_seed(1)
+    planes = [torch.randn(3, 2, n, 4, generator=generator) for n in (9, 7, 7)]
+    found, expected = ([x.clone().requires_grad_() for x in planes] for _ in range(2))
+    mine = code.attend_in_blocks(*found, block=block)
+    theirs = torch.nn.functional.scaled_dot_product_attention(*expected)
+    torch.testing.assert_close(mine, theirs)
+    for seen in (mine, theirs):
+        seen.square().sum().backward()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)

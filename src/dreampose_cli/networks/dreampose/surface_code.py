@@ -32,6 +32,7 @@ CODE = 1 + PARTS + 4 * len(WAVES)  # numbers a pixel: the body's mask, the part,
 # pairs that are front and back of the same limb.
 LIMBS = ((1, 2), (3, 4), (5, 6), (7, 8, 9, 10), (11, 12, 13, 14), (15, 16, 17, 18), (19, 20, 21, 22), (23, 24))
 FRONT_AND_BACK = ((1, 2), (7, 9), (8, 10), (11, 13), (12, 14), (15, 17), (16, 18), (19, 21), (20, 22))
+BLOCK = 2**21  # attention weights at once, about what a core's cache holds
 SAME_PART, SAME_SIDE, SAME_LIMB, SAME_PLACE = 3.0, 3.0, 6.0, 10.0
 
 
@@ -187,11 +188,34 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     batch, width = query.shape[0], query.shape[-1] // heads
     query, key, value = (x.reshape(batch, -1, heads, width).transpose(1, 2) for x in (query, key, value))
     if query.requires_grad and query.device.type == "cpu":
-        # On CPUs the fused kernel's backward takes up to eight times as long as plain products at these sizes (bfloat16).
-        seen = (query * width**-0.5 @ key.transpose(-1, -2)).softmax(-1).to(value.dtype) @ value
+        seen = attend_in_blocks(query, key, value)
     else:
         seen = F.scaled_dot_product_attention(query, key, value)
     return seen.transpose(1, 2).flatten(2)
+
+
+def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, block: int = BLOCK) -> Tensor:
+    """`F.scaled_dot_product_attention` as plain products, of about `block` weights at once: on CPUs it is what learns fastest.
+
+    The fused kernel's backward takes up to eight times as long on some CPUs (bfloat16), and of all weights at once every pass
+    goes to memory (`benchmarks/training.py attention`). (B, heads, N, C), (B, heads, M, C), (B, heads, M, D) -> (B, heads, N, D).
+    """
+    batch, heads, positions, width = query.shape
+    row = heads * key.shape[-2]  # weights of one position
+    rows = min(positions, max(1, block // row))
+    many = max(1, block // (row * positions)) if rows == positions else 1
+
+    query = query * width**-0.5
+
+    def products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (q @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
+
+    if rows == positions and many >= batch:
+        return products(query, key, value)
+    found = []
+    for q, k, v in zip(query.split(many), key.split(many), value.split(many), strict=True):
+        found.append(torch.cat([products(part, k, v) for part in q.split(rows, 2)], dim=2))
+    return torch.cat(found)
 
 
 class SelfAttention:
