@@ -327,8 +327,10 @@ def picture(truth: list[Subject], answers: dict[str, list[Any]], target: Path, s
     order = sorted(range(len(truth)), key=lambda i: ranks[i] or 0.0)
     chosen = sorted({order[-1], order[len(order) // 2], order[0]}, key=order.index, reverse=True)
     rows = [name for name in answers if name != "photo"]
+    enlarge = max(1, 128 // truth[0].photo.shape[1])
 
     def row(title: str, cells: list[Any]):
+        cells = [each.repeat(enlarge, 0).repeat(enlarge, 1) for each in cells]
         name = Image.new("RGB", (110, cells[0].shape[0]), "white")
         ImageDraw.Draw(name).text((6, cells[0].shape[0] // 2 - 8), title, fill=(40, 40, 40), font=ImageFont.load_default(14))
         return np.concatenate([np.asarray(name), *cells], axis=1)
