@@ -16,7 +16,7 @@ from rich.console import Console
 
 from dreampose_cli.__main__ import main
 from dreampose_cli.cli.bar import bar
-from dreampose_cli.cli.output import Output
+from dreampose_cli.cli.output import Output, stacked, table
 from dreampose_cli.errors import MediaError, OutOfMemoryError, OutputError, PoseError, document, printable, sentence
 from dreampose_cli.reporting import Caution
 
@@ -249,3 +249,19 @@ def test_interrupted_says_what_resumes(command, words, monkeypatch, capsys):
     monkeypatch.setattr(application, "command_tree", stop)
     assert main([*command.split(), "photo.jpg"]) == 128 + signal.SIGINT
     assert capsys.readouterr().err == words
+
+
+def test_a_wide_table_is_stacked_on_a_terminal(monkeypatch):
+    header = ["", *(f"METRIC {i}" for i in range(8))]
+    rows = [[name, *(f"0.{i}234 ± 0.0123" for i in range(8))] for name in ("untuned", "tuned, full")]
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert stacked(header, rows, {1}) == table(header, rows, {1})  # a program gets one table
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = stacked(header, rows, {1})
+    assert max(map(len, lines)) <= 60 and lines.count("") == 3
+    blocks = [block.split("\n") for block in "\n".join(lines).split("\n\n")]
+    assert [line[1].split()[0] for line in blocks] == ["untuned"] * 4
+    assert [word for block in blocks for word in block[0].split() if word != "METRIC"] == [str(i) for i in range(8)]
+    monkeypatch.setenv("COLUMNS", "20")  # not even one column fits: each is a table of its own
+    assert stacked(header, rows).count("") == 7

@@ -23,7 +23,7 @@ from ..evaluation.metric_registry import (
 from ..names import BASELINE_PROMPT, BASELINES, check_name
 from ..workflows.options import EvalOptions, SuiteOptions
 from . import options
-from .output import Output, plain, table
+from .output import Output, plain, stacked, table
 
 
 def eval(
@@ -253,10 +253,10 @@ def suite_lines(document: dict[str, Any]) -> list[str]:
             value = METRICS[key].show(row["metrics"][key])
             cells.append(f"{value} ± {spread['std']:.{METRICS[key].digits}f}" if spread else value)
         rows.append([row["title"], *cells])
-    lines = table(["", *(METRICS[key].title for key in shown)], rows)
+    lines = stacked(["", *(METRICS[key].title for key in shown)], rows)
     titles, differences = difference_table(document["summary"]["comparisons"])
     if differences:
-        lines += ["", *table(["COMPARED", *titles], differences), "", document["summary"]["rule"]]
+        lines += ["", *stacked(["COMPARED", *titles], differences), "", document["summary"]["rule"]]
     lines += _view_lines(document["summary"])
     return [*lines, "", f"protocol: {document['statement']}"]
 
@@ -271,7 +271,7 @@ def _view_lines(summary: dict[str, Any]) -> list[str]:
         [row["title"], *(METRICS[key].show(views[view]["metrics"][name][key]) for view in views for key in chosen)]
         for name, row in summary["variants"].items()
     ]
-    return ["", *table(header, rows, right=set(range(1, len(header))))]
+    return ["", *stacked(header, rows, right=set(range(1, len(header))))]
 
 
 def lines_of(found: Any) -> list[str]:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -184,6 +185,25 @@ def table(header: list[str], rows: list[list[str]], right: frozenset[int] | set[
         return "  ".join(cells).rstrip()
 
     return [line(row) for row in [header, *rows]]
+
+
+def stacked(header: list[str], rows: list[list[str]], right: frozenset[int] | set[int] = frozenset()) -> list[str]:
+    """As `table`; where that is wider than the terminal, its columns in tables below one another, all with the first column."""
+    lines = table(header, rows, right)
+    width = shutil.get_terminal_size().columns
+    if not sys.stdout.isatty() or max(map(len, lines)) <= width:
+        return lines
+    columns = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
+    groups: list[list[int]] = [[0]]
+    for column in range(1, len(header)):
+        if len(groups[-1]) > 1 and sum(columns[i] for i in (*groups[-1], column)) - 2 > width:
+            groups.append([0])
+        groups[-1].append(column)
+    lines = []
+    for group in groups:
+        cells = [[row[i] for i in group] for row in (header, *rows)]
+        lines += [*([""] if lines else []), *table(cells[0], cells[1:], {k for k, i in enumerate(group) if i in right})]
+    return lines
 
 
 def duration(seconds: float) -> str:
