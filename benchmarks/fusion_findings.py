@@ -56,12 +56,12 @@ TITLES = {
 }
 SHARED = {"apart": "full"}  # whose first stage is the same to the bit: it is trained once
 GARMENT = (1, 2, *range(7, 23))  # parts of the body: torso, legs, arms
-METRICS = {  # title, whether higher is better, decimals
+METRICS: dict[str, tuple[str, bool | None, int]] = {  # title, whether higher is better (None: the truth's own is best), decimals
     "figure_l1": ("L1, figure", False, 4),
     "figure_ssim": ("SSIM, figure", True, 3),
     "texture": ("texture", True, 3),
     "explained": ("same pose: variance explained", True, 3),
-    "drift": ("same subject: drift of colours", False, 4),
+    "drift": ("same subject: drift of colours", None, 4),
 }
 FRAMES = 13  # of a dance: the last is the pose, by then a skirt swings as it will
 BEGIN, END = "<!-- fusion: begin -->", "<!-- fusion: end -->"
@@ -210,7 +210,7 @@ class Subject:
         from dreampose_cli.workflows.render import render
         from dreampose_cli.workflows.synth import FPS
 
-        work = chosen.output / ".rendering"
+        work = chosen.output / f".rendering-{os.getpid()}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         media.write_frames(work / "photo.png", [self.photo], fps=FPS)
@@ -318,8 +318,8 @@ def losses(base: Path) -> dict[str, list[float]]:
     return found
 
 
-def picture(truth: list[Subject], answers: dict[str, list[Any]], target: Path, shown: int = 4) -> None:
-    """Of the best, the middle and the worst subject by `full`'s texture: photo and truth on top, a row a base."""
+def picture(truth: list[Subject], answers: dict[str, list[Any]], target: Path, shown: int = 3) -> None:
+    """The best, the middle and the worst subject by `full`'s texture side by side: photo and truth on top, a row a base."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
@@ -336,10 +336,8 @@ def picture(truth: list[Subject], answers: dict[str, list[Any]], target: Path, s
         return np.concatenate([np.asarray(name), *cells], axis=1)
 
     blank = np.full_like(truth[0].photo, 255)
-    lines = []
-    for i in chosen:
-        lines.append(row("photo, truth", [truth[i].photo, *truth[i].pictures[:shown]]))
-        lines += [row(name, [blank, *answers[name][i][:shown]]) for name in rows]
+    lines = [row("photo, truth", [each for i in chosen for each in (truth[i].photo, *truth[i].pictures[:shown])])]
+    lines += [row(name, [each for i in chosen for each in (blank, *answers[name][i][:shown])]) for name in rows]
     Image.fromarray(np.concatenate(lines)).save(target, quality=88)
 
 
@@ -392,7 +390,7 @@ def page(document: dict[str, Any]) -> Iterator[str]:
                 yield line(TITLES[name], *(difference(scores, name, key) for key in METRICS))
         yield ""
     shown = ", ".join(document["bases"])
-    yield f"![three mannequins: the best, the middle and the worst by texture; photo and truth, then {shown}](images/fusion.jpg)"
+    yield f"![Three mannequins: the best, the middle and the worst by texture; photo and truth, then {shown}](images/fusion.jpg)"
     yield ""
     yield from head("base", "samples", "clips", "minutes", "loss of the last fifth, and of the one before", "options")
     for name, about in document["bases"].items():
@@ -417,7 +415,12 @@ def difference(scores: dict[str, Any], name: str, key: str) -> str:
     if mean is None or spread is None:
         return "-"
     seeds = paired(scores, "again", key)[0] if "again" in scores and name != "again" else 0.0
-    verdict = "=" if abs(mean) <= max(spread, abs(seeds or 0.0)) else "better" if (mean > 0) == higher else "worse"
+    if abs(mean) <= max(spread, abs(seeds or 0.0)):
+        verdict = "="
+    elif higher is None:
+        verdict = "higher" if mean > 0 else "lower"
+    else:
+        verdict = "better" if (mean > 0) == higher else "worse"
     return f"{mean:+.{digits}f} ± {spread:.{digits}f} {verdict}"
 
 
