@@ -261,15 +261,16 @@ class ClipScorer:
         moved, moving = self.energies
         values["flicker"] = moved / moving if moving and "flicker" in self.wanted else None
         reasons = {key: reason for key, reason in self.features.reasons.items() if values.get(key) is None}
+        no_pose = self._why_no_pose()
         why = {
             "psnr": "identical",
             "ssim": "frames have fewer than 11 pixels a side",
             "sharpness": "the reference has no gradient",
             "flicker": ONE_FRAME if count == 1 else "the reference stands still",
-            "figure_l1": self._why_no_pose() or "no frame shows a body",
-            "figure_ssim": self._why_no_pose() or "no frame shows a body, or frames have fewer than 11 pixels a side",
-            "texture": self._why_no_pose() or "no frame shows a garment with a texture",
-            "warp": self._why_no_warp(count),
+            "figure_l1": no_pose or "no frame shows a body",
+            "figure_ssim": no_pose or "no frame shows a body, or frames have fewer than 11 pixels a side",
+            "texture": no_pose or "no frame shows a garment with a texture",
+            "warp": ONE_FRAME if count == 1 else no_pose or "no surface point is seen in two frames that follow each other",
         }
         if self.pair.photo is None and "clip_photo" in self.features.networks:
             why["clip_photo"] = NO_PHOTO
@@ -302,11 +303,6 @@ class ClipScorer:
         if self.pair.poses is None:
             return NO_POSES
         return None if self._poses() is not None else f"{self.pair.poses} holds no poses with body parts"
-
-    def _why_no_warp(self, count: int) -> str:
-        if count == 1:
-            return ONE_FRAME
-        return self._why_no_pose() or "no surface point is seen in two frames that follow each other"
 
 
 def _extremes(heap: list[tuple], sign: int, metric: str) -> list[Extreme]:

@@ -31,14 +31,20 @@ def figure_ssim(prediction: Pictures, reference: Pictures, mask: np.ndarray) -> 
     """As `metrics.ssim`, the mean over the pixels of `mask` (N, H, W) whose window lies inside the picture."""
     a, b = unit(prediction), unit(reference)
     inner = torch.from_numpy(np.ascontiguousarray(mask))[:, RADIUS:-RADIUS, RADIUS:-RADIUS]
-    values = []
+    values: list[float | None] = []
     for x, y, inside in zip(a, b, inner, strict=True):
-        x, y = x.permute(2, 0, 1), y.permute(2, 0, 1)  # (3, H, W)
+        if not inside.any():
+            values.append(None)
+            continue
+        rows, columns = _box(inside)
+        inside, reach = inside[rows, columns], 2 * RADIUS  # what the windows of these pixels see
+        seen = slice(rows.start, rows.stop + reach), slice(columns.start, columns.stop + reach)
+        x, y = x[seen].permute(2, 0, 1), y[seen].permute(2, 0, 1)  # (3, H, W)
         means = _windowed(torch.cat([x, y, x * x, y * y, x * y]))
         mx, my, xx, yy, xy = means.split(3)
         likeness = (2 * mx * my + C1) * (2 * (xy - mx * my) + C2)
         likeness /= (mx * mx + my * my + C1) * (xx - mx * mx + yy - my * my + C2)
-        values.append(float(likeness[:, inside].mean()) if inside.any() else None)
+        values.append(float(likeness[:, inside].mean()))
     return values
 
 

@@ -32,7 +32,7 @@ CODE = 1 + PARTS + 4 * len(WAVES)  # numbers a pixel: the body's mask, the part,
 # pairs that are front and back of the same limb.
 LIMBS = ((1, 2), (3, 4), (5, 6), (7, 8, 9, 10), (11, 12, 13, 14), (15, 16, 17, 18), (19, 20, 21, 22), (23, 24))
 FRONT_AND_BACK = ((1, 2), (7, 9), (8, 10), (11, 13), (12, 14), (15, 17), (16, 18), (19, 21), (20, 22))
-BLOCK = 2**21  # attention weights at once, about what a core's cache holds
+BLOCK = 2**21  # attention weights at once
 SAME_PART, SAME_SIDE, SAME_LIMB, SAME_PLACE = 3.0, 3.0, 6.0, 10.0
 
 
@@ -195,10 +195,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 
 def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, block: int = BLOCK) -> Tensor:
-    """`F.scaled_dot_product_attention` as plain products, of about `block` weights at once: on CPUs it is what learns fastest.
+    """`F.scaled_dot_product_attention` as plain products, of about `block` weights at once, for training on CPUs.
 
-    The fused kernel's backward takes up to eight times as long on some CPUs (bfloat16), and of all weights at once every pass
-    goes to memory (`benchmarks/training.py attention`). (B, heads, N, C), (B, heads, M, C), (B, heads, M, D) -> (B, heads, N, D).
+    The fused kernel's backward took up to eight times as long on one CPU and a fifth longer on another, and all weights at once
+    a quarter longer (bfloat16; `benchmarks/training.py attention`). (B, heads, N, C), (B, heads, M, C), (B, heads, M, D) ->
+    (B, heads, N, D).
     """
     batch, heads, positions, width = query.shape
     row = heads * key.shape[-2]  # weights of one position
