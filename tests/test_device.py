@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from dreampose_cli import device
+from dreampose_cli.device import slow_format
 from dreampose_cli.inference.denoise import RenderSettings, prepare, render_latents
 from dreampose_cli.names import SAMPLERS
 from dreampose_cli.networks.dreampose.presets import MINI, build_mini
@@ -14,6 +16,11 @@ from dreampose_cli.training.autoencoder import ReconstructionTask
 from dreampose_cli.training.crops import CropSource
 from dreampose_cli.training.denoising import DenoisingTask, Dropout
 from dreampose_cli.training.loop import LoopSettings, SampleRng
+from dreampose_cli.workflows import train as train_workflow
+from dreampose_cli.workflows.options import RenderOptions, TrainOptions, TuneOptions
+from dreampose_cli.workflows.render import render
+from dreampose_cli.workflows.train import train
+from dreampose_cli.workflows.tune import tune
 
 SIZE = (48, 32)
 
@@ -60,3 +67,43 @@ def test_tuning_and_training_leave_nothing_on_the_cpu(stage):
     loss.backward()
     learning = [p for module in task.modules.values() for p in module.parameters() if p.requires_grad]
     assert learning and all(p.grad is not None and p.grad.device.type == "meta" for p in learning)
+
+
+@pytest.mark.parametrize(
+    ("has", "dtype", "where", "slow"),
+    [
+        ({}, "bfloat16", "cpu", True),
+        ({}, "float32", "cpu", False),
+        ({}, "auto", "cpu", False),
+        ({}, "bfloat16", "meta", False),
+        ({"avx512_bw": True}, "bfloat16", "cpu", False),
+        ({"avx_ne_convert": True}, "bfloat16", "cpu", False),
+        ({"architecture": "aarch64"}, "bfloat16", "cpu", False),
+    ],
+)
+def test_a_processor_that_is_slow_in_bfloat16_is_named(has, dtype, where, slow, monkeypatch):
+    known = {"architecture": "x86_64", "avx2": True, "avx512_bw": False, "avx_ne_convert": False} | has
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert bool(slow_format(dtype, torch.device(where))) is slow
+
+
+def test_train_tune_and_render_say_it(clips, clip, tiny_base, tmp_path, monkeypatch):
+    def slow(dtype, where):  # asked in float32, which is not slow anywhere, for the test's sake
+        return f"slow in {dtype} on {where.type}."
+
+    for module in (device, train_workflow):
+        monkeypatch.setattr(module, "slow_format", slow)
+    monkeypatch.setenv("DREAMPOSE_CACHE", str(tmp_path / "cache"))
+    photo, poses = clip / "frames" / "00000.png", clip / "video.poses"
+    quick = {"device": "cpu", "dtype": "float32"}
+    training = {"preset": "mini", "base": str(tiny_base), "max_steps": 1, "batch_size": 1}
+    tuning = {"base": str(tiny_base), "poses": [poses], "steps": 1, "decoder_steps": 1}
+    rendering = {"photo": photo, "photo_pose": poses, "base": str(tiny_base), "steps": 1, "end": 0.03}
+    for command in (
+        lambda note: train(TrainOptions(clips, tmp_path / "base", **training, **quick), note=note),
+        lambda note: tune(TuneOptions([photo], **tuning, **quick), note=note),
+        lambda note: render(RenderOptions([poses], tmp_path / "out.mp4", **rendering, **quick), note=note),
+    ):
+        notes: list[str] = []
+        command(notes.append)
+        assert sum(text.startswith("slow in ") and text.endswith(" on cpu.") for text in notes) == 1, notes

@@ -414,6 +414,24 @@ def test_tables_come_from_the_results(whole, ablations, tmp_path, dataset):
         list(ablations.page(tmp_path / "nothing"))
 
 
+def test_a_base_that_dresses_nobody_is_not_compared(ablations):
+    def rows(full, other):
+        scores = {"untuned": ("base", full), "full": ("base", 0.9), "uv": ("uv", 0.9), "uv-untuned": ("uv", other)}
+        return {
+            key: {"variant": {"base": base}, "title": key, "metrics": {"ssim": ssim}} for key, (base, ssim) in scores.items()
+        }
+
+    assert ablations.undressed(rows(0.85, 0.8), "uv") is None
+    assert ablations.undressed(rows(0.85, 0.79), "uv") == "the SSIM of uv-untuned is 0.790, under 0.8"
+    assert ablations.undressed(rows(0.79, 0.85), "uv") == "the SSIM of untuned is 0.790, under 0.8"
+    comparison = {"variant": "uv", "metric": "ssim", "difference": -0.1, "spread": 0.01, "verdict": "worse", "title": "uv - full"}
+    for ssim, words in ((0.85, "SSIM -0.1000 ± 0.0100 (worse)"), (0.79, "not compared: the SSIM of uv-untuned is 0.790")):
+        summary = {"variants": rows(0.85, ssim), "comparisons": [comparison], "views": {}}
+        table = list(ablations.questions({"bases": {"summary": summary}}))
+        (line,) = (line for line in table if line.startswith("| UV alone"))
+        assert words in line
+
+
 def test_bases_that_are_compared_differ_in_one_option(ablations, tmp_path):
     chosen = ablations.argparse.Namespace(output=tmp_path, base="mini", steps=5, device="cpu", dtype="auto")
     commands = {name: list(map(str, ablations.training(chosen, name))) for name in ablations.VARIANTS}

@@ -69,7 +69,7 @@ def render(
         frames, used = render_clips(cache, options, request, model_cache, extra_metadata, progress, note)
         return RenderResult([Path(t) for t in request.targets], frames, time.monotonic() - started, used)
 
-    from ..device import pick_device, pick_dtype, release
+    from ..device import pick_device, pick_dtype, release, slow_format
     from ..inference.alignment import place
     from ..inference.clip import counted, make_room, render_sequence
     from ..inference.compilation import PAYS_FROM, compile_blocks, require_compiler
@@ -82,6 +82,8 @@ def render(
     device = pick_device(options.device)
     if options.compile:
         require_compiler(device)
+    if slow := slow_format(options.dtype, device):
+        note(slow)
     model_cache = model_cache or ModelCache(lean=options.memory == "low")
     subject = load(cache, options, request, device, pick_dtype(options.dtype, device), model_cache, note)
     settings = RenderSettings.of(

@@ -19,7 +19,7 @@ from .. import media
 from ..bases.schedule import read_schedule
 from ..cache import Cache, file_digest
 from ..cache import key as cache_key
-from ..device import is_out_of_memory, offload, pick_device, pick_dtype, release
+from ..device import is_out_of_memory, offload, pick_device, pick_dtype, release, slow_format
 from ..errors import OutOfMemoryError, UsageError
 from ..inference.clip import counted
 from ..inference.joint import decode_frames, denoise_clip
@@ -219,6 +219,8 @@ def render_clips(
     settled = plan(options, config, read_schedule(home))
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
+    if slow := slow_format(options.dtype, device):
+        note(slow)
     clips = [control_frames(cache, Path(source), settled, options, progress, note) for source in options.poses]
     if media.output_kind(targets[0]) == "png" and len(clips[0]) > 1:
         raise UsageError(

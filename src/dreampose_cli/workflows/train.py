@@ -23,7 +23,7 @@ from .. import media
 from ..bases.config import CONFIG_FILE
 from ..bases.registry import register
 from ..cache import Cache, user_cache
-from ..device import autocast_of
+from ..device import autocast_of, slow_format
 from ..errors import TrainingError
 from ..networks.network import Network
 from ..networks.storage import fingerprint
@@ -85,6 +85,8 @@ def train(
     run_dir = RunDir(output, ESTIMATOR_CONFIG if not plan.preset.family else CONFIG_FILE, options.resume)
     if not processes.broadcast(processes.main and _is_to_do(run_dir, plan.names[-1], options, note)):
         return TrainResult(output, 0, 0.0, True)
+    if slow := slow_format(autocast, where):
+        note(slow)
     closed = run_dir.closed_stages(plan.names, plan.chosen[0])
 
     start = starting_model(

@@ -205,7 +205,7 @@ def _learn(
     if progress:
         progress(0, None, "loading the base")
 
-    from ..device import autocast_of, pick_device, release
+    from ..device import autocast_of, pick_device, release, slow_format
     from ..inference.compilation import interpret_blocks
     from ..networks.model_cache import ModelCache
     from ..subjects.views import read_views
@@ -214,6 +214,8 @@ def _learn(
 
     device = pick_device(options.device)
     autocast = autocast_of(options.dtype, device)
+    if slow := slow_format(autocast, device):
+        note(slow)
     plan = MemoryPlan.of(settings, device, options.memory, autocast)
     estimator = options.estimator or config.estimator
     views = read_views(cache, config, options.photos, pictures, options.poses, estimator, options.device, note)
