@@ -41,6 +41,7 @@ VARIANTS: dict[str, list[str]] = {  # options of `dreampose train`; the first is
 SUITES = ("mini", "bases")
 TRAIN_SEED, TEST_SEED = 1, 2026
 TRAIN_FRAMES, TEST_FRAMES = 16, 24
+PRESET_SIZE = [160, 128]  # height, width
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 METRICS = ("l1", "ssim", "figure_l1", "texture", "psnr", "sharpness", "flicker", "warp")
 LOWEST_SSIM = 0.8  # of a base, untuned: one below it dresses nobody, so that comparing it means nothing
@@ -127,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", default="mini", help="whose autoencoder is taken, and what the suite mini runs on")
     parser.add_argument("--clips", type=int, default=500, help="mannequins to train on")
     parser.add_argument("--steps", type=int, default=1500, help="training steps of each base, of 16 samples")
+    parser.add_argument("--size", help="WIDTHxHEIGHT of the bases, in place of the preset's")
     parser.add_argument("--subjects", type=int, default=8, help="held-out mannequins")
     parser.add_argument("--sampling-steps", type=int, default=10, help="denoising steps in the suite bases")
     parser.add_argument("--tune-steps", type=int, help="of both suites, in place of the base's")
@@ -168,6 +170,7 @@ def drawings(chosen: argparse.Namespace, parts: list[str]) -> Iterator[list[str]
 def training(chosen: argparse.Namespace, name: str) -> list[Any]:
     """The command that trains a base; all of them differ in `VARIANTS` alone."""
     alike = ["--preset", "mini", "--vae", chosen.base, "--unet-image-input", "none", "--max-steps", chosen.steps]
+    alike += ["--size", chosen.size] if chosen.size else []
     seed = [] if "--seed" in VARIANTS[name] else ["--seed", 0]
     run = ["--save-every", 250, "--device", chosen.device, "--dtype", chosen.dtype, "--resume"]
     where = ["train", chosen.output / "clips", "-o", chosen.output / "bases" / name]
@@ -184,6 +187,7 @@ def suite(chosen: argparse.Namespace, name: str) -> list[Any]:
         bases = chosen.output / "bases"
         what = ["--base", bases / first, "--tune", "--steps", chosen.sampling_steps]
         what += [word for other in others for word in ("--compare", f"{other}={bases / other}")]
+        what += ["--size", min(map(int, chosen.size.split("x")))] if chosen.size else []  # the bases' own, not the clips'
     for option in ("tune_steps", "decoder_steps"):
         if getattr(chosen, option) is not None:
             what += [f"--{option.replace('_', '-')}", getattr(chosen, option)]
@@ -362,10 +366,13 @@ def trainings(output: Path) -> Iterator[str]:
         file = output / "bases" / name / "base.json"
         if not file.exists():
             continue
-        about = json.loads(file.read_text(encoding="utf-8"))["provenance"]
+        base = json.loads(file.read_text(encoding="utf-8"))
+        about = base["provenance"]
         stage, seen = about["stages"]["network"], about.get("validation")
         scores = f"{seen['ssim']:.3f} / {seen['l1']:.4f}" if seen else "-"
         words = ["-o", f"bases/{name}", "--preset", "mini", "--vae", about["vae"]["from"], "--unet-image-input", "none"]
+        height, width = base["resolution"]
+        words += ["--size", f"{width}x{height}"] if [height, width] != PRESET_SIZE else []
         words += ["--max-steps", str(stage["steps"])]
         words += VARIANTS[name] if "--seed" in VARIANTS[name] else [*VARIANTS[name], "--seed", str(stage["seed"])]
         command = f"`dreampose train clips/ {' '.join(words)}`"

@@ -433,10 +433,10 @@ def test_a_base_that_dresses_nobody_is_not_compared(ablations):
 
 
 def test_bases_that_are_compared_differ_in_one_option(ablations, tmp_path):
-    chosen = ablations.argparse.Namespace(output=tmp_path, base="mini", steps=5, device="cpu", dtype="auto")
+    chosen = ablations.argparse.Namespace(output=tmp_path, base="mini", steps=5, size="64x80", device="cpu", dtype="auto")
     commands = {name: list(map(str, ablations.training(chosen, name))) for name in ablations.VARIANTS}
     plain = [word for word in commands["full"] if word != str(tmp_path / "bases" / "full")]
-    assert plain.count("--seed") == 1
+    assert plain.count("--seed") == 1 and plain[plain.index("--size") + 1] == "64x80"
     for name, words in commands.items():
         rest = [word for word in words if word != str(tmp_path / "bases" / name)]
         for word in ablations.VARIANTS[name]:
