@@ -19,8 +19,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dreampose_cli import media
+from dreampose_cli.bases.registry import bundled
 from dreampose_cli.cache import user_cache
-from dreampose_cli.errors import DreamposeError
+from dreampose_cli.errors import NoPersonError
 from dreampose_cli.mannequins.dance import draw_dance
 from dreampose_cli.mannequins.studio import perform
 from dreampose_cli.mannequins.subject import draw_subject
@@ -142,8 +143,8 @@ def row(
             writer.append(pose)
     yield photo, name
     try:
-        loaded = load_photo(user_cache(), place / "photo.png", given, "mini", "cpu", torch.float32)
-    except DreamposeError as error:
+        loaded = load_photo(user_cache(), place / "photo.png", given, bundled(), torch.device("cpu"), torch.float32)
+    except NoPersonError as error:
         print(f"  {name}: {error}", flush=True)
         yield np.full((40, 160, 3), 255, np.uint8), "refused: nobody is found"
         return
