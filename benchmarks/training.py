@@ -4,6 +4,7 @@
     python benchmarks/training.py processes   two processes of one thread against one            at least 1.6
     python benchmarks/training.py memory      resident memory over 2,000 steps, end over begin   at most 1.02
     python benchmarks/training.py attention   mini's attention in blocks against all at once     at least 1.1
+    python benchmarks/training.py muon        Muon's directions by products and by squares       at least 1.5
     python benchmarks/training.py kill        kill -9 at random moments, then --resume           equal weights, 10 of 10
 
 Everything is a ratio within one run, measured by turns. The clips are mannequins drawn for it, in a cache of its own, all
@@ -31,7 +32,7 @@ from typing import Any
 from dreampose_cli.cache import user_cache
 
 TINY = (48, 32)
-LIMITS = {"loader": 5.0, "processes": 1.6, "memory": 1.02, "attention": 1.1}
+LIMITS = {"loader": 5.0, "processes": 1.6, "memory": 1.02, "attention": 1.1, "muon": 1.5}
 
 
 def loader(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -161,6 +162,38 @@ def attention(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     ratio = sum(found["at once"] for found in measured) / sum(found["blocks"] for found in measured)
     print(f"at once / blocks, of all together: {ratio:.2f}")
     return {"sizes": measured, "ratio": ratio, "reached": ratio >= LIMITS["attention"]}
+
+
+def muon(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """CPU seconds of what Muon makes of all of mini's weights in float32, one thread: by products of the matrices themselves, and
+    by squares where that is used; and how far each is from the same in float64."""
+    import torch
+
+    from dreampose_cli.networks.dreampose.presets import build_mini
+    from dreampose_cli.training import optimizers
+
+    torch.set_num_threads(1)
+    network, limit = build_mini(0), optimizers.LONG
+    shapes: dict[tuple[int, int], int] = {}
+    for module in (network.modules[name] for name in ("unet", "adapter", "image_encoder")):
+        for parameter in filter(optimizers.is_matrix, module.parameters()):
+            shape = (len(parameter), parameter[0].numel())
+            shapes[shape] = shapes.get(shape, 0) + 1
+    matrices = [torch.randn(count, *shape, generator=torch.Generator().manual_seed(0)) for shape, count in shapes.items()]
+    seconds: dict[str, list[float]] = {"products": [], "squares": []}
+    apart = dict.fromkeys(seconds, 0.0)
+    exact = [optimizers.orthogonal(each.double()) for each in matrices]
+    for _ in range(1 + args.rounds):
+        for name, long in (("products", 10**9), ("squares", limit)):
+            optimizers.LONG = long
+            began = time.process_time()
+            found = [optimizers.orthogonal(each) for each in matrices]
+            seconds[name].append(time.process_time() - began)
+            apart[name] = max(float((a - b).abs().max()) for a, b in zip(found, exact, strict=True))
+    best = {name: min(values[1:]) for name, values in seconds.items()}
+    ratio = best["products"] / best["squares"]
+    print(", ".join(f"{name} {value * 1e3:.0f} ms, off by {apart[name]:.1e}" for name, value in best.items()) + f": {ratio:.2f}")
+    return {"seconds": best, "apart": apart, "ratio": ratio, "reached": ratio >= LIMITS["muon"]}
 
 
 def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -363,14 +396,17 @@ def main() -> int:
     four.add_argument("--seed", type=int, default=0, help="of the moments")
     five = kinds.add_parser("attention")
     five.add_argument("--rounds", type=int, default=5)
-    for kind in (one, two, three, four, five):
+    six = kinds.add_parser("muon")
+    six.add_argument("--rounds", type=int, default=5)
+    for kind in (one, two, three, four, five, six):
         kind.add_argument("--json", type=Path, help="write the figures here as well")
     args = parser.parse_args()
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="dreampose-training-") as folder:
         work = Path(folder)
         os.environ["DREAMPOSE_CACHE"] = str(work / "cache")
-        run = {"loader": loader, "processes": processes, "memory": memory, "kill": kill, "attention": attention}[args.kind]
+        kinds_of = {"loader": loader, "processes": processes, "memory": memory, "kill": kill, "attention": attention, "muon": muon}
+        run = kinds_of[args.kind]
         figures = {"benchmark": args.kind, "load": load, "cores": os.cpu_count(), **run(args, work)}
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dreampose_cli.training import optimizers
 from dreampose_cli.training.optimizers import Muon, is_matrix, make_optimizer, orthogonal
 
 HOW = {"learning_rate": 0.01, "beta2": 0.99, "weight_decay": 0.1}
@@ -23,6 +24,18 @@ def test_singular_values_become_nearly_one(shape):
     u, _, v = torch.linalg.svd(matrices, full_matrices=False)
     likeness = (orthogonal(matrices) * (u @ v)).sum((1, 2)) / min(shape[1:])
     assert likeness.min() > 0.7
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (2, 24, 400)])
+def test_long_matrices_by_their_squares_are_the_same(shape, monkeypatch):
+    """Also where singular values lie four orders of magnitude apart."""
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * torch.logspace(0, -4, shape[2])
+    by_squares = orthogonal(matrices)
+    monkeypatch.setattr(optimizers, "LONG", 10**9)
+    by_products = orthogonal(matrices)
+    assert not torch.equal(by_squares, by_products)  # else one way was taken twice
+    assert (by_squares - by_products).abs().max() < 5e-4
+    assert (by_squares - orthogonal(matrices.double())).abs().max() < 5e-4  # bfloat16 is a hundred times as far off
 
 
 def test_muon_has_the_matrices_and_adamw_the_rest():

@@ -19,6 +19,7 @@ from ..names import OPTIMIZERS
 
 SMALLEST_SIDE = 16  # rows and columns from which a weight counts as a matrix; AdamW has the rest
 MOMENTUM = 0.95
+LONG = 2  # times as long as high: from there on the products of the squares are fewer
 RMS = 0.2  # of an AdamW update, in learning rates: Muon's is scaled to it, so that both take the same rates
 # Coefficients of Jordan's quintic iteration, whose fixed band of singular values is about 0.7 to 1.2.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -128,7 +129,26 @@ def orthogonal(matrices: Tensor) -> Tensor:
     x = matrices if wide else matrices.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     first, third, fifth = QUINTIC
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = first * x + (third * gram + fifth * gram @ gram) @ x
+    if x.dtype == torch.float32 and x.shape[-1] >= LONG * x.shape[-2]:
+        x = _by_squares(x)
+    else:
+        for _ in range(ITERATIONS):
+            gram = x @ x.mT
+            x = first * x + (third * gram + fifth * gram @ gram) @ x
     return x if wide else x.mT
+
+
+def _by_squares(x: Tensor) -> Tensor:
+    """The same iteration, for long matrices (N, m, n): all its factors are polynomials of x x^T, so that only they are
+    multiplied, (N, m, m), and the last of them with x. In lower precision the squares would lose the small singular values."""
+    first, third, fifth = QUINTIC
+    gram = x @ x.mT
+    product: Tensor | None = None
+    for i in range(ITERATIONS):
+        factor = third * gram + fifth * gram @ gram
+        factor.diagonal(dim1=-2, dim2=-1).add_(first)
+        product = factor if product is None else factor @ product
+        if i + 1 < ITERATIONS:
+            gram = factor @ (factor @ gram)
+    assert product is not None
+    return product @ x
