@@ -88,6 +88,20 @@ def test_help_of_every_command_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(("own", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_do_not_spin_unless_asked_to(own, found):
+    """OpenMP reads it when torch is loaded: it has to be there before."""
+    script = (
+        "import os, sys; from dreampose_cli.__main__ import main; main(['--version']); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": own} if own else {}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    assert done.stdout.splitlines()[-1] == f"{found} False"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_help_is_good_to_read(name, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")

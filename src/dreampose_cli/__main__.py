@@ -19,6 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line (default: sys.argv) and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
     _open_streams()
+    # Threads that spin while they wait take the core from the one they wait for where anything else computes; OpenMP reads this
+    # when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = bool(os.environ.get("DREAMPOSE_DEBUG")) or "-v" in words or "--verbose" in words
     _prepare_streams()
     if not debug and not sys.warnoptions:
