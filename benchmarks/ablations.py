@@ -347,8 +347,8 @@ def undressed(variants: dict[str, Any], row: str) -> str | None:
     base = variants[row]["variant"]["base"] if row in variants else "base"
     for key in ("untuned", f"{base}-untuned"):
         ssim = variants[key]["metrics"]["ssim"] if key in variants else None
-        if ssim is not None and round(ssim, 2) < LOWEST_SSIM:  # the limit has two decimals, and no more meaning
-            return f"the SSIM of {key} is {ssim:.2f}, under {LOWEST_SSIM:.2f}"
+        if ssim is not None and ssim < LOWEST_SSIM:
+            return f"the SSIM of {key} is {ssim:.4f}, under {LOWEST_SSIM:.2f}"
     return None
 
 

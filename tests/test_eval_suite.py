@@ -422,8 +422,9 @@ def test_a_base_that_dresses_nobody_is_not_compared(ablations):
         }
 
     assert ablations.undressed(rows(0.85, 0.8), "uv") is None
-    assert ablations.undressed(rows(0.85, 0.79), "uv") == "the SSIM of uv-untuned is 0.79, under 0.80"
-    assert ablations.undressed(rows(0.79, 0.85), "uv") == "the SSIM of untuned is 0.79, under 0.80"
+    assert ablations.undressed(rows(0.85, 0.79), "uv") == "the SSIM of uv-untuned is 0.7900, under 0.80"
+    assert ablations.undressed(rows(0.85, 0.7998), "uv") == "the SSIM of uv-untuned is 0.7998, under 0.80"
+    assert ablations.undressed(rows(0.79, 0.85), "uv") == "the SSIM of untuned is 0.7900, under 0.80"
     comparison = {"variant": "uv", "metric": "ssim", "difference": -0.1, "spread": 0.01, "verdict": "worse", "title": "uv - full"}
     for ssim, words in ((0.85, "SSIM -0.1000 ± 0.0100 (worse)"), (0.79, "not compared: the SSIM of uv-untuned is 0.79")):
         summary = {"variants": rows(0.85, ssim), "comparisons": [comparison], "views": {}}
