@@ -52,6 +52,32 @@ def test_a_base_is_trained_further_whole_but_for_its_vae(clips, tiny_base, tmp_p
     assert after.config.provenance["stages"].keys() == {"network"}
 
 
+def test_the_decoder_is_trained_alone_and_helps_what_was_trained_before(clips, tiny_base, tmp_path):
+    out = tmp_path / "sharper"
+    options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu", "stages": ["decoder"]}
+    phase1.train(TrainOptions(clips, out, max_steps=6, save_every=3, learning_rate=0.05, ema=0.0, **options))
+    before, after = load_base(tiny_base), load_base(out)
+    assert not same(before.vae.decoder, after.vae.decoder)
+    for part in ("unet", "adapter", "image_encoder", "vae.encoder", "vae.quant_conv", "vae.post_quant_conv"):
+        theirs = after.module(part).state_dict()  # stored in float16
+        assert all(torch.equal(v.half(), theirs[k].half()) for k, v in before.module(part).state_dict().items()), part
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["decoder"]
+    provenance = after.config.provenance
+    assert provenance["stages"].keys() == {"decoder"} and provenance["samples"] == 0  # none of the denoiser's
+    with (out / "validation" / "decoder" / "scores.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["3", "6"]
+    with (out / "checkpoints/decoder/losses.csv").open() as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert min(losses[1:]) < losses[0]
+    # The same again: stopped and resumed, and after a stage of the network.
+    both = options | {"stages": ["network", "decoder"]}
+    assert phase1.train(TrainOptions(clips, tmp_path / "both", max_steps=2, **both)).finished
+    assert read_config(tmp_path / "both").provenance["stages"].keys() == {"network", "decoder"}
+    further = TrainOptions(clips, tmp_path / "both", max_steps=3, resume=True, **options)
+    notes = []
+    assert phase1.train(further, note=notes.append).finished and "network: stays as it is after step 2." in notes
+
+
 def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path):
     out, notes = tmp_path / "mine", []
     options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu", "validate_every": 2}

@@ -138,7 +138,7 @@ def train(
             metavar="STAGE",
             help="Only this stage of the preset; can be repeated.",
             callback=_stages,
-            show_default="all but motion",
+            show_default="all but motion, decoder",
         ),
     ] = None,
     epochs: Annotated[

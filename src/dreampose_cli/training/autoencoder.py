@@ -1,8 +1,8 @@
-"""The tasks of the autoencoder: training one from scratch, and tuning its decoder on a subject's photos."""
+"""The tasks of the autoencoder: training one from scratch, its decoder alone, and tuning that on a subject's photos."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -57,6 +57,34 @@ class AutoencoderTask:
         left = int(np.clip(centre[1] - size // 2 + rng.integers(-16, 17), 0, width - size))
         picture = self.frames.pictures[row][top : top + size, left : left + size]
         return picture[..., rng.permutation(3)] if rng.random() < 0.5 else picture
+
+
+class DecoderTask:
+    """The decoder alone, `modules`, on whole frames of the clips; the encoder, and so what the denoiser learned, stays.
+
+    Normalization and attention in the decoder see the whole picture: trained on crops alone (`AutoencoderTask`), it is not
+    yet at its best on the frames that it is for. `latents`: from rows of the dataset to their latents (B, C, h, w).
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        frames: FrameDataset,
+        clips: list[Clip],
+        latents: Callable[[list[int]], Tensor],
+        modules: Sequence[str],
+    ):
+        self.network, self.frames, self.latents = network, frames, latents
+        self.rows = np.concatenate([np.arange(c.start, c.start + c.length) for c in clips])
+        self.modules = network.learn(modules)
+
+    def load(self, rngs: list[SampleRng]) -> tuple[Tensor, Tensor]:
+        rows = [int(rng.numpy.choice(self.rows)) for rng in rngs]
+        return self.latents(rows), pictures_to_tensor(self.frames.pictures[rows], self.network.config.target_range)
+
+    def loss(self, loaded: tuple[Tensor, Tensor], step: int, settings: LoopSettings) -> Tensor:
+        latents, target = (part.to(self.network.device) for part in loaded)
+        return reconstruction_loss(self.network.reconstruct(latents), target, self.network.vae_scale_factor)
 
 
 class ReconstructionTask:

@@ -46,6 +46,9 @@ class Preset:
 _SMALL_VAE = LoopSettings(
     steps=8000, learning_rate=2e-3, batch_size=6, warmup=100, decay=0.6, ema=0.995, save_every=500
 )
+_SMALL_DECODER = LoopSettings(
+    steps=4000, learning_rate=1e-3, batch_size=4, warmup=60, decay=0.6, beta2=0.99, ema=0.998, save_every=200, optimizer="muon"
+)
 _SMALL = LoopSettings(
     steps=8000, learning_rate=1e-3, batch_size=8, warmup=60, decay=0.4, floor=0.05, beta2=0.99, ema=0.998, save_every=200
 )
@@ -56,7 +59,9 @@ PRESETS = {
         {
             "vae": _SMALL_VAE,
             "network": dataclasses.replace(_SMALL, steps=25000, batch_size=16, learning_rate=2e-3, optimizer="muon"),
+            "decoder": _SMALL_DECODER,
         },
+        optional=("decoder",),
         takes_vae=True,
         pairing=Pairing(targets_per_photo=2, figure_weight=2.0, even_timesteps=True),  # elsewhere as in the paper
         also_learns={"network": ("image_encoder",)},  # CLIP starts from scratch too

@@ -30,7 +30,7 @@ from ..networks.storage import fingerprint
 from ..poses.estimator import CONFIG_FILE as ESTIMATOR_CONFIG
 from ..poses.estimator import PoseNet
 from ..reporting import Note, Progress, no_note
-from ..training.autoencoder import AutoencoderTask, latent_statistics
+from ..training.autoencoder import AutoencoderTask, DecoderTask, latent_statistics
 from ..training.checkpoints import read_state, require_same, step_of
 from ..training.data import counted
 from ..training.denoising import DenoisingTask, Dropout, Source
@@ -202,11 +202,19 @@ def train(
         model.checkpoint_activations(options.gradient_checkpointing)
         identity |= conventions(model.config)
         learns = plan.learning(model)[name]
-        source: Source | None = None
         if name not in closed:
             if processes.main:
                 run_dir.require_room(model, {name: settings[name]}, {name: learns})
             latents = latents or _latents(cache, model, frames, processes, progress)
+        looks = output / "validation" / name if plan.looks_apart(model, name) else output / "validation"
+        validator = Validator(model, frames, looks, step_of(run_dir.newest(name)), processes, note)
+        if about.loss == "reconstruction":
+            assert latents is not None  # nothing is trained after it, which could close it
+            stage(name, DecoderTask(model, frames, clips, latents[0], learns), validator)
+            validator(results[name].steps)
+            continue
+        source: Source | None = None
+        if latents is not None and name not in closed:
             if plan.takes_clips(name, model):
                 size = plan.frames(model)
                 identity |= {"clip.frames": size, "clip.stride": options.stride}
@@ -217,14 +225,12 @@ def train(
         if options.control_alone and name == "control":
             identity["control.alone"], dropout = True, Dropout(image=1.0, pose=0.0, both=0.0)
         task = DenoisingTask(model, source, learns, dropout, plan.preset.pairing)
-        looks = output / "validation" / name if plan.looks_apart(model) else output / "validation"
-        validator = Validator(model, frames, looks, step_of(run_dir.newest(name)), processes, note)
         stage(name, task, validator)
         if name not in closed:
             validator(results[name].steps)
     if not processes.main:
         return result(True)
-    assert validator is not None  # every preset of a base ends with a stage of denoising
+    assert validator is not None  # every preset of a base ends with a stage that is looked at
     figures = validator(results[plan.names[-1]].steps)
     provenance = provenance_of(start, settings, results, frames, options.estimator, where.type, figures, output)
     if options.control_alone:

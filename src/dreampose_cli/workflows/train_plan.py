@@ -16,6 +16,7 @@ from ..training.loop import LoopSettings
 from ..training.recipes import PRESETS, Preset, preset_of, resolve_settings
 from .options import TrainOptions
 
+MOTION = "motion"  # the stage that `--frames` asks for
 FRAMES = {"mannequins": 8, "people": 16}  # of a clip that motion is learned from, where nothing else is said
 
 
@@ -45,7 +46,7 @@ class Plan:
 
     def adds_modules(self, name: str) -> bool:
         """Whether the network may change with the stage, so that its settings are not known before."""
-        return name in self.preset.optional
+        return name == MOTION
 
     def takes_clips(self, name: str, model: Network | None) -> bool:
         return model is not None and self.stage(model, name).data == "clips"
@@ -56,9 +57,9 @@ class Plan:
             return self.asked_frames or 1
         return model.context.size if model.context.size > 1 else FRAMES[model.config.people]
 
-    def looks_apart(self, model: Network) -> bool:
-        """Whether several stages have something to look at, each in a folder of its own."""
-        return sum(stage.loss == "denoising" for stage in model.stages) > 1
+    def looks_apart(self, model: Network, name: str) -> bool:
+        """Whether a stage has a folder of its own for what there is to look at: where another one trains the denoiser."""
+        return any(stage.loss == "denoising" and stage.name != name for stage in model.stages)
 
 
 def plan_stages(cache: Cache, options: TrainOptions) -> Plan:
@@ -68,8 +69,7 @@ def plan_stages(cache: Cache, options: TrainOptions) -> Plan:
     preset = PRESETS[name]
     if options.eight_bit_adam and options.optimizer not in (None, "adamw"):
         raise UsageError(f"--8bit-adam is adamw, and --optimizer {options.optimizer} is not; leave one of them out.")
-    has_motion = bool(preset.optional)
-    if not has_motion and (options.frames or options.stride != 1):
+    if MOTION not in preset.stages and (options.frames or options.stride != 1):
         raise UsageError(f"--{'frames' if options.frames else 'stride'} means nothing to the preset {name}; leave it out.")
     if options.control_alone and "control" not in preset.stages:
         raise UsageError(f"--control-alone means nothing to the preset {name}; leave it out.")
@@ -92,7 +92,7 @@ def plan_stages(cache: Cache, options: TrainOptions) -> Plan:
     names = [stage for stage in preset.stages if stage not in preset.from_scratch or not (options.base or options.vae)]
     if unknown := [stage for stage in wanted or [] if stage not in names]:
         raise UsageError(f"the preset {name} has no stage {unknown[0]} here; it has {', '.join(names)}.")
-    asked = set(wanted or ()) | (set(preset.optional) if options.frames else set())
+    asked = set(wanted or ()) | ({MOTION} if options.frames else set())
     names = [stage for stage in names if stage not in preset.optional or stage in asked]
     chosen = [stage for stage in names if wanted is None or stage in wanted]
     between = names[names.index(chosen[0]) : names.index(chosen[-1]) + 1]

@@ -179,6 +179,7 @@ class DreamPose(Network):
         return (
             Stage("vae", ("vae",), "autoencoder"),
             Stage("network", ("unet", "adapter"), "denoising", dropout=(0.05, 0.05, 0.05)),  # section 4.4
+            Stage("decoder", ("vae.decoder",), "reconstruction"),
         )
 
     @property
