@@ -52,7 +52,7 @@ def test_a_base_is_trained_further_whole_but_for_its_vae(clips, tiny_base, tmp_p
     assert after.config.provenance["stages"].keys() == {"network"}
 
 
-def test_the_decoder_is_trained_alone_and_helps_what_was_trained_before(clips, tiny_base, tmp_path):
+def test_the_decoder_is_trained_alone_and_helps_what_was_trained_before(clips, tiny_base, tmp_path, capsys):
     out = tmp_path / "sharper"
     options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu", "stages": ["decoder"]}
     phase1.train(TrainOptions(clips, out, max_steps=6, save_every=3, learning_rate=0.05, ema=0.0, **options))
@@ -73,9 +73,10 @@ def test_the_decoder_is_trained_alone_and_helps_what_was_trained_before(clips, t
     both = options | {"stages": ["network", "decoder"]}
     assert phase1.train(TrainOptions(clips, tmp_path / "both", max_steps=2, **both)).finished
     assert read_config(tmp_path / "both").provenance["stages"].keys() == {"network", "decoder"}
-    further = TrainOptions(clips, tmp_path / "both", max_steps=3, resume=True, **options)
-    notes = []
-    assert phase1.train(further, note=notes.append).finished and "network: stays as it is after step 2." in notes
+    command = ["train", str(clips), "-o", str(tmp_path / "both"), "--preset", "mini", "--base", str(tiny_base), "--resume"]
+    command += ["--stage", "decoder", "--max-steps", "3", "--batch-size", "2", "--device", "cpu"]
+    assert main(command) == 0 and "network: stays as it is after step 2." in capsys.readouterr().err
+    assert read_config(tmp_path / "both").provenance["stages"]["decoder"]["steps"] == 3
 
 
 def test_a_training_leaves_scores_a_strip_and_a_card(clips, tiny_base, tmp_path):
