@@ -28,6 +28,7 @@ from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.sequence import subsequence
 from dreampose_cli.training import tuning
+from dreampose_cli.training.autoencoder import ReconstructionTask
 from dreampose_cli.training.crops import CropSource, random_crop
 from dreampose_cli.training.loop import SampleRng
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
@@ -143,6 +144,36 @@ def test_of_several_photos_the_others_condition(tiny_base, several):
     assert all(set(row) == other if several else row[0] in other for row, other in zip(seen, others, strict=True))
     alone = CropSource(network, pictures[1:2], poses[1:2], settings).batch([SampleRng.of(1, 0)])
     assert alone.views.together == 1 and alone.views.pictures[0, 0, 0, 0] == 100
+
+
+def test_the_decoder_sees_its_photos_elsewhere_too(tiny_base):
+    network = load_base(tiny_base)
+    rng = np.random.default_rng(3)
+    pictures = rng.integers(0, 256, (2, 48, 32, 3), np.uint8)
+    plain = ReconstructionTask(network, pictures, ["vae.decoder"])
+    assert plain.load([SampleRng.of(0, index) for index in range(4)]) == [0, 1, 0, 1] and len(plain.target) == 2
+    task = ReconstructionTask(network, pictures, ["vae.decoder"], views=5)
+    rows = task.load([SampleRng.of(0, index) for index in range(80)])
+    assert rows == task.load([SampleRng.of(0, index) for index in range(80)])  # it resumes
+    assert [row for index, row in enumerate(rows) if index // 2 % 4 == 0] == [0, 1] * 10
+    views = [(index % 2, row) for index, row in enumerate(rows) if index // 2 % 4]
+    assert all(2 + 5 * photo <= row < 7 + 5 * photo for photo, row in views) and {row for _, row in views} == set(range(2, 12))
+    # Whole pixels, of which none is made up: what is shifted, mirrored or not, lies within the photo as it was.
+    mirrored = set()
+    for row in range(2, 12):
+        photo = pictures[(row - 2) // 5]
+        shown = ((task.target[row].permute(1, 2, 0) + 1) * 127.5).round().numpy().astype(np.uint8)
+        inner = shown[2:-2, 2:-2]  # by at most 1/16 of 32 pixels
+        found = [
+            flip
+            for flip in (False, True)
+            for down in range(-2, 3)
+            for across in range(-2, 3)
+            if np.array_equal(inner, np.roll(photo, (down, across), (0, 1))[:, :: -1 if flip else 1][2:-2, 2:-2])
+        ]
+        assert len(found) == 1, row
+        mirrored.update(found)
+    assert mirrored == {False, True}
 
 
 def counting(base):

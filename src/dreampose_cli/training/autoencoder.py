@@ -13,6 +13,9 @@ from ..networks.network import Network, pictures_to_tensor
 from .frames import Clip, FrameDataset
 from .loop import LoopSettings, SampleRng
 
+SHIFT = 1 / 16  # of the shorter side
+PLAIN = 4
+
 
 class AutoencoderTask:
     """Reconstruction on crops around the figure.
@@ -89,22 +92,46 @@ class DecoderTask:
 
 class ReconstructionTask:
     """The VAE decoder on full frames of a subject's photos uint8 (N, H, W, 3): crops would shift what it does to the
-    background. `modules` names what learns."""
+    background. `modules` names what learns.
 
-    def __init__(self, network: Network, pictures: np.ndarray, modules: Sequence[str]):
+    One photo is one set of latents, which hundreds of thousands of weights soon know by heart. `views` copies of each photo,
+    mirrored or not and shifted by up to SHIFT of the shorter side, fall on the latent grid elsewhere; as whole pixels, since a
+    picture that is resampled is blurred and teaches blur. Every PLAIN-th sample is a photo as it is.
+    """
+
+    def __init__(self, network: Network, pictures: np.ndarray, modules: Sequence[str], views: int = 0):
         self.network, self.modules = network, network.learn(modules)
-        self.target = pictures_to_tensor(pictures, network.config.target_range)
+        self.photos, self.views = len(pictures), views
+        rng = np.random.default_rng(0)
+        shown = [*pictures, *(moved(rng, photo) for photo in pictures for _ in range(views))]
+        self.target = pictures_to_tensor(np.stack(shown), network.config.target_range)
         with torch.no_grad():
             self.latents = torch.cat([network.encode(photo[None].to(network.device)).float() for photo in self.target])
 
     def load(self, rngs: list[SampleRng]) -> list[int]:
-        """Which photos: all of them in turn, so that a step of as many samples sees each once."""
-        return [rng.index % len(self.target) for rng in rngs]
+        """Which pictures: of all photos in turn, so that a step of as many samples sees each once."""
+        return [self._picture(rng) for rng in rngs]
+
+    def _picture(self, rng: SampleRng) -> int:
+        photo, turn = rng.index % self.photos, rng.index // self.photos
+        if not self.views or turn % PLAIN == 0:
+            return photo
+        return self.photos + photo * self.views + int(rng.numpy.integers(self.views))
 
     def loss(self, rows: list[int], step: int, settings: LoopSettings) -> Tensor:
         target = self.target[rows].to(self.network.device)
         output = self.network.reconstruct(self.latents[rows])
         return reconstruction_loss(output, target, self.network.vae_scale_factor)
+
+
+def moved(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) shifted by whole pixels, its border continued, and mirrored half of the time."""
+    height, width = picture.shape[:2]
+    most = max(1, round(SHIFT * min(height, width)))
+    down, across = rng.integers(-most, most + 1, size=2)
+    rows = np.clip(np.arange(height) - down, 0, height - 1)
+    columns = np.clip(np.arange(width) - across, 0, width - 1)
+    return picture[rows][:, columns[::-1] if rng.random() < 0.5 else columns]
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:

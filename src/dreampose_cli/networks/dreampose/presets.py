@@ -42,6 +42,7 @@ MINI = BaseConfig(
         decoder_steps=40,
         decoder_learning_rate=2e-4,
         decoder_batch_size=4,
+        decoder_views=16,
     ),
     people="mannequins",
     estimator="mini",
