@@ -52,7 +52,7 @@ def test_a_base_is_trained_further_whole_but_for_its_vae(clips, tiny_base, tmp_p
     assert after.config.provenance["stages"].keys() == {"network"}
 
 
-def test_the_decoder_is_trained_alone_and_helps_what_was_trained_before(clips, tiny_base, tmp_path, capsys):
+def test_the_decoder_is_trained_alone_on_whole_frames(clips, tiny_base, tmp_path, capsys):
     out = tmp_path / "sharper"
     options = {"preset": "mini", "base": str(tiny_base), "batch_size": 2, "device": "cpu", "stages": ["decoder"]}
     phase1.train(TrainOptions(clips, out, max_steps=6, save_every=3, learning_rate=0.05, ema=0.0, **options))

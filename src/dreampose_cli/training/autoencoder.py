@@ -13,8 +13,8 @@ from ..networks.network import Network, pictures_to_tensor
 from .frames import Clip, FrameDataset
 from .loop import LoopSettings, SampleRng
 
-SHIFT = 1 / 16  # of the shorter side
-PLAIN = 4
+SHIFT = 1 / 16  # of the shorter side: how far a view is shifted at most
+PLAIN = 4  # of so many samples one is a photo as it is, not a view of it
 
 
 class AutoencoderTask:

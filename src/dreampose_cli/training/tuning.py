@@ -57,7 +57,8 @@ def fit_subject(
                 preset.weight_interpolation,
             )
         else:
-            task = ReconstructionTask(network, views.pictures, stage.modules, preset.decoder_views)
+            seen = preset.decoder_views if preset.decoder_steps else 0
+            task = ReconstructionTask(network, views.pictures, stage.modules, seen)
             steps, rate, share = preset.decoder_steps, preset.decoder_learning_rate, 1.0
             batch = min(preset.decoder_batch_size, len(views.pictures))
         earlier = _put_aside(task, checkpoints) if share != 1 and not preset.lora_rank else {}
