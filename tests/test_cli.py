@@ -217,7 +217,7 @@ def test_version(capsys):
         ("tune a.jpg --name ../x", "'../x' cannot be a name"),
         ("tune a.jpg --learning-rate 0", "--learning-rate is 0, but must be more than 0"),
         ("train v -o b --preset maxi", "there is no preset 'maxi'"),
-        ("train v -o b --stage unet", "there is no stage 'unet'; choose one of vae, network, estimator"),
+        ("train v -o b --stage unet", "there is no stage 'unet'; choose one of vae, network, decoder, estimator"),
         ("render --poses p -o o --noise none", "there is no noise 'none'"),
         ("train v -o b --resume --overwrite", "exclude each other"),
         ("synth o --size 128", "--size is '128'"),
