@@ -67,10 +67,10 @@ class Stage:
     """A stage of training or tuning: what learns and by which loss.
 
     modules: names in `Network.modules`, or of parts of them with dots ("vae.decoder"). loss: "denoising" (predict what was
-    added to the latents of a frame), "reconstruction" (decode the latents of a photo or a frame), "autoencoder" (encode and decode).
-    layers: a regular expression; low-rank updates are learned by the layers alone in whose name it is found. data: "pairs"
-    of frames, or "clips", several frames in their order. dropout: the shares of samples that are trained without their
-    image, their pose, and both.
+    added to the latents of a frame), "reconstruction" (decode the latents of a photo or a frame), "autoencoder" (encode and
+    decode). layers: a regular expression; low-rank updates are learned by the layers alone in whose name it is found. data:
+    "pairs" of frames, or "clips", several frames in their order. dropout: the shares of samples that are trained without
+    their image, their pose, and both.
     """
 
     name: str
