@@ -28,9 +28,10 @@ from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.sequence import subsequence
 from dreampose_cli.training import tuning
-from dreampose_cli.training.autoencoder import ReconstructionTask
+from dreampose_cli.training.autoencoder import ReconstructionTask, Shift, colour_loss, reconstruction_loss
 from dreampose_cli.training.crops import CropSource, random_crop
-from dreampose_cli.training.loop import SampleRng
+from dreampose_cli.training.loop import LoopSettings, SampleRng
+from dreampose_cli.training.predictions import predict_photos
 from dreampose_cli.workflows.options import RenderOptions, TuneOptions
 from dreampose_cli.workflows.render import render
 from dreampose_cli.workflows.tune import tune
@@ -174,6 +175,55 @@ def test_the_decoder_sees_its_photos_elsewhere_too(tiny_base):
         assert len(found) == 1, row
         mirrored.update(found)
     assert mirrored == {False, True}
+
+
+def test_the_decoder_learns_colours_from_what_the_base_makes_of_a_photo(tiny_base):
+    network = load_base(tiny_base)
+    rng = np.random.default_rng(3)
+    pictures = rng.integers(0, 256, (2, 48, 32, 3), np.uint8)
+    poses = np.zeros((2, 3, 48, 32), np.float32)
+    poses[0, :, 8:40, 10:22] = 0.5
+    poses[0, 0, 8:40, 10:22] = 1
+    latents, targets = predicted = predict_photos(network, pictures, poses, 3)
+    assert latents.shape == (6, network.latent_channels, *network.latent_size) and not latents.is_inference()
+    assert len({tuple(each.flatten().tolist()) for each in latents}) == 6
+    again = predict_photos(network, pictures, poses, 3)
+    assert torch.equal(latents, again[0]) and np.array_equal(targets, again[1])  # it resumes
+    for row, target in enumerate(targets):
+        whole = [
+            (down, across)
+            for down in range(-2, 3)
+            for across in range(-2, 3)
+            if np.array_equal(target[2:-2, 2:-2], np.roll(pictures[row // 3], (down, across), (0, 1))[2:-2, 2:-2])
+        ]
+        assert len(whole) == 1, row
+
+    task = ReconstructionTask(network, pictures, ["vae.decoder"], views=5, predicted=predicted)
+    rows = task.load([SampleRng.of(0, index) for index in range(80)])
+    assert [row >= 12 for row in rows] == [False, False, True, True] * 20
+    assert all((row - 12) // 3 == index % 2 for index, row in enumerate(rows) if row >= 12) and set(rows) == set(range(18))
+    # What the batch holds of both kinds is weighed as it would be one by one.
+    settings = LoopSettings(1, 1e-3, 4)
+    alone = [task.loss([row], 0, settings) for row in (0, 12, 13)]
+    together = task.loss([0, 12, 13], 0, settings)
+    assert torch.allclose(together, torch.stack(alone).mean(), rtol=1e-4)
+
+
+def test_detail_within_a_block_is_no_matter_of_colour():
+    detail = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)[None, None]
+    flat = torch.zeros(1, 1, 16, 16)
+    assert colour_loss(detail, flat, 4) == 0 and colour_loss(flat + 0.1, flat, 4) == pytest.approx(0.2)
+    assert reconstruction_loss(detail, flat, 4) > 1
+
+
+def test_a_pose_is_shifted_as_its_picture_is():
+    body = np.zeros((6, 5), np.float32)
+    body[1:4, 2:4] = 1
+    shift = Shift(2, -1)
+    assert np.argwhere(shift.of_pose(np.stack([body] * 3))[2]).tolist() == [[r, c] for r in (3, 4, 5) for c in (1, 2)]
+    picture = np.repeat((body * 255).astype(np.uint8)[..., None], 3, 2)
+    assert np.array_equal(shift.of_picture(picture)[..., 0] / 255, shift.of_pose(body[None].repeat(3, 0))[0])
+    assert not Shift(-6, 0).of_pose(np.stack([body] * 3)).any()  # nothing comes in again on the other side
 
 
 def counting(base):

@@ -73,6 +73,7 @@ def test_what_the_presets_say_is_accepted():
         ("tuning.decay", 2**31),
         ("tuning.part_dropout", 2**31),
         ("tuning.decoder_views", 1000),
+        ("tuning.decoder_predictions", -1),
         ("provenance", "mine"),
         ("provenance", {"a": 10**400}),
         ("provenance", {"a": [[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]}),

@@ -56,6 +56,7 @@ class TuningSettings:
     decoder_learning_rate: float = 5e-5
     decoder_batch_size: int = 1
     decoder_views: int = 0  # so many shifted and mirrored copies of each photo are decoded too, 3 of 4 samples
+    decoder_predictions: int = 0  # and so many latents that the denoiser makes of it, every other sample
     crop: float = 0.85  # smallest share of a side that a random crop keeps
     decay: float = 0.0  # share of each phase, at its end, over which the learning rate falls to zero
     part_dropout: float = 0.0  # share of samples whose photo has half of its body parts hidden, where its pose is known

@@ -44,6 +44,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "hide": (0, 1),
     "part_dropout": (0, 1),
     "decoder_views": (0, 64),
+    "decoder_predictions": (0, 64),
     "blend": (0, 1),
     "weight_interpolation": (0, 1),
     "rank": (0, 4096),

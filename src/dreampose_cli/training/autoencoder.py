@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -97,9 +98,20 @@ class ReconstructionTask:
     One photo is one set of latents, which hundreds of thousands of weights soon know by heart. `views` copies of each photo,
     mirrored or not and shifted by up to SHIFT of the shorter side, fall on the latent grid elsewhere; as whole pixels, since a
     picture that is resampled is blurred and teaches blur. Every PLAIN-th sample is a photo as it is.
+
+    `predicted`: latents that the denoiser itself made and the pictures they should have been (`predictions.predict_photos`), as
+    many of each photo; every other sample is one of them. From these the decoder learns the subject's colours alone
+    (`colour_loss`): edges do not lie where the truth has them, and detail that is compared all the same is blurred.
     """
 
-    def __init__(self, network: Network, pictures: np.ndarray, modules: Sequence[str], views: int = 0):
+    def __init__(
+        self,
+        network: Network,
+        pictures: np.ndarray,
+        modules: Sequence[str],
+        views: int = 0,
+        predicted: tuple[Tensor, np.ndarray] | None = None,
+    ):
         self.network, self.modules = network, network.learn(modules)
         self.photos, self.views = len(pictures), views
         rng = np.random.default_rng(0)
@@ -107,6 +119,12 @@ class ReconstructionTask:
         self.target = pictures_to_tensor(np.stack(shown), network.config.target_range)
         with torch.no_grad():
             self.latents = torch.cat([network.encode(photo[None].to(network.device)).float() for photo in self.target])
+        self.shown, self.predictions = len(shown), 0
+        if predicted:
+            latents, pictures = predicted
+            self.predictions = len(pictures) // self.photos
+            self.latents = torch.cat([self.latents, latents.to(self.latents)])
+            self.target = torch.cat([self.target, pictures_to_tensor(pictures, network.config.target_range)])
 
     def load(self, rngs: list[SampleRng]) -> list[int]:
         """Which pictures: of all photos in turn, so that a step of as many samples sees each once."""
@@ -114,24 +132,62 @@ class ReconstructionTask:
 
     def _picture(self, rng: SampleRng) -> int:
         photo, turn = rng.index % self.photos, rng.index // self.photos
+        if self.predictions:
+            turn, own = divmod(turn, 2)
+            if own:
+                return self.shown + photo * self.predictions + int(rng.numpy.integers(self.predictions))
         if not self.views or turn % PLAIN == 0:
             return photo
         return self.photos + photo * self.views + int(rng.numpy.integers(self.views))
 
     def loss(self, rows: list[int], step: int, settings: LoopSettings) -> Tensor:
+        factor = self.network.vae_scale_factor
         target = self.target[rows].to(self.network.device)
         output = self.network.reconstruct(self.latents[rows])
-        return reconstruction_loss(output, target, self.network.vae_scale_factor)
+        photos = [i for i, row in enumerate(rows) if row < self.shown]
+        own = [i for i, row in enumerate(rows) if row >= self.shown]
+        losses = [
+            measure(output[chosen], target[chosen], factor) * (len(chosen) / len(rows))
+            for measure, chosen in ((reconstruction_loss, photos), (colour_loss, own))
+            if chosen
+        ]
+        return torch.stack(losses).sum()
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A move by whole pixels, down and to the right; what comes in is the border continued, in a pose background."""
+
+    down: int
+    across: int
+
+    def of_picture(self, picture: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3)"""
+        height, width = picture.shape[:2]
+        rows = np.clip(np.arange(height) - self.down, 0, height - 1)
+        columns = np.clip(np.arange(width) - self.across, 0, width - 1)
+        return picture[rows][:, columns]
+
+    def of_pose(self, pose: np.ndarray) -> np.ndarray:
+        """(3, H, W)"""
+        height, width = pose.shape[1:]
+        moved = np.roll(pose, (self.down, self.across), (1, 2))
+        rows, columns = np.arange(height) - self.down, np.arange(width) - self.across
+        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+        return np.where(inside, moved, 0).astype(pose.dtype)
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, height: int, width: int) -> Shift:
+        """By up to SHIFT of the shorter side, at least a pixel."""
+        most = max(1, round(SHIFT * min(height, width)))
+        down, across = rng.integers(-most, most + 1, size=2)
+        return cls(int(down), int(across))
 
 
 def moved(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) shifted by whole pixels, its border continued, and mirrored half of the time."""
-    height, width = picture.shape[:2]
-    most = max(1, round(SHIFT * min(height, width)))
-    down, across = rng.integers(-most, most + 1, size=2)
-    rows = np.clip(np.arange(height) - down, 0, height - 1)
-    columns = np.clip(np.arange(width) - across, 0, width - 1)
-    return picture[rows][:, columns[::-1] if rng.random() < 0.5 else columns]
+    """A picture (H, W, 3) shifted by whole pixels, and mirrored half of the time."""
+    shifted = Shift.draw(rng, *picture.shape[:2]).of_picture(picture)
+    return shifted[:, ::-1] if rng.random() < 0.5 else shifted
 
 
 def reconstruction_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:
@@ -144,6 +200,12 @@ def reconstruction_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:
         + 3 * difference.square().mean()
         + F.avg_pool2d(difference, factor).abs().mean()
     )
+
+
+def colour_loss(output: Tensor, target: Tensor, factor: int) -> Tensor:
+    """L1 of the means over blocks of factor x factor pixels, and over blocks of half that side."""
+    difference = output - target
+    return F.avg_pool2d(difference, factor).abs().mean() + F.avg_pool2d(difference, factor // 2).abs().mean()
 
 
 @torch.no_grad()

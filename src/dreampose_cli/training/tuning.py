@@ -23,6 +23,7 @@ from .crops import CropSource
 from .denoising import DenoisingTask
 from .loop import LoopSettings, Task
 from .memory import MemoryPlan, run_within_memory
+from .predictions import predict_photos
 
 
 def fit_subject(
@@ -57,8 +58,9 @@ def fit_subject(
                 preset.weight_interpolation,
             )
         else:
-            seen = preset.decoder_views if preset.decoder_steps else 0
-            task = ReconstructionTask(network, views.pictures, stage.modules, seen)
+            seen, own = (preset.decoder_views, preset.decoder_predictions) if preset.decoder_steps else (0, 0)
+            predicted = predict_photos(network, views.pictures, views.poses, own) if own else None
+            task = ReconstructionTask(network, views.pictures, stage.modules, seen, predicted)
             steps, rate, share = preset.decoder_steps, preset.decoder_learning_rate, 1.0
             batch = min(preset.decoder_batch_size, len(views.pictures))
         earlier = _put_aside(task, checkpoints) if share != 1 and not preset.lora_rank else {}

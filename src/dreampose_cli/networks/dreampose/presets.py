@@ -39,10 +39,11 @@ MINI = BaseConfig(
         part_dropout=0.5,
         # Half of the way from the base loses none of the likeness that the whole way wins, and half of the sharpness.
         weight_interpolation=0.5,
-        decoder_steps=40,
+        decoder_steps=80,
         decoder_learning_rate=2e-4,
         decoder_batch_size=4,
         decoder_views=16,
+        decoder_predictions=8,
     ),
     people="mannequins",
     estimator="mini",
