@@ -341,7 +341,9 @@ def test_what_the_work_has_entered_is_left_in_its_own_thread():
 def subject_of(base, clip, photo, plan, batch=4):
     config = base.config
     preset = dataclasses.replace(
-        resolve_settings(config.tuning, TuneOptions([], steps=2, decoder_steps=1, batch_size=batch)), decay=0.0
+        resolve_settings(config.tuning, TuneOptions([], steps=2, decoder_steps=1, batch_size=batch)),
+        decay=0.0,
+        decoder_predictions=0,  # the rows that are counted are those of the steps
     )
     views = read_views(user_cache(), config, [photo], [media.read_photo(photo)], [clip / "video.poses"], config.estimator, "cpu")
     notes = []

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..inference.batch_plan import SMALLEST
 from ..inference.denoise import RenderSettings, prepare, render_latents
 from ..networks.network import Network
 from ..sampling import derived_seed
@@ -20,8 +21,8 @@ def predict_photos(
     """Each photo in its own pose, shifted a little, `count` times: latents (N * count, C, h, w), and the photos so shifted, which
     would be the answer, uint8 (N * count, H, W, 3); photo by photo.
 
-    pictures uint8 (N, H, W, 3) and poses (N, 3, H, W) at the base's resolution. The base's own sampler, another noise each
-    time; one at a time, so that it takes no more memory than a frame.
+    pictures uint8 (N, H, W, 3) and poses (N, 3, H, W) at the base's resolution. They are sampled by the base's defaults, each from
+    another noise, and one at a time, so that they take no more memory than a frame does.
     """
     rng, settings = np.random.default_rng(seed), RenderSettings.of(network)
     latents: list[Tensor] = []
@@ -32,7 +33,8 @@ def predict_photos(
             shift = Shift.draw(rng, *picture.shape[:2])
             window = torch.as_tensor(shift.of_pose(pose), dtype=torch.float32)
             windows = window.expand(1, network.config.poses.count, -1, -1, -1)
-            found = render_latents(network, prepared, windows, replace(settings, seed=derived_seed(seed, len(latents))))
+            drawn = replace(settings, seed=derived_seed(seed, len(latents)))
+            found = render_latents(network, prepared, windows, drawn, batch_plan=SMALLEST)
             latents.append(found.float())
             targets.append(shift.of_picture(picture))
     return torch.cat(latents), np.stack(targets)
