@@ -27,6 +27,7 @@ from dreampose_cli.inference.denoise import RenderSettings, prepare, render_fram
 from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.sequence import subsequence
+from dreampose_cli.subjects.views import SubjectPhotos
 from dreampose_cli.training import tuning
 from dreampose_cli.training.autoencoder import ReconstructionTask, Shift, colour_loss, reconstruction_loss
 from dreampose_cli.training.crops import CropSource, random_crop
@@ -207,6 +208,19 @@ def test_the_decoder_learns_colours_from_what_the_base_makes_of_a_photo(tiny_bas
     alone = [task.loss([row], 0, settings) for row in (0, 12, 13)]
     together = task.loss([0, 12, 13], 0, settings)
     assert torch.allclose(together, torch.stack(alone).mean(), rtol=1e-4)
+
+
+def test_a_subjects_decoder_is_tuned_on_predictions_where_the_base_says_so(tiny_base):
+    pictures = np.random.default_rng(3).integers(0, 256, (1, 48, 32, 3), np.uint8)
+    photos = SubjectPhotos(pictures, np.ones((1, 3, 48, 32), np.float32), [None])
+    tuned = []
+    for count in (0, 0, 2):
+        network = load_base(tiny_base)
+        preset = dataclasses.replace(network.config.tuning, steps=0, decoder_steps=2, decoder_predictions=count)
+        tuned.append(tuning.fit_subject(network, photos, preset, 0, None, None)["vae.decoder"])
+    plain, again, predicted = tuned
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+    assert any(not torch.equal(plain[name], predicted[name]) for name in plain)
 
 
 def test_detail_within_a_block_is_no_matter_of_colour():

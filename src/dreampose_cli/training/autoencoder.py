@@ -15,7 +15,7 @@ from .frames import Clip, FrameDataset
 from .loop import LoopSettings, SampleRng
 
 SHIFT = 1 / 16  # of the shorter side: how far a view is shifted at most
-PLAIN = 4  # of so many samples one is a photo as it is, not a view of it
+PLAIN = 4  # of so many samples of a photo one is the photo as it is, not a view of it
 
 
 class AutoencoderTask:
@@ -97,7 +97,7 @@ class ReconstructionTask:
 
     One photo is one set of latents, which hundreds of thousands of weights soon know by heart. `views` copies of each photo,
     mirrored or not and shifted by up to SHIFT of the shorter side, fall on the latent grid elsewhere; as whole pixels, since a
-    picture that is resampled is blurred and teaches blur. Every PLAIN-th sample is a photo as it is.
+    picture that is resampled is blurred and teaches blur. Every PLAIN-th of these samples is the photo as it is.
 
     `predicted`: latents that the denoiser itself made and the pictures they should have been (`predictions.predict_photos`), as
     many of each photo; every other sample is one of them. From these the decoder learns the subject's colours alone
