@@ -1,6 +1,7 @@
 """What ships with the package: the mini base and the mini estimator, on mannequins they have never seen."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,13 @@ def test_what_ships_is_small_and_says_what_it_is():
     config = read_config(bundled())
     assert config.name == "mini" and config.people == "mannequins"
     assert config.resolution == (160, 128)
-    assert config.provenance["samples"] > 10_000 and "clips" in config.provenance
+    trainings = [config.provenance]  # each begins from the one before
+    while trainings[-1].get("from"):
+        trainings.append(trainings[-1]["from"])
+    samples = sum(each["samples"] for each in trainings)
+    assert samples > 10_000 and all("clips" in each for each in trainings)
+    page = Path(__file__).parent.parent / "docs" / "mini.md"
+    assert f"{samples:,} samples" in page.read_text(encoding="utf-8")
     assert config.figures["subjects"] >= 24  # measured, with the command that measures it
     assert "held_out.py" in config.figures["command"]
 
