@@ -104,16 +104,34 @@ def _only(path: str | os.PathLike, pictures: Iterator[np.ndarray]) -> list[np.nd
 
 
 def _write_mp4(path, part, pictures, fps, metadata, audio_from, audio_start) -> None:
-    sound = _sound_arguments(audio_from, audio_start)
+    """The sound, if there is any, is added afterwards: how long it must be is known when all frames are there. Cut by ffmpeg
+    while they came, it once ran on for .4 s on a busy machine."""
+    sound = _sound(audio_from, audio_start)
     comment = ["-metadata", f"comment={embedded.to_text(metadata)}"] if metadata is not None else []
+    finish = [*comment, "-movflags", "+faststart", "-f", "mp4"]
     # as properties of the frames: the encoder takes primaries and transfer from there, not from options of its own
     tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
     encode = [
-        *sound, "-map", "0:v:0", *comment,
         "-vf", f"scale=out_color_matrix=bt709:out_range=tv:{_SCALE_FLAGS},format=yuv420p,{tags}",
-        "-c:v", "libx264", "-preset", "medium", "-crf", "12", "-movflags", "+faststart", "-f", "mp4",
+        "-c:v", "libx264", "-preset", "medium", "-crf", "12",
     ]  # fmt: skip
-    _encode(path, part, map(_even, pictures), fps, encode)
+    silent = part.with_suffix(".silent.mp4") if sound else part
+    count = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal count
+        for picture in pictures:
+            count += 1
+            yield _even(picture)
+
+    try:
+        _encode(path, silent, counted(), fps, [*encode, *finish])
+        if sound:
+            mix = ["-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy", "-af", "apad", "-c:a", "aac", "-b:a", "192k"]
+            _convert(path, ["-i", file_argument(silent), *sound, *mix, "-t", f"{count / fps:.6f}", *finish], part)
+    finally:
+        if sound:
+            silent.unlink(missing_ok=True)
     with part.open("ab") as file:
         file.write(embedded.mp4_box(metadata))
 
@@ -126,12 +144,11 @@ def _even(picture: np.ndarray) -> np.ndarray:
     return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-def _sound_arguments(audio_from: str | os.PathLike | None, audio_start: float) -> list[str]:
+def _sound(audio_from: str | os.PathLike | None, audio_start: float) -> list[str]:
+    """The input that the sound is taken from; nothing where there is none."""
     if audio_from is None or not probe_video(audio_from).has_audio:
         return []
-    source = ["-ss", f"{audio_start:.6f}", *input_arguments(Path(audio_from))]
-    # padded with silence, so that "shortest" is always the video
-    return [*source, "-map", "1:a:0", "-af", "apad", "-c:a", "aac", "-b:a", "192k", "-shortest"]
+    return ["-ss", f"{audio_start:.6f}", *input_arguments(Path(audio_from))]
 
 
 def _write_gif(path, part, pictures, fps, metadata) -> None:
