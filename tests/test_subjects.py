@@ -28,7 +28,7 @@ from dreampose_cli.networks.storage import load_base
 from dreampose_cli.poses.files import open_poses
 from dreampose_cli.poses.sequence import subsequence
 from dreampose_cli.subjects.views import SubjectPhotos
-from dreampose_cli.training import tuning
+from dreampose_cli.training import predictions, tuning
 from dreampose_cli.training.autoencoder import ReconstructionTask, Shift, colour_loss, reconstruction_loss
 from dreampose_cli.training.crops import CropSource, random_crop
 from dreampose_cli.training.loop import LoopSettings, SampleRng
@@ -208,6 +208,23 @@ def test_the_decoder_learns_colours_from_what_the_base_makes_of_a_photo(tiny_bas
     alone = [task.loss([row], 0, settings) for row in (0, 12, 13)]
     together = task.loss([0, 12, 13], 0, settings)
     assert torch.allclose(together, torch.stack(alone).mean(), rtol=1e-4)
+
+
+def test_a_predictions_pose_is_shifted_with_the_photo_it_is_compared_with(tiny_base, monkeypatch):
+    network, asked = load_base(tiny_base), []
+
+    def render(network, prepared, windows, settings, batch_plan):
+        asked.append(windows[0].numpy())
+        return torch.zeros(1, network.latent_channels, *network.latent_size)
+
+    monkeypatch.setattr(predictions, "render_latents", render)
+    body = np.zeros((48, 32), np.uint8)
+    body[8:40, 10:22] = 255
+    _, targets = predict_photos(network, np.repeat(body[None, ..., None], 3, 3), np.stack([body] * 3)[None] / np.float32(255), 9)
+    for window, target in zip(asked, targets, strict=True):
+        assert len(window) == network.config.poses.count
+        assert all(np.array_equal(pose, target.transpose(2, 0, 1) / 255) for pose in window)
+    assert len({target.tobytes() for target in targets}) > 4
 
 
 def test_a_subjects_decoder_is_tuned_on_predictions_where_the_base_says_so(tiny_base):
